@@ -1,0 +1,54 @@
+# What a developer or CI runs. Needs only python3 (3.11 or newer), pip and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The venv is filled from outside (--python), so it needs no pip and no ensurepip of its own.
+PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check format lock build clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed ## Create .venv with the locked dependencies and userlog, editable
+
+$(VENV)/.locked: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit("userlog needs Python 3.11 or newer: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv --clear --without-pip $(VENV)
+	$(PIP) install --quiet --require-hashes -r requirements.lock
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.locked pyproject.toml
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: setup ## Serve, in the foreground until Ctrl-C; ARGS="--port 9000" passes options on
+	@exec $(BIN)/userlog serve $(ARGS)
+
+test: setup ## Run the tests; ARGS="-k rebuild" passes options on
+	$(BIN)/pytest $(ARGS)
+
+check: setup ## Lint, formatting, types, import rules: everything that runs no code
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports --no-logo
+
+format: setup ## Format, and fix what ruff can fix
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+lock: setup ## Pin what pyproject.toml asks for; LOCK_ARGS=--upgrade takes newer versions
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+		--group pyproject.toml:dev $(LOCK_ARGS) --output-file requirements.lock pyproject.toml
+
+build: setup ## Build the wheel in dist/
+	$(BIN)/hatchling build --target wheel
+
+clean: ## Remove what the targets above have made, but no data
+	rm -rf $(VENV) dist .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

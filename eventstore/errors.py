@@ -1,0 +1,64 @@
+"""What can go wrong with the log, in terms a caller can act on."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+class LogError(Exception):
+    """The log could not do what was asked."""
+
+
+class UnavailableError(LogError):
+    """The database can't be reached or refuses work for now; the same call may succeed later."""
+
+
+class QueueFullError(UnavailableError):
+    """More events wait to be appended than the queue's limit allows."""
+
+
+class SchemaError(LogError):
+    """The database's schema is missing, or of another version."""
+
+
+class WrongKeyError(LogError):
+    """The master key is not the one that the database was written with."""
+
+
+class SealBrokenError(LogError):
+    """A sealed payload or key does not open: altered, or sealed with another key."""
+
+
+_PASSING = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+
+
+@contextmanager
+def database_errors() -> Generator[None]:
+    """Turn what passes by itself (connection lost, server restarting) into UnavailableError.
+
+    The only place that knows which exceptions of the driver mean that. The new error's text
+    carries the class of the old one and not its message, which may quote data.
+    """
+    try:
+        yield
+    except asyncpg.DataError:
+        raise
+    except _PASSING as error:
+        msg = f"the database is not available ({type(error).__name__})"
+        raise UnavailableError(msg) from error

@@ -1,0 +1,110 @@
+"""The words of the log: kinds, positions, streams, and events before and after appending."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import uuid
+from datetime import datetime
+from typing import NamedTuple, Self
+
+import msgspec
+
+
+class Kind(enum.IntEnum):
+    """What happened to the user; the number is the rank among events of one moment."""
+
+    CREATED = 1
+    UPDATED = 2
+    DELETED = 3
+    ERASED = 4
+
+    @property
+    def label(self) -> str:
+        """The name used outside: `user.created` and so on."""
+        return f"user.{self.name.lower()}"
+
+
+class Position(NamedTuple):
+    """A place in the log, written `"<partition>:<number>"`; numbers are dense from 1."""
+
+    partition: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.partition}:{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what `str()` wrote; ValueError for anything else."""
+        partition, colon, number = text.partition(":")
+        plain = partition.isascii() and partition.isdecimal() and len(partition) <= 4  # noqa: PLR2004 - 1,024 partitions at most
+        dense = number.isascii() and number.isdecimal() and len(number) <= 18  # noqa: PLR2004 - fits 64 bits
+        if not (colon and plain and dense):
+            msg = "a position looks like 0:42, partition and number with a colon between"
+            raise ValueError(msg)
+        return cls(int(partition), int(number))
+
+
+class Stream(msgspec.Struct, frozen=True, gc=False):
+    """One user's place in the log, computed from nothing but the two ids.
+
+    `stream_id` is the first 16 bytes of SHA-256(application_id, NUL, user_id), and `partition`
+    its first 8 bytes, big-endian, modulo the number of partitions. Neither may ever change.
+    """
+
+    partition: int
+    stream_id: uuid.UUID
+    application_id: str
+    user_id: str
+
+    @classmethod
+    def of(cls, application_id: str, user_id: str, partitions: int) -> Self:
+        """Find the stream of a user in a log of so many partitions."""
+        digest = hashlib.sha256(f"{application_id}\0{user_id}".encode()).digest()
+        partition = int.from_bytes(digest[:8]) % partitions
+        return cls(partition, uuid.UUID(bytes=digest[:16]), application_id, user_id)
+
+
+class NewEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event to append.
+
+    `identity` names the event within its stream: two events with equal identities are one and
+    the same. `content` is what makes them differ when they should not. `payload` is the delivery
+    as received, restricted to this user. `occurred_at` is in UTC, to the millisecond.
+    """
+
+    application_id: str
+    user_id: str
+    kind: Kind
+    occurred_at: datetime
+    identity: bytes
+    content: bytes
+    payload: bytes
+
+
+class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event as it stands in the log; `payload` is None once its user has been erased."""
+
+    position: Position
+    stream: Stream
+    kind: Kind
+    occurred_at: datetime
+    recorded_at: datetime
+    payload: bytes | None
+
+
+class Outcome(enum.Enum):
+    """What became of an event that was handed to the log."""
+
+    APPENDED = "appended"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+    """Same identity, other content: not in the log, and not to be dropped."""
+
+
+class Appended(NamedTuple):
+    """The log's answer for one event; a duplicate's or conflict's position is the first one's."""
+
+    outcome: Outcome
+    position: Position

@@ -1,0 +1,106 @@
+"""The users' keys that this process has at hand, looked up and made as they are needed."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from eventstore import sql
+from eventstore.errors import database_errors
+from eventstore.events import Stream
+from eventstore.sealing import DataKey, MasterKey
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Iterable
+
+    import asyncpg
+
+    from eventstore.database import Pool
+
+_SQL = sql.load("eventstore")
+_KEY_ID_BITS = 63
+
+
+class StreamKey(msgspec.Struct, gc=False):
+    """A user's key.
+
+    While `stored` is false it exists in this process alone, and `wrapped` is what an append will
+    write. Of an erased user only a key to name events with is left.
+    """
+
+    stream: Stream
+    key_id: int
+    data_key: DataKey
+    wrapped: bytes | None = None
+    stored: bool = True
+    erased: bool = False
+
+
+class Keyring:
+    """Finds and makes users' keys; keeps the `capacity` most recently used in memory."""
+
+    def __init__(self, pool: Pool, master_key: MasterKey, capacity: int) -> None:
+        """Nothing is read until the first key is asked for."""
+        self._pool = pool
+        self._master = master_key
+        self._capacity = capacity
+        self._keys: dict[uuid.UUID, StreamKey] = {}
+
+    async def find_or_make(self, streams: Iterable[Stream]) -> list[StreamKey]:
+        """Return a key for each stream; one look-up per partition for those not at hand."""
+        wanted = list(streams)
+        missing: dict[int, dict[uuid.UUID, Stream]] = {}
+        for stream in wanted:
+            if stream.stream_id not in self._keys:
+                missing.setdefault(stream.partition, {})[stream.stream_id] = stream
+        fetched: dict[uuid.UUID, StreamKey] = {}
+        for partition, absent in missing.items():
+            fetched.update(await self._look_up(partition, absent))
+        return [self._remember(self._keys.get(s.stream_id) or fetched[s.stream_id]) for s in wanted]
+
+    async def _look_up(
+        self, partition: int, absent: dict[uuid.UUID, Stream]
+    ) -> dict[uuid.UUID, StreamKey]:
+        with database_errors():
+            rows = await self._pool.fetch(_SQL["stream_keys"], partition, list(absent))
+        found = {row["stream_id"]: self._stored(absent[row["stream_id"]], row) for row in rows}
+        return {key: found.get(key) or self._make(stream) for key, stream in absent.items()}
+
+    def _stored(self, stream: Stream, row: asyncpg.Record) -> StreamKey:
+        wrapped: bytes | None = row["data_key"]
+        if wrapped is None:
+            tombstone = self._master.tombstone_key(stream.stream_id.bytes)
+            return StreamKey(stream, row["key_id"], tombstone, erased=True)
+        data_key = self._master.unwrap(wrapped, stream.stream_id.bytes)
+        return StreamKey(stream, row["key_id"], data_key)
+
+    def _make(self, stream: Stream) -> StreamKey:
+        wrapped, data_key = self._master.new_data_key(stream.stream_id.bytes)
+        key_id = secrets.randbits(_KEY_ID_BITS)
+        return StreamKey(stream, key_id, data_key, wrapped, stored=False)
+
+    def _remember(self, key: StreamKey) -> StreamKey:
+        """Make a key the most recently used; whichever of two racing look-ups was first wins."""
+        stream_id = key.stream.stream_id
+        key = self._keys.pop(stream_id, key)
+        self._keys[stream_id] = key
+        if len(self._keys) > self._capacity:
+            del self._keys[next(iter(self._keys))]
+        return key
+
+    def forget(self, stream: Stream) -> None:
+        """Drop a key that turned out to be another one in the database."""
+        self._keys.pop(stream.stream_id, None)
+
+    def of_row(self, row: asyncpg.Record) -> DataKey | None:
+        """Return the key that came with a row of events joined with streams; None if erased."""
+        wrapped: bytes | None = row["data_key"]
+        if wrapped is None:
+            return None
+        known = self._keys.get(row["stream_id"])
+        if known is not None and known.key_id == row["key_id"]:
+            return known.data_key
+        return self._master.unwrap(wrapped, row["stream_id"].bytes)

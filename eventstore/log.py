@@ -1,0 +1,113 @@
+"""The event log as its callers see it: append and read."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from eventstore import database, store
+from eventstore.appender import Appender, AppenderLimits
+from eventstore.errors import UnavailableError, database_errors
+from eventstore.events import Appended, NewEvent, Outcome, Position, Stream
+from eventstore.keyring import Keyring
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from eventstore.database import Pool
+    from eventstore.events import RecordedEvent
+    from eventstore.sealing import MasterKey
+
+_SEAL_ATTEMPTS_MAX = 3
+_STALE = "stale"
+_KEYS_CAPACITY = 100_000
+
+
+class EventLog:
+    """Appends and reads user events; open it with `EventLog.open`.
+
+    `appended` is called after each append that added something, for whoever follows the log in
+    the same process.
+    """
+
+    def __init__(
+        self, pool: Pool, partitions: int, master_key: MasterKey, limits: AppenderLimits
+    ) -> None:
+        """`partitions` is what the database says, see `open`."""
+        self.pool = pool
+        self.partitions = partitions
+        self.keyring = Keyring(pool, master_key, _KEYS_CAPACITY)
+        self.appender = Appender(partial(store.append_batch, pool), limits)
+        self.appended: Callable[[], None] = _nobody_follows
+
+    @classmethod
+    async def open(
+        cls, pool: Pool, master_key: MasterKey, limits: AppenderLimits | None = None
+    ) -> EventLog:
+        """Check that the schema and the master key fit the database, and open the log in it.
+
+        SchemaError or WrongKeyError if one does not.
+        """
+        with database_errors():
+            async with pool.acquire() as connection:
+                partitions = await database.check(connection)
+        log = cls(pool, partitions, master_key, limits or AppenderLimits())
+        await store.check_key(pool, log.keyring)
+        return log
+
+    def stream(self, application_id: str, user_id: str) -> Stream:
+        """Find the place of a user in this log."""
+        return Stream.of(application_id, user_id, self.partitions)
+
+    async def append(self, events: Sequence[NewEvent]) -> list[Appended]:
+        """Append events; return only when they are durable, with an answer for each.
+
+        Raises UnavailableError (the events may or may not be in the log: append them again, they
+        will not be doubled) and QueueFullError (they are not).
+        """
+        answers: dict[int, Appended] = {}
+        open_items = list(range(len(events)))
+        for _ in range(_SEAL_ATTEMPTS_MAX):
+            written = await self._seal_and_submit([events[i] for i in open_items])
+            for i, (stream, outcome, number) in zip(open_items, written, strict=True):
+                if outcome == _STALE:
+                    self.keyring.forget(stream)
+                else:
+                    answers[i] = Appended(Outcome(outcome), Position(stream.partition, number))
+            open_items = [i for i in open_items if i not in answers]
+            if not open_items:
+                self.appended()
+                return [answers[i] for i in range(len(events))]
+        msg = "a user's key kept changing while their events were sealed; try again"
+        raise UnavailableError(msg)
+
+    async def _seal_and_submit(self, events: Sequence[NewEvent]) -> list[tuple[Stream, str, int]]:
+        streams = [self.stream(event.application_id, event.user_id) for event in events]
+        keys = await self.keyring.find_or_make(streams)
+        sealed = [store.seal(event, key) for event, key in zip(events, keys, strict=True)]
+        written = await asyncio.gather(*self.appender.submit(sealed))
+        return [(stream, *answer) for stream, answer in zip(streams, written, strict=True)]
+
+    async def heads(self) -> list[store.Head]:
+        """Return the end of every partition."""
+        return await store.heads(self.pool)
+
+    async def read_user(
+        self, stream: Stream, valid_at: datetime, known_at: datetime
+    ) -> list[RecordedEvent]:
+        """Read what had happened to a user by `valid_at` and was recorded by `known_at`."""
+        return await store.read_stream_until(self.pool, self.keyring, stream, valid_at, known_at)
+
+    async def is_erased(self, stream: Stream) -> bool:
+        """Say whether a user has been erased."""
+        return await store.is_erased(self.pool, stream)
+
+    async def close(self) -> None:
+        """Finish what is queued; the pool stays its owner's to close."""
+        await self.appender.drain()
+
+
+def _nobody_follows() -> None:
+    return

@@ -1,0 +1,86 @@
+"""Signed deliveries that could not be read: kept whole, sealed, counted, never refused.
+
+Refusing one for ever would make the platform block the subscriber, and every other event with
+it; dropping it would lose it. So it waits here until somebody looks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from eventstore import sql
+from eventstore.errors import database_errors
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from eventstore.database import Pool
+    from eventstore.sealing import MasterKey
+
+_SQL = sql.load("eventstore")
+
+
+class Quarantined(msgspec.Struct, frozen=True):
+    """A delivery in quarantine. `detail` says where it fails, never what stands there."""
+
+    id: uuid.UUID
+    reason: str
+    detail: str
+    first_seen: datetime
+    last_seen: datetime
+    times_seen: int
+
+
+class Quarantine:
+    """Puts deliveries into quarantine and shows them."""
+
+    def __init__(self, pool: Pool, partitions: int, master_key: MasterKey) -> None:
+        """`partitions` is that of the log beside it."""
+        self._pool = pool
+        self._partitions = partitions
+        self._master = master_key
+
+    async def put(self, body: bytes, reason: str, detail: str) -> uuid.UUID:
+        """Keep a body; the same body again is only counted. Durable when this returns."""
+        digest = hashlib.sha256(body).digest()
+        key = uuid.UUID(bytes=digest[:16])
+        wrapped, data_key = self._master.new_data_key(key.bytes)
+        sealed = data_key.seal(body, key.bytes)
+        with database_errors():
+            await self._pool.execute(
+                _SQL["quarantine_put"], self._partition(key), key, reason, detail, wrapped, sealed
+            )
+        return key
+
+    async def list(self, limit: int) -> list[Quarantined]:
+        """Return the most recently seen, newest first."""
+        with database_errors():
+            rows = await self._pool.fetch(_SQL["quarantine_list"], limit)
+        return [_quarantined(row) for row in rows]
+
+    async def show(self, key: uuid.UUID) -> tuple[Quarantined, bytes] | None:
+        """Return one with its body, or None if there is none of that id."""
+        with database_errors():
+            row = await self._pool.fetchrow(_SQL["quarantine_get"], self._partition(key), key)
+        if row is None:
+            return None
+        data_key = self._master.unwrap(row["data_key"], key.bytes)
+        return _quarantined(row), data_key.open(row["body"], key.bytes)
+
+    async def count(self) -> int:
+        """Return how many deliveries are in quarantine."""
+        with database_errors():
+            counted: int = await self._pool.fetchval(_SQL["quarantine_count"])
+        return counted
+
+    def _partition(self, key: uuid.UUID) -> int:
+        return int.from_bytes(key.bytes[:8]) % self._partitions
+
+
+def _quarantined(row: asyncpg.Record) -> Quarantined:
+    return Quarantined(*(row[name] for name in Quarantined.__struct_fields__))

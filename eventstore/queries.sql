@@ -1,0 +1,60 @@
+-- The log's statements. append() itself is in schema.sql.
+
+-- [append] One batch for one partition, in one round trip.
+SELECT outcome, position FROM userlog.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
+
+-- [stream_keys] The keys of some users of one partition; an erased user's data_key is null.
+SELECT stream_id, key_id, data_key FROM userlog.streams WHERE partition = $1 AND stream_id = ANY($2);
+
+-- [any_key] One user's key, to see whether the master key opens it.
+SELECT stream_id, key_id, data_key FROM userlog.streams WHERE data_key IS NOT NULL LIMIT 1;
+
+-- [heads] The end of every partition.
+SELECT partition, position, chain, recorded_at FROM userlog.log_head ORDER BY partition;
+
+-- [read_log] The log of one partition after a position, in order.
+SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.payload,
+    s.application_id, s.user_id, s.key_id, s.data_key
+FROM userlog.events e
+JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
+WHERE e.partition = $1 AND e.position > $2
+ORDER BY e.position
+LIMIT $3;
+
+-- [read_streams] All events of some users up to a position, each user's in order of position.
+SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.payload,
+    s.application_id, s.user_id, s.key_id, s.data_key
+FROM userlog.events e
+JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
+WHERE e.partition = $1 AND e.stream_id = ANY($2) AND e.position <= $3
+ORDER BY e.stream_id, e.position;
+
+-- [read_stream_until] One user's events that happened by $3 and were recorded by $4.
+SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.payload,
+    s.application_id, s.user_id, s.key_id, s.data_key
+FROM userlog.events e
+JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
+WHERE e.partition = $1 AND e.stream_id = $2 AND e.occurred_at <= $3 AND e.recorded_at <= $4
+ORDER BY e.position;
+
+-- [stream_erased] Has this user been erased? No row: never heard of.
+SELECT erased_at FROM userlog.streams WHERE partition = $1 AND stream_id = $2;
+
+-- [quarantine_put] Keep a delivery that could not be read, or count it once more.
+INSERT INTO userlog.quarantine (partition, id, reason, detail, data_key, body)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (partition, id) DO UPDATE
+SET last_seen = excluded.last_seen, times_seen = quarantine.times_seen + 1,
+    reason = excluded.reason, detail = excluded.detail
+RETURNING (times_seen = 1) AS first_time;
+
+-- [quarantine_list] The newest in quarantine, without their bodies.
+SELECT id, reason, detail, first_seen, last_seen, times_seen
+FROM userlog.quarantine ORDER BY last_seen DESC, id LIMIT $1;
+
+-- [quarantine_get] One delivery in quarantine.
+SELECT id, reason, detail, first_seen, last_seen, times_seen, data_key, body
+FROM userlog.quarantine WHERE partition = $1 AND id = $2;
+
+-- [quarantine_count] How many deliveries are in quarantine.
+SELECT count(*) FROM userlog.quarantine;

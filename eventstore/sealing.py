@@ -1,0 +1,110 @@
+"""Sealed payloads: compressed, then encrypted with the user's own key.
+
+A sealed payload is one version byte, a 12-byte nonce, and the AES-256-GCM ciphertext with its
+tag over a zstd frame made with the dictionary of that version. It is bound to its stream and
+identity, so it opens nowhere else. Destroying the 32-byte key makes all of a user's payloads,
+identities and digests meaningless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from importlib import resources
+
+import zstandard
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from eventstore.errors import SealBrokenError
+
+KEY_BYTES = 32
+PAYLOAD_BYTES_MAX = 64 * 1024 * 1024
+_NONCE_BYTES = 12
+_VERSION = 1
+_DICTIONARY = zstandard.ZstdCompressionDict(
+    resources.files("eventstore").joinpath("dictionary-1.json").read_bytes(),
+    dict_type=zstandard.DICT_TYPE_RAWCONTENT,
+)
+_COMPRESSOR = zstandard.ZstdCompressor(level=3, dict_data=_DICTIONARY, write_checksum=False)
+_DECOMPRESSOR = zstandard.ZstdDecompressor(dict_data=_DICTIONARY)
+
+
+def _derive(secret: bytes, purpose: bytes) -> bytes:
+    return hashlib.blake2b(key=secret, person=purpose, digest_size=KEY_BYTES).digest()
+
+
+def _open(cipher: AESGCM, sealed: bytes, context: bytes) -> bytes:
+    if not sealed or sealed[0] != _VERSION:
+        msg = "not sealed by this version of userlog, or altered"
+        raise SealBrokenError(msg)
+    nonce, ciphertext = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
+    try:
+        return cipher.decrypt(nonce, ciphertext, context)
+    except (InvalidTag, ValueError) as error:
+        msg = "does not open: altered, moved, or sealed with another key"
+        raise SealBrokenError(msg) from error
+
+
+def _seal(cipher: AESGCM, plaintext: bytes, context: bytes) -> bytes:
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    return bytes((_VERSION,)) + nonce + cipher.encrypt(nonce, plaintext, context)
+
+
+class DataKey:
+    """One user's key: seals payloads, and names events so that only its holder can guess them."""
+
+    __slots__ = ("_cipher", "_naming")
+
+    def __init__(self, secret: bytes) -> None:
+        """Take the 32 secret bytes; they are not kept, only what is derived from them."""
+        self._cipher = AESGCM(_derive(secret, b"seal"))
+        self._naming = _derive(secret, b"naming")
+
+    def identity(self, source: bytes) -> bytes:
+        """Return the 16-byte keyed identity of an event."""
+        return hashlib.blake2b(
+            source, key=self._naming, person=b"identity", digest_size=16
+        ).digest()
+
+    def digest(self, content: bytes) -> bytes:
+        """Return the 16-byte keyed digest of an event's content."""
+        return hashlib.blake2b(content, key=self._naming, person=b"digest", digest_size=16).digest()
+
+    def seal(self, payload: bytes, context: bytes) -> bytes:
+        """Compress and encrypt; `context` must be given again to open."""
+        return _seal(self._cipher, _COMPRESSOR.compress(payload), context)
+
+    def open(self, sealed: bytes, context: bytes) -> bytes:
+        """Return the payload; SealBrokenError if anything about it changed."""
+        frame = _open(self._cipher, sealed, context)
+        return _DECOMPRESSOR.decompress(frame, max_output_size=PAYLOAD_BYTES_MAX)
+
+
+class MasterKey:
+    """The key that wraps the users' keys; it lives outside the database."""
+
+    __slots__ = ("_cipher", "_tombstones")
+
+    def __init__(self, secret: bytes) -> None:
+        """Take the 32 secret bytes; ValueError for any other number."""
+        if len(secret) != KEY_BYTES:
+            msg = f"a master key has {KEY_BYTES} bytes, this one has {len(secret)}"
+            raise ValueError(msg)
+        self._cipher = AESGCM(_derive(secret, b"wrap"))
+        self._tombstones = _derive(secret, b"tombstone")
+
+    def new_data_key(self, context: bytes) -> tuple[bytes, DataKey]:
+        """Make a user's key; return it wrapped, for the database, and ready for use."""
+        secret = secrets.token_bytes(KEY_BYTES)
+        return _seal(self._cipher, secret, context), DataKey(secret)
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> DataKey:
+        """Open a wrapped key; SealBrokenError if this is not the master key that wrapped it."""
+        return DataKey(_open(self._cipher, wrapped, context))
+
+    def tombstone_key(self, context: bytes) -> DataKey:
+        """Return the key that names an erased user's later events; it seals nothing."""
+        return DataKey(
+            hashlib.blake2b(context, key=self._tombstones, digest_size=KEY_BYTES).digest()
+        )

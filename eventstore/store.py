@@ -1,0 +1,159 @@
+"""The log's statements, called with events and answered with events."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from eventstore import sql
+from eventstore.errors import SealBrokenError, WrongKeyError, database_errors
+from eventstore.events import Kind, NewEvent, Position, RecordedEvent, Stream
+from eventstore.keyring import StreamKey
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Sequence
+
+    import asyncpg
+
+    from eventstore.database import Connection, Pool
+    from eventstore.keyring import Keyring
+
+_SQL = sql.load("eventstore")
+_NO_PAYLOAD = b""
+
+
+class SealedEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event ready to be appended: nothing in it can be read without the user's key."""
+
+    key: StreamKey
+    kind: Kind
+    occurred_at: datetime
+    identity: bytes
+    digest: bytes
+    payload: bytes
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The end of one partition; `chain` is the hash over everything up to it."""
+
+    position: Position
+    chain: bytes
+    recorded_at: datetime
+
+
+def seal(event: NewEvent, key: StreamKey) -> SealedEvent:
+    """Seal an event with its user's key. Of an erased user's event nothing readable is kept."""
+    identity = key.data_key.identity(event.identity)
+    digest = key.data_key.digest(event.content)
+    if key.erased:
+        return SealedEvent(key, event.kind, event.occurred_at, identity, digest, _NO_PAYLOAD)
+    payload = key.data_key.seal(event.payload, _context(key.stream.stream_id, identity))
+    return SealedEvent(key, event.kind, event.occurred_at, identity, digest, payload)
+
+
+def _context(stream_id: uuid.UUID, identity: bytes) -> bytes:
+    return stream_id.bytes + identity
+
+
+async def append_batch(
+    pool: Pool, partition: int, batch: Sequence[SealedEvent]
+) -> list[tuple[str, int]]:
+    """Append in one round trip; return (outcome, number of the position) for each, in order."""
+    new = {item.key.stream.stream_id: item.key for item in batch if not item.key.stored}.values()
+    with database_errors():
+        rows = await pool.fetch(
+            _SQL["append"],
+            partition,
+            [key.stream.stream_id for key in new],
+            [key.stream.application_id for key in new],
+            [key.stream.user_id for key in new],
+            [key.key_id for key in new],
+            [key.wrapped for key in new],
+            [item.key.stream.stream_id for item in batch],
+            [item.key.key_id for item in batch],
+            [item.kind for item in batch],
+            [item.occurred_at for item in batch],
+            [item.identity for item in batch],
+            [item.digest for item in batch],
+            [item.payload for item in batch],
+        )
+    for key in new:
+        key.stored = True
+    return [(row["outcome"], row["position"]) for row in rows]
+
+
+async def check_key(pool: Pool, keyring: Keyring) -> None:
+    """WrongKeyError if the users' keys in the database were wrapped with another master key."""
+    with database_errors():
+        row = await pool.fetchrow(_SQL["any_key"])
+    try:
+        if row is not None:
+            keyring.of_row(row)
+    except SealBrokenError as error:
+        msg = "the master key is not the one that this database was written with"
+        raise WrongKeyError(msg) from error
+
+
+async def heads(source: Pool | Connection) -> list[Head]:
+    """Return the end of every partition, in order of partition."""
+    with database_errors():
+        rows = await source.fetch(_SQL["heads"])
+    return [
+        Head(Position(row["partition"], row["position"]), row["chain"], row["recorded_at"])
+        for row in rows
+    ]
+
+
+async def read(
+    source: Pool | Connection, keyring: Keyring, after: Position, limit: int
+) -> list[RecordedEvent]:
+    """Read one partition's events after a position, in order, at most `limit`."""
+    with database_errors():
+        rows = await source.fetch(_SQL["read_log"], after.partition, after.number, limit)
+    return [_recorded(row, after.partition, keyring) for row in rows]
+
+
+async def read_streams(
+    source: Pool | Connection, keyring: Keyring, stream_ids: Sequence[uuid.UUID], until: Position
+) -> list[RecordedEvent]:
+    """Read all events of some users of one partition up to a position, user by user."""
+    with database_errors():
+        rows = await source.fetch(_SQL["read_streams"], until.partition, stream_ids, until.number)
+    return [_recorded(row, until.partition, keyring) for row in rows]
+
+
+async def read_stream_until(
+    pool: Pool, keyring: Keyring, stream: Stream, valid_at: datetime, known_at: datetime
+) -> list[RecordedEvent]:
+    """Read a user's events with occurred_at <= valid_at and recorded_at <= known_at."""
+    with database_errors():
+        rows = await pool.fetch(
+            _SQL["read_stream_until"], stream.partition, stream.stream_id, valid_at, known_at
+        )
+    return [_recorded(row, stream.partition, keyring) for row in rows]
+
+
+async def is_erased(pool: Pool, stream: Stream) -> bool:
+    """Say whether a user has been erased."""
+    with database_errors():
+        row = await pool.fetchrow(_SQL["stream_erased"], stream.partition, stream.stream_id)
+    return row is not None and row["erased_at"] is not None
+
+
+def _recorded(row: asyncpg.Record, partition: int, keyring: Keyring) -> RecordedEvent:
+    stream_id: uuid.UUID = row["stream_id"]
+    key = keyring.of_row(row)
+    sealed: bytes = row["payload"]
+    readable = key is not None and sealed != _NO_PAYLOAD
+    payload = key.open(sealed, _context(stream_id, row["identity"])) if key and readable else None
+    return RecordedEvent(
+        Position(partition, row["position"]),
+        Stream(partition, stream_id, row["application_id"], row["user_id"]),
+        Kind(row["kind"]),
+        row["occurred_at"],
+        row["recorded_at"],
+        payload,
+    )

@@ -1,0 +1,289 @@
+-- userlog: the whole schema. `psql -f schema.sql` on an empty database installs everything;
+-- `userlog init`, or `userlog serve` on an empty database, does the same and can choose the
+-- number of partitions.
+--
+-- What is here
+--   meta, log_head, streams, events   the log: immutable, numbered without gaps, chained by hash
+--   quarantine                        signed deliveries that could not be read, kept sealed
+--   projections, generations,         which read model answers, and how far each one has come
+--   checkpoints
+--   users, history                    the read models, one table partition per generation
+--   append()                          the only way into the log; called once per batch
+--
+-- What always holds
+--   - Everything that belongs to a user is keyed by `partition` first, computed by the
+--     application from (application_id, user_id) and fixed for the life of the database.
+--     No transaction, lock or constraint crosses partitions.
+--   - Positions are dense per partition and become visible in order: append() takes the row of
+--     log_head before it numbers anything, so max(position) = count(*) = log_head.position.
+--   - recorded_at never decreases with position, and is whole milliseconds, as answers show it.
+--   - Nothing updates or deletes an event.
+--
+-- Statements are separated by a blank line and contain none, so that each can be sent alone.
+
+CREATE SCHEMA userlog;
+
+-- One row: the version of this file and the number of partitions, chosen once.
+CREATE TABLE userlog.meta (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    schema_version integer NOT NULL,
+    partitions integer NOT NULL CHECK (partitions BETWEEN 1 AND 1024),
+    installed_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- The end of each partition of the log. Its row lock is what makes positions gapless.
+CREATE TABLE userlog.log_head (
+    partition integer PRIMARY KEY,
+    position bigint NOT NULL DEFAULT 0,
+    chain bytea NOT NULL DEFAULT decode(repeat('00', 32), 'hex'),
+    recorded_at timestamptz NOT NULL DEFAULT 'epoch'
+);
+
+-- One row per user. stream_id is the first 16 bytes of SHA-256(application_id, NUL, user_id).
+-- data_key is the user's own key, wrapped by the master key; erasure destroys it.
+CREATE TABLE userlog.streams (
+    partition integer NOT NULL,
+    stream_id uuid NOT NULL,
+    application_id text NOT NULL,
+    user_id text NOT NULL,
+    key_id bigint NOT NULL,
+    data_key bytea,
+    erased_at timestamptz,
+    PRIMARY KEY (partition, stream_id)
+);
+
+-- The log. kind: 1 user.created, 2 user.updated, 3 user.deleted, 4 user.erased.
+-- identity says which events are the same event, digest whether they have the same content;
+-- both are keyed by the user's key. chain stands on the last event of each batch:
+-- sha256(previous chain || sha256(event) of every event of the batch).
+CREATE TABLE userlog.events (
+    partition integer NOT NULL,
+    kind smallint NOT NULL CHECK (kind BETWEEN 1 AND 4),
+    position bigint NOT NULL,
+    stream_id uuid NOT NULL,
+    occurred_at timestamptz NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    identity bytea NOT NULL CHECK (octet_length(identity) = 16),
+    digest bytea NOT NULL CHECK (octet_length(digest) = 16),
+    payload bytea NOT NULL,
+    chain bytea,
+    PRIMARY KEY (partition, position)
+);
+
+-- For append(): is this event known already? The user's key is in the identity, so it needs no
+-- stream_id beside it, and no other index fits the look-up, whatever the statistics say.
+CREATE UNIQUE INDEX events_identity ON userlog.events (partition, identity);
+
+-- For the refold of one user and for questions about a moment in the past.
+CREATE INDEX events_stream ON userlog.events (partition, stream_id, occurred_at, position);
+
+-- Signed deliveries that could not be read. id is a hash of the body, so a platform that
+-- repeats itself adds to times_seen and not to the disk. The body is sealed with a key of its own.
+CREATE TABLE userlog.quarantine (
+    partition integer NOT NULL,
+    id uuid NOT NULL,
+    reason text NOT NULL,
+    detail text NOT NULL,
+    first_seen timestamptz NOT NULL DEFAULT now(),
+    last_seen timestamptz NOT NULL DEFAULT now(),
+    times_seen bigint NOT NULL DEFAULT 1,
+    data_key bytea NOT NULL,
+    body bytea NOT NULL,
+    PRIMARY KEY (partition, id)
+);
+
+-- For the list, newest first.
+CREATE INDEX quarantine_last_seen ON userlog.quarantine (partition, last_seen);
+
+-- Which generation of a projection answers. Changing it is the flip.
+CREATE TABLE userlog.projections (
+    name text PRIMARY KEY,
+    active_generation integer NOT NULL
+);
+
+-- building: a rebuild writes it. live: the projector keeps it up to date.
+CREATE TABLE userlog.generations (
+    projection text NOT NULL,
+    generation integer NOT NULL,
+    state text NOT NULL CHECK (state IN ('building', 'live')),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (projection, generation)
+);
+
+-- Everything up to position is in the read model, nothing after it. The row's lock makes its
+-- holder the only projector of that partition and generation.
+CREATE TABLE userlog.checkpoints (
+    partition integer NOT NULL,
+    projection text NOT NULL,
+    generation integer NOT NULL,
+    position bigint NOT NULL DEFAULT 0,
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (partition, projection, generation)
+);
+
+-- The user as they are now. order_key is the effective order of the newest event that is in
+-- the state: an event below it came late. state is JSON kept as text, so that it comes back
+-- byte for byte.
+CREATE TABLE userlog.users (
+    partition integer NOT NULL,
+    generation integer NOT NULL,
+    stream_id uuid NOT NULL,
+    application_id text NOT NULL,
+    user_id text NOT NULL,
+    company_id bigint,
+    lifecycle text NOT NULL CHECK (lifecycle IN ('active', 'blocked', 'deleted')),
+    state json NOT NULL,
+    order_key bytea NOT NULL,
+    position bigint NOT NULL,
+    kind smallint NOT NULL,
+    occurred_at timestamptz NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    PRIMARY KEY (partition, generation, stream_id)
+) PARTITION BY LIST (generation);
+
+-- What each event changed, in effective order.
+CREATE TABLE userlog.history (
+    partition integer NOT NULL,
+    generation integer NOT NULL,
+    stream_id uuid NOT NULL,
+    order_key bytea NOT NULL,
+    position bigint NOT NULL,
+    kind smallint NOT NULL,
+    occurred_at timestamptz NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    late boolean NOT NULL,
+    summary json NOT NULL,
+    changes json NOT NULL,
+    PRIMARY KEY (partition, generation, stream_id, order_key, position)
+) PARTITION BY LIST (generation);
+
+CREATE TABLE userlog.users_g1 PARTITION OF userlog.users FOR VALUES IN (1);
+
+CREATE TABLE userlog.history_g1 PARTITION OF userlog.history FOR VALUES IN (1);
+
+-- Appends one batch to one partition and says of each item, in the order given:
+--   appended   it is in the log now, at this position
+--   duplicate  the same event was there before, at this position
+--   conflict   another event with the same identity is there, at this position
+--   stale      the user's key is not the one the item was sealed with: look it up, seal again
+-- The first statement takes the partition's head, so everything after it is alone with the
+-- partition, and a reader that sees a position sees all below it. LIMIT 1 keeps each look-up a
+-- look-up (the planner can't merge it into a join), and switching off the scans that stale
+-- statistics would choose keeps it an index look-up, so the cost per item stays constant.
+CREATE FUNCTION userlog.append(
+    in_partition integer,
+    new_stream_ids uuid[],
+    new_application_ids text[],
+    new_user_ids text[],
+    new_key_ids bigint[],
+    new_data_keys bytea[],
+    in_stream_ids uuid[],
+    in_key_ids bigint[],
+    in_kinds smallint[],
+    in_occurred_ats timestamptz[],
+    in_identities bytea[],
+    in_digests bytea[],
+    in_payloads bytea[]
+) RETURNS TABLE (outcome text, "position" bigint)
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    head userlog.log_head;
+    outcomes text[];
+    positions bigint[];
+    appended bigint;
+    now_recorded timestamptz;
+    new_chain bytea;
+BEGIN
+    SELECT * INTO head FROM userlog.log_head h WHERE h.partition = in_partition FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'userlog has no partition %', in_partition USING ERRCODE = 'no_data_found';
+    END IF;
+    now_recorded := greatest(head.recorded_at, date_trunc('milliseconds', clock_timestamp()));
+    IF cardinality(new_stream_ids) > 0 THEN
+        INSERT INTO userlog.streams (partition, stream_id, application_id, user_id, key_id, data_key)
+        SELECT in_partition, n.stream_id, n.application_id, n.user_id, n.key_id, n.data_key
+        FROM unnest(new_stream_ids, new_application_ids, new_user_ids, new_key_ids, new_data_keys)
+            AS n (stream_id, application_id, user_id, key_id, data_key)
+        ON CONFLICT (partition, stream_id) DO NOTHING;
+    END IF;
+    WITH judged AS (
+        SELECT i.n, i.identity, i.digest,
+            stream.key_id IS DISTINCT FROM i.key_id AS stale,
+            known.position AS known_position, known.digest AS known_digest
+        FROM unnest(in_stream_ids, in_key_ids, in_identities, in_digests)
+            WITH ORDINALITY AS i (stream_id, key_id, identity, digest, n)
+        LEFT JOIN LATERAL (
+            SELECT s.key_id FROM userlog.streams s
+            WHERE s.partition = in_partition AND s.stream_id = i.stream_id LIMIT 1
+        ) stream ON true
+        LEFT JOIN LATERAL (
+            SELECT e.position, e.digest FROM userlog.events e
+            WHERE e.partition = in_partition AND e.identity = i.identity LIMIT 1
+        ) known ON true
+    ), firsts AS (
+        SELECT j.*, first_value(j.n) OVER same AS first_n, first_value(j.digest) OVER same AS first_digest
+        FROM judged j
+        WINDOW same AS (PARTITION BY j.identity, j.stale ORDER BY j.n)
+    ), numbered AS (
+        SELECT f.*, head.position + count(*) FILTER (
+            WHERE f.known_position IS NULL AND NOT f.stale AND f.n = f.first_n
+        ) OVER (ORDER BY f.n) AS next_position
+        FROM firsts f
+    ), placed AS (
+        SELECT m.n,
+            CASE
+                WHEN m.stale THEN 'stale'
+                WHEN m.known_position IS NULL AND m.n = m.first_n THEN 'appended'
+                WHEN m.digest = coalesce(m.known_digest, m.first_digest) THEN 'duplicate'
+                ELSE 'conflict'
+            END AS outcome,
+            CASE WHEN NOT m.stale THEN coalesce(
+                m.known_position,
+                first_value(m.next_position) OVER (PARTITION BY m.identity, m.stale ORDER BY m.n)
+            ) END AS "position"
+        FROM numbered m
+    )
+    SELECT array_agg(p.outcome ORDER BY p.n), array_agg(p.position ORDER BY p.n),
+        count(*) FILTER (WHERE p.outcome = 'appended')
+    INTO outcomes, positions, appended
+    FROM placed p;
+    IF appended > 0 THEN
+        SELECT sha256(head.chain || string_agg(sha256(
+            int4send(in_partition) || int8send(i.position) || uuid_send(i.stream_id)
+            || int2send(i.kind) || timestamptz_send(i.occurred_at) || timestamptz_send(now_recorded)
+            || i.identity || i.digest || i.payload), ''::bytea ORDER BY i.position))
+        INTO new_chain
+        FROM unnest(outcomes, positions, in_stream_ids, in_kinds, in_occurred_ats,
+                in_identities, in_digests, in_payloads)
+            AS i (outcome, "position", stream_id, kind, occurred_at, identity, digest, payload)
+        WHERE i.outcome = 'appended';
+        INSERT INTO userlog.events (partition, kind, position, stream_id, occurred_at, recorded_at,
+            identity, digest, payload, chain)
+        SELECT in_partition, i.kind, i.position, i.stream_id, i.occurred_at, now_recorded,
+            i.identity, i.digest, i.payload,
+            CASE WHEN i.position = head.position + appended THEN new_chain END
+        FROM unnest(outcomes, positions, in_stream_ids, in_kinds, in_occurred_ats,
+                in_identities, in_digests, in_payloads)
+            AS i (outcome, "position", stream_id, kind, occurred_at, identity, digest, payload)
+        WHERE i.outcome = 'appended';
+        UPDATE userlog.log_head h
+        SET position = head.position + appended, chain = new_chain, recorded_at = now_recorded
+        WHERE h.partition = in_partition;
+    END IF;
+    RETURN QUERY SELECT r.outcome, r.position FROM unnest(outcomes, positions) AS r (outcome, "position");
+END
+$$;
+
+INSERT INTO userlog.projections (name, active_generation) VALUES ('users', 1);
+
+INSERT INTO userlog.generations (projection, generation, state) VALUES ('users', 1, 'live');
+
+INSERT INTO userlog.log_head (partition) VALUES (0);
+
+INSERT INTO userlog.checkpoints (partition, projection, generation) VALUES (0, 'users', 1);
+
+INSERT INTO userlog.meta (schema_version, partitions) VALUES (1, 1);

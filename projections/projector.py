@@ -1,0 +1,221 @@
+"""The projector: follows the log and keeps the read models up to date.
+
+It takes a batch of events and writes their rows and the new checkpoint in one transaction, with
+the checkpoint's row locked, so each event is projected exactly once however many projectors run
+and whenever one dies. An event that comes late, by effective order, has its user folded again
+from the log; every other one is folded onto the row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from eventstore import sql, store
+from eventstore.errors import LogError, UnavailableError, database_errors
+from eventstore.events import Position, RecordedEvent, Stream
+from projections import rows
+from projections.deliveries import UnreadableError
+from projections.history import HistoryEntry, entry, late_ones, replay
+from projections.rows import Generation
+from projections.state import UserEvent, UserState, fold, read_event
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Sequence
+
+    from eventstore.database import Connection
+    from eventstore.log import EventLog
+
+_SQL = sql.load("projections")
+_PROJECTION = "users"
+_log = structlog.stdlib.get_logger("userlog.projector")
+
+
+class PoisonError(LogError):
+    """An event of the log can't be projected; nothing after it is, until it can."""
+
+
+class Projected(msgspec.Struct, frozen=True):
+    """What one batch did: how many events, and how far the checkpoint is now."""
+
+    events: int
+    position: Position
+
+
+class _Outcome(msgspec.Struct, frozen=True):
+    """What a batch means for one user; without a state, they are erased."""
+
+    stream: Stream
+    state: UserState | None
+    entries: list[HistoryEntry]
+    refolded: bool
+
+
+async def project_batch(log: EventLog, where: Generation, batch_max: int) -> Projected | None:
+    """Project the next events of one partition into one generation, in one transaction.
+
+    Returns None if another projector has this partition, or the generation is gone.
+    """
+    with database_errors():
+        async with log.pool.acquire() as connection, connection.transaction():
+            key = (where.partition, _PROJECTION, where.number)
+            done: int | None = await connection.fetchval(_SQL["checkpoint_lock"], *key)
+            if done is None:
+                return None
+            after = Position(where.partition, done)
+            events = await store.read(connection, log.keyring, after, batch_max)
+            if events:
+                await _apply(connection, log, where, events)
+                after = events[-1].position
+                await connection.execute(_SQL["checkpoint_move"], *key, after.number)
+            return Projected(len(events), after)
+
+
+async def _apply(
+    connection: Connection, log: EventLog, where: Generation, events: list[RecordedEvent]
+) -> None:
+    by_stream: dict[uuid.UUID, list[RecordedEvent]] = {}
+    for event in events:
+        by_stream.setdefault(event.stream.stream_id, []).append(event)
+    states = await rows.read_states(connection, where, list(by_stream))
+    outcomes: list[_Outcome] = []
+    late: list[uuid.UUID] = []
+    for stream_id, ours in by_stream.items():
+        outcome = _advance(states.get(stream_id), ours)
+        if outcome is None:
+            late.append(stream_id)
+        else:
+            outcomes.append(outcome)
+    if late:
+        outcomes += await _refold(connection, log, late, events[-1].position)
+    await _write(connection, where, outcomes)
+
+
+def _advance(state: UserState | None, events: list[RecordedEvent]) -> _Outcome | None:
+    """Fold events onto a state; None if one of them came late and the user must be refolded."""
+    stream = events[0].stream
+    ours = _readable(events)
+    if ours is None:
+        return _Outcome(stream, None, [], refolded=True)
+    if late_ones(ours, state.last.order_key if state else b""):
+        return None
+    entries: list[HistoryEntry] = []
+    for event in ours:
+        after = fold(state, event)
+        entries.append(entry(state, after, late=False))
+        state = after
+    return _Outcome(stream, state, entries, refolded=False)
+
+
+async def _refold(
+    connection: Connection, log: EventLog, stream_ids: Sequence[uuid.UUID], until: Position
+) -> list[_Outcome]:
+    by_stream: dict[uuid.UUID, list[RecordedEvent]] = {}
+    for event in await store.read_streams(connection, log.keyring, stream_ids, until):
+        by_stream.setdefault(event.stream.stream_id, []).append(event)
+    outcomes: list[_Outcome] = []
+    for events in by_stream.values():
+        ours = _readable(events)
+        state, entries = replay(ours) if ours is not None else (None, [])
+        outcomes.append(_Outcome(events[0].stream, state, entries, refolded=True))
+    return outcomes
+
+
+def _readable(events: list[RecordedEvent]) -> list[UserEvent] | None:
+    """Read a user's events; None if the user is erased, which leaves no payload to read."""
+    if any(event.payload is None for event in events):
+        return None
+    return [_read(event) for event in events]
+
+
+def _read(event: RecordedEvent) -> UserEvent:
+    try:
+        return read_event(event)
+    except UnreadableError as error:
+        msg = f"event {event.position} can't be read: {error.reason}"
+        raise PoisonError(msg) from error
+
+
+async def _write(connection: Connection, where: Generation, outcomes: list[_Outcome]) -> None:
+    erased = [one.stream.stream_id for one in outcomes if one.state is None]
+    refolded = [one.stream.stream_id for one in outcomes if one.state and one.refolded]
+    await rows.forget(connection, where, erased)
+    await rows.forget_history(connection, where, refolded)
+    written = [(one.stream, one.state) for one in outcomes if one.state]
+    await rows.write_states(connection, where, written)
+    entries = ((one.stream.stream_id, e) for one in outcomes for e in one.entries)
+    await rows.write_history(connection, where, entries)
+
+
+async def generations(log: EventLog, state: str) -> list[int]:
+    """Return the numbers of the generations that are `live`, or `building`."""
+    with database_errors():
+        found = await log.pool.fetch(_SQL["generations"], _PROJECTION, state)
+    return [row["generation"] for row in found]
+
+
+async def catch_up(log: EventLog, batch_max: int) -> int:
+    """Project until nothing is left in any partition and live generation; return how many."""
+    projected = 0
+    for number in await generations(log, "live"):
+        for partition in range(log.partitions):
+            where = Generation(partition, number)
+            while (done := await project_batch(log, where, batch_max)) and done.events:
+                projected += done.events
+    return projected
+
+
+class Projector:
+    """Keeps the read models up to date until stopped.
+
+    Woken by `wake`, and looks by itself every `poll_s` seconds: whoever else appends to the
+    database wakes nobody here.
+    """
+
+    def __init__(self, log: EventLog, *, batch_max: int, poll_s: float) -> None:
+        """Nothing runs until `start`."""
+        self._log = log
+        self._batch_max = batch_max
+        self._poll_s = poll_s
+        self._woken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def wake(self) -> None:
+        """Look at the log now."""
+        self._woken.set()
+
+    def start(self) -> None:
+        """Begin to follow the log; idempotent."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="projector")
+
+    async def stop(self) -> None:
+        """Finish or roll back the batch in hand; idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _run(self) -> None:
+        healthy = True
+        while True:
+            self._woken.clear()
+            try:
+                await catch_up(self._log, self._batch_max)
+                healthy = True
+            except UnavailableError as error:
+                if healthy:
+                    _log.warning("projector waits for the database", problem=str(error))
+                healthy = False
+            except LogError as error:
+                if healthy:
+                    _log.error("projector stands still", problem=str(error))
+                healthy = False
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), self._poll_s)

@@ -1,0 +1,123 @@
+-- The read models' statements.
+
+-- [generations] The generations of a projection in one state.
+SELECT generation FROM userlog.generations WHERE projection = $1 AND state = $2 ORDER BY generation;
+
+-- [checkpoint_lock] How far a partition has come, held until the transaction ends; no row if
+-- another projector holds it.
+SELECT position FROM userlog.checkpoints
+WHERE partition = $1 AND projection = $2 AND generation = $3
+FOR UPDATE SKIP LOCKED;
+
+-- [checkpoint_hold] The same, waiting for its holder.
+SELECT position FROM userlog.checkpoints
+WHERE partition = $1 AND projection = $2 AND generation = $3
+FOR UPDATE;
+
+-- [checkpoint_move] Everything up to here is in the read model now.
+UPDATE userlog.checkpoints SET position = $4, updated_at = now()
+WHERE partition = $1 AND projection = $2 AND generation = $3;
+
+-- [users_get] The states of some users.
+SELECT stream_id, company_id, lifecycle, state, order_key, position, kind, occurred_at, recorded_at
+FROM userlog.users
+WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
+
+-- [users_put] Write some users.
+INSERT INTO userlog.users (partition, generation, stream_id, application_id, user_id, company_id,
+    lifecycle, state, order_key, position, kind, occurred_at, recorded_at)
+SELECT $1, $2, u.*
+FROM unnest($3::uuid[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::json[], $9::bytea[],
+    $10::bigint[], $11::smallint[], $12::timestamptz[], $13::timestamptz[]) AS u
+ON CONFLICT (partition, generation, stream_id) DO UPDATE
+SET company_id = excluded.company_id, lifecycle = excluded.lifecycle, state = excluded.state,
+    order_key = excluded.order_key, position = excluded.position, kind = excluded.kind,
+    occurred_at = excluded.occurred_at, recorded_at = excluded.recorded_at;
+
+-- [users_drop] Forget some users.
+DELETE FROM userlog.users WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
+
+-- [history_drop] Forget the history of some users.
+DELETE FROM userlog.history WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
+
+-- [history_put] Write some entries.
+INSERT INTO userlog.history (partition, generation, stream_id, order_key, position, kind,
+    occurred_at, recorded_at, late, summary, changes)
+SELECT $1, $2, h.*
+FROM unnest($3::uuid[], $4::bytea[], $5::bigint[], $6::smallint[], $7::timestamptz[],
+    $8::timestamptz[], $9::boolean[], $10::json[], $11::json[]) AS h;
+
+-- [user] One user in the active generation.
+SELECT u.company_id, u.lifecycle, u.state, u.position, u.kind, u.occurred_at, u.recorded_at
+FROM userlog.projections p
+JOIN userlog.users u ON u.generation = p.active_generation
+WHERE p.name = 'users' AND u.partition = $1 AND u.stream_id = $2;
+
+-- [history_asc] A user's history from an entry on, oldest first.
+SELECT h.order_key, h.position, h.kind, h.occurred_at, h.recorded_at, h.late, h.summary, h.changes
+FROM userlog.projections p
+JOIN userlog.history h ON h.generation = p.active_generation
+WHERE p.name = 'users' AND h.partition = $1 AND h.stream_id = $2
+    AND ($3::bytea IS NULL OR (h.order_key, h.position) > ($3, $4::bigint))
+ORDER BY h.order_key, h.position
+LIMIT $5;
+
+-- [history_desc] The same, newest first.
+SELECT h.order_key, h.position, h.kind, h.occurred_at, h.recorded_at, h.late, h.summary, h.changes
+FROM userlog.projections p
+JOIN userlog.history h ON h.generation = p.active_generation
+WHERE p.name = 'users' AND h.partition = $1 AND h.stream_id = $2
+    AND ($3::bytea IS NULL OR (h.order_key, h.position) < ($3, $4::bigint))
+ORDER BY h.order_key DESC, h.position DESC
+LIMIT $5;
+
+-- [checkpoint] How far the active generation of a partition has come.
+SELECT c.position FROM userlog.projections p
+JOIN userlog.checkpoints c ON c.projection = p.name AND c.generation = p.active_generation
+WHERE p.name = 'users' AND c.partition = $1;
+
+-- [status] Every partition's head, and how far each generation has come.
+SELECT h.partition, h.position AS head, h.recorded_at AS head_recorded_at, c.projection,
+    c.generation, g.state, g.generation = p.active_generation AS active, c.position,
+    (SELECT e.recorded_at FROM userlog.events e
+        WHERE e.partition = h.partition AND e.position = c.position + 1) AS oldest_waiting
+FROM userlog.log_head h
+JOIN userlog.checkpoints c ON c.partition = h.partition
+JOIN userlog.generations g ON g.projection = c.projection AND g.generation = c.generation
+JOIN userlog.projections p ON p.name = c.projection
+ORDER BY h.partition, c.projection, c.generation;
+
+-- [generation_new] Make room for a rebuild; its number is the next one.
+INSERT INTO userlog.generations (projection, generation, state)
+SELECT 'users', max(generation) + 1, 'building' FROM userlog.generations WHERE projection = 'users'
+RETURNING generation;
+
+-- [generation_start] It starts before the first event, in every partition.
+INSERT INTO userlog.checkpoints (partition, projection, generation)
+SELECT partition, 'users', $1 FROM userlog.log_head;
+
+-- [generation_live] From now on the projector keeps it up to date.
+UPDATE userlog.generations SET state = 'live' WHERE projection = 'users' AND generation = $1;
+
+-- [active] The generation that answers.
+SELECT active_generation FROM userlog.projections WHERE name = 'users';
+
+-- [flip] Let another generation answer.
+UPDATE userlog.projections SET active_generation = $1 WHERE name = 'users';
+
+-- [generation_forget] No projector works on it any more.
+DELETE FROM userlog.generations WHERE projection = 'users' AND generation = $1;
+
+-- [checkpoints_forget] Its checkpoints go with it.
+DELETE FROM userlog.checkpoints WHERE projection = 'users' AND generation = $1;
+
+-- [rebuild_lock] Held while a rebuild runs; false if another one does.
+SELECT pg_try_advisory_lock(hashtext('userlog rebuild'));
+
+-- [generation_tables] The tables of all generations that exist.
+SELECT c.relname, c.relname ~ '_g\d+$' AND i.inhrelid IS NOT NULL AS attached
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
+WHERE n.nspname = 'userlog' AND c.relkind = 'r' AND c.relname ~ '^(users|history)_g\d+$'
+ORDER BY c.relname;

@@ -1,0 +1,125 @@
+"""Rebuild: make the read models again from the log, beside the ones that answer, then flip.
+
+The new generation is filled from the first event on while the old one goes on answering and
+following. The flip holds the old generation's checkpoints for a moment, brings the new one to
+the same position or beyond, and changes one row; so no reader ever sees the read model go back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from eventstore import sql
+from eventstore.errors import LogError, database_errors
+from projections.projector import generations, project_batch
+from projections.rows import Generation
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from eventstore.database import Connection
+    from eventstore.log import EventLog
+
+_SQL = sql.load("projections")
+_TABLES = ("users", "history")
+_CATCH_UP_BATCH_MAX = 500
+
+
+class RebuildRunningError(LogError):
+    """Another rebuild is running; one at a time."""
+
+
+async def rebuild(log: EventLog, *, batch_max: int, progress: Callable[[int, int], None]) -> int:
+    """Rebuild users and history; return the number of the generation that answers now.
+
+    `progress` is told (events done, events there were at the start) after each batch.
+    RebuildRunningError if another rebuild works on this database. What a rebuild that died left
+    behind is removed.
+    """
+    async with _only_rebuild(log) as connection:
+        for left_over in await generations(log, "building"):
+            await _drop(connection, left_over)
+        number = await _new_generation(connection)
+        await _fill(log, number, batch_max, progress)
+        old = await _flip(connection, log, number)
+        await _drop(connection, old)
+        return number
+
+
+@contextlib.asynccontextmanager
+async def _only_rebuild(log: EventLog) -> AsyncGenerator[Connection]:
+    with database_errors():
+        async with log.pool.acquire() as connection:
+            if not await connection.fetchval(_SQL["rebuild_lock"]):
+                msg = "another rebuild is running; `userlog status` shows how far it is"
+                raise RebuildRunningError(msg)
+            yield connection
+
+
+async def _new_generation(connection: Connection) -> int:
+    async with connection.transaction():
+        number: int = await connection.fetchval(_SQL["generation_new"])
+        for table in _TABLES:
+            await connection.execute(
+                f"CREATE TABLE userlog.{table}_g{number}"
+                f" PARTITION OF userlog.{table} FOR VALUES IN ({number})"
+            )
+        await connection.execute(_SQL["generation_start"], number)
+    return number
+
+
+async def _fill(
+    log: EventLog, number: int, batch_max: int, progress: Callable[[int, int], None]
+) -> None:
+    heads = await log.heads()
+    total = sum(head.position.number for head in heads)
+    finished = 0
+    for head in heads:
+        where = Generation(head.position.partition, number)
+        reached = 0
+        while reached < head.position.number:
+            done = await project_batch(log, where, batch_max)
+            if done is None:
+                msg = f"generation {number} was removed while it was being built"
+                raise LogError(msg)
+            reached = done.position.number
+            progress(min(finished + reached, total), total)
+        finished += head.position.number
+
+
+async def _flip(connection: Connection, log: EventLog, number: int) -> int:
+    """Let the new generation answer; return the number of the one that did."""
+    async with connection.transaction():
+        old: int = await connection.fetchval(_SQL["active"])
+        for partition in range(log.partitions):
+            held = await connection.fetchval(_SQL["checkpoint_hold"], partition, "users", old)
+            where = Generation(partition, number)
+            while (done := await project_batch(log, where, _CATCH_UP_BATCH_MAX)) and (
+                done.position.number < held
+            ):
+                pass
+        await connection.execute(_SQL["generation_live"], number)
+        await connection.execute(_SQL["flip"], number)
+        await connection.execute(_SQL["generation_forget"], old)
+        await connection.execute(_SQL["checkpoints_forget"], old)
+    return old
+
+
+async def _drop(connection: Connection, number: int) -> None:
+    """Remove a generation that answers nobody; readers that still use it are waited for."""
+    await connection.execute(_SQL["generation_forget"], number)
+    await connection.execute(_SQL["checkpoints_forget"], number)
+    for row in await connection.fetch(_SQL["generation_tables"]):
+        table, _, generation = row["relname"].rpartition("_g")
+        if int(generation) != number:
+            continue
+        if row["attached"]:
+            with contextlib.suppress(asyncpg.UndefinedTableError):
+                await connection.execute(
+                    f"ALTER TABLE userlog.{table} DETACH PARTITION userlog.{row['relname']}"
+                    " CONCURRENTLY"
+                )
+        await connection.execute(f"DROP TABLE userlog.{row['relname']}")

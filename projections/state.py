@@ -1,0 +1,188 @@
+"""The fold: what a user is, from the events about them. Pure.
+
+Effective order: by the time the event happened, then by kind (create, update, delete), then by
+the user's own `updated_at` and `__v`, then by content. Nothing in it depends on arrival.
+Last writer wins per field in that order; a field that an event does not carry keeps its value,
+an explicit null clears it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from eventstore.events import Kind, Position, RecordedEvent
+from projections.deliveries import (
+    Entry,
+    is_object,
+    moment,
+    read_delivery,
+    read_entry,
+    split_payload,
+)
+
+Fields: TypeAlias = dict[str, Any]
+Lifecycle: TypeAlias = Literal["active", "blocked", "deleted"]
+
+_KNOWN = (
+    *("username", "first_name", "last_name", "phone_numbers", "emails", "gender", "dob"),
+    *("status", "active", "archive", "account_type", "profile_pic_url", "meta", "external_id"),
+    *("rr_id", "consent", "deleted_on", "uid", "roles", "debug", "__v", "has_old_password_hash"),
+    *("is_created", "hash", "created_at", "updated_at"),
+)
+_IDS = frozenset(("_id", "id", "user_id", "userId", "application_id", "applicationId"))
+_CONTACT = ("active", "primary", "verified", "email", "phone", "country_code")
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(part.capitalize() for part in rest) if head else name
+
+
+_TWINS = {name: _camel(name) for name in _KNOWN}
+_HANDLED = _IDS | frozenset(_TWINS) | frozenset(_TWINS.values())
+_CONTACT_TWINS = {name: _camel(name) for name in _CONTACT}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_BIAS = 1 << 62
+_LOWEST = -_BIAS
+
+
+class UserEvent(msgspec.Struct, frozen=True):
+    """An event of the log, read: `fields` holds only what it carries, in snake_case.
+
+    `order_key` sorts, as bytes, in effective order.
+    """
+
+    order_key: bytes
+    position: Position
+    kind: Kind
+    occurred_at: datetime
+    recorded_at: datetime
+    company_id: int | None
+    fields: Fields
+
+
+class UserState(msgspec.Struct, frozen=True):
+    """A user after some events, and the newest of these in effective order."""
+
+    company_id: int | None
+    lifecycle: Lifecycle
+    fields: Fields
+    last: UserEvent
+
+
+def read_event(event: RecordedEvent) -> UserEvent:
+    """Read an event of the log; UnreadableError if its payload can't be read any more."""
+    delivery = read_delivery(event.payload or b"")
+    (raw,) = split_payload(delivery.payload)
+    entry = read_entry(raw)
+    return UserEvent(
+        order_key=_order_key(event, entry, delivery.event_id or ""),
+        position=event.position,
+        kind=event.kind,
+        occurred_at=event.occurred_at,
+        recorded_at=event.recorded_at,
+        company_id=delivery.company_id,
+        fields=fields_of(entry),
+    )
+
+
+def _order_key(event: RecordedEvent, entry: Entry, event_id: str) -> bytes:
+    updated_at = moment(entry.user.get("updated_at", entry.user.get("updatedAt")))
+    version = entry.user.get("__v")
+    content = msgspec.json.encode([event_id, entry], order="sorted")
+    return b"".join(
+        (
+            _sortable(_milliseconds(event.occurred_at)),
+            bytes((event.kind,)),
+            _sortable(_milliseconds(updated_at) if updated_at else _LOWEST),
+            _sortable(version if type(version) is int and abs(version) < _BIAS else _LOWEST),
+            hashlib.blake2b(content, digest_size=16).digest(),
+        )
+    )
+
+
+def _milliseconds(time: datetime) -> int:
+    since = time - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
+
+
+def _sortable(number: int) -> bytes:
+    return (number + _BIAS).to_bytes(8)
+
+
+def fields_of(entry: Entry) -> Fields:
+    """Return the fields that an entry carries: snake_case first, then its camelCase twin.
+
+    Unknown ones stand below `extra` as they came; `socialAccounts`, which comes beside the user,
+    becomes `social_accounts`.
+    """
+    user = entry.user
+    fields: Fields = {}
+    for name, twin in _TWINS.items():
+        if name in user:
+            fields[name] = user[name]
+        elif twin in user:
+            fields[name] = user[twin]
+    for name in ("phone_numbers", "emails"):
+        if isinstance(fields.get(name), list):
+            fields[name] = [_contact(item) for item in fields[name]]
+    for name in ("social_accounts", "socialAccounts"):
+        if name in entry.beside:
+            fields["social_accounts"] = entry.beside[name]
+            break
+    extra = {name: value for name, value in user.items() if name not in _HANDLED}
+    if extra:
+        fields["extra"] = extra
+    return fields
+
+
+def _contact(item: object) -> object:
+    """Normalise a phone or e-mail: one name per property, a number as text, the code as int."""
+    if not is_object(item):
+        return item
+    found: Fields = {}
+    for name, twin in _CONTACT_TWINS.items():
+        if name in item:
+            found[name] = item[name]
+        elif twin in item:
+            found[name] = item[twin]
+    if type(found.get("phone")) is int:
+        found["phone"] = str(found["phone"])
+    code = found.get("country_code")
+    if isinstance(code, str) and code.removeprefix("+").isdecimal():
+        found["country_code"] = int(code.removeprefix("+"))
+    handled = (*_CONTACT_TWINS, *_CONTACT_TWINS.values())
+    found.update({name: value for name, value in item.items() if name not in handled})
+    return found
+
+
+def fold(state: UserState | None, event: UserEvent) -> UserState:
+    """Apply the next event in effective order."""
+    before = state.fields if state else {}
+    fields = {**before, **event.fields}
+    if "extra" in before and "extra" in event.fields:
+        fields["extra"] = {**before["extra"], **event.fields["extra"]}
+    company_id = event.company_id
+    if company_id is None and state:
+        company_id = state.company_id
+    return UserState(company_id, _lifecycle(event.kind, fields), fields, event)
+
+
+def _lifecycle(kind: Kind, fields: Fields) -> Lifecycle:
+    """Say where in their life a user is.
+
+    The type of the event decides deletion, never the flags: the documented delete sample says
+    `archive: false, active: true`.
+    """
+    if kind is Kind.DELETED:
+        return "deleted"
+    return "blocked" if fields.get("active") is False else "active"
+
+
+def encode_fields(fields: Fields) -> bytes:
+    """Encode fields as JSON; equal fields give equal bytes."""
+    return msgspec.json.encode(fields, order="sorted")

@@ -1,0 +1,120 @@
+"""The aiohttp application: routes, and what surrounds every request."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+import structlog
+from aiohttp import hdrs, web
+
+from api.handlers import Handlers
+from api.problems import Problem, unavailable
+from eventstore.errors import QueueFullError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from aiohttp.typedefs import Middleware
+
+    from api.runtime import Runtime
+    from api.secret_files import Secrets
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+WEBHOOK_PATH = "/webhooks/fynd"
+_OPEN_PATHS = frozenset((WEBHOOK_PATH, "/health/live", "/health/ready"))
+_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+_RETRY_AFTER_S = 5
+_log = structlog.stdlib.get_logger("userlog.http")
+
+
+def make_app(runtime: Runtime, secrets: Secrets) -> web.Application:
+    """Build the application upon an open runtime."""
+    handlers = Handlers(runtime, secrets.webhook_secrets)
+    app = web.Application(
+        middlewares=[_around, _authorize(secrets.api_token)],
+        client_max_size=runtime.settings.body_bytes_max,
+    )
+    user = "/v1/applications/{application_id}/users/{user_id}"
+    app.add_routes(
+        [
+            web.post(WEBHOOK_PATH, handlers.webhook),
+            web.get(user, handlers.user),
+            web.get(f"{user}/history", handlers.history),
+            web.get("/v1/status", handlers.status),
+            web.get("/health/live", handlers.live),
+            web.get("/health/ready", handlers.ready),
+        ]
+    )
+    return app
+
+
+@web.middleware
+async def _around(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request an id, its failures an answer, and the log a line without its contents."""
+    given = request.headers.get("x-request-id", "")
+    request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    structlog.contextvars.bind_contextvars(request_id=request_id)
+    started = time.perf_counter()
+    response = await _answer(request, handler)
+    response.headers["X-Request-Id"] = request_id
+    _note(request, response.status, time.perf_counter() - started)
+    return response
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Problem as problem:
+        return problem.response()
+    except web.HTTPException as error:
+        return _of_http(error).response()
+    except QueueFullError:
+        return unavailable("too much is waiting; send it again", 1).response()
+    except UnavailableError as error:
+        _log.warning("database not available", problem=str(error))
+        detail = "the database is not available; send it again"
+        return unavailable(detail, _RETRY_AFTER_S).response()
+    except Exception as error:  # noqa: BLE001 - the last place to turn it into an answer
+        _log.error("request failed", exc_info=error)
+        detail = "this is a defect of userlog; its log has a line with this X-Request-Id"
+        return Problem(500, "Internal error", detail).response()
+
+
+def _of_http(error: web.HTTPException) -> Problem:
+    allow = error.headers.get(hdrs.ALLOW)
+    detail = f"allowed here: {allow}" if allow else "see /openapi.json or the README for the paths"
+    return Problem(error.status, error.reason, detail, headers={"Allow": allow} if allow else None)
+
+
+def _note(request: web.Request, status: int, seconds: float) -> None:
+    say = _log.warning if status >= 500 else _log.info if status >= 400 else _log.debug  # noqa: PLR2004
+    resource = request.match_info.route.resource
+    route = resource.canonical if resource else "no such path"
+    milliseconds = round(seconds * 1000, 1)
+    say("request", method=request.method, route=route, status=status, duration_ms=milliseconds)
+
+
+def _authorize(token: str) -> Middleware:
+    expected = hashlib.sha256(token.encode()).digest()
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path not in _OPEN_PATHS:
+            scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+            digest = hashlib.sha256(given.strip().encode()).digest()
+            if scheme.lower() != "bearer" or not hmac.compare_digest(digest, expected):
+                raise Problem(
+                    401,
+                    "Token missing or wrong",
+                    "send the header Authorization: Bearer <token>",
+                    headers={hdrs.WWW_AUTHENTICATE: "Bearer"},
+                )
+        return await handler(request)
+
+    return check

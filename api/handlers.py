@@ -1,0 +1,187 @@
+"""The HTTP requests, each turned into one call and its answer."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiohttp import web
+
+from api import params
+from api.ingest import Receipt
+from api.payloads import is_ping
+from api.problems import Problem
+from api.signatures import HEADER, verify
+from eventstore.errors import LogError
+from eventstore.events import Position
+from projections.read_model import NotReachedError, rfc3339
+
+if TYPE_CHECKING:
+    from api.runtime import Runtime
+    from eventstore.events import Stream
+    from projections.read_model import Order, User
+
+_PAGE_ROWS = 100
+_encode = msgspec.json.Encoder().encode
+
+
+def answer(value: object, status: int = 200) -> web.Response:
+    """Encode an answer."""
+    return web.Response(body=_encode(value), status=status, content_type="application/json")
+
+
+class Handlers:
+    """What the routes call."""
+
+    def __init__(self, runtime: Runtime, webhook_secrets: list[str]) -> None:
+        """`webhook_secrets` are all accepted, so that they can be rotated."""
+        self._runtime = runtime
+        self._secrets = webhook_secrets
+        self._limit = params.number(1, runtime.settings.page_rows_max)
+
+    async def webhook(self, request: web.Request) -> web.Response:
+        """Take a delivery; 200 means that it is durable, or ignored, or in quarantine."""
+        body = await _body(request)
+        if not verify(body, request.headers.get(HEADER), self._secrets):
+            if is_ping(body):
+                return answer(Receipt(ignored=1))
+            raise Problem(401, "Signature missing or wrong", _SIGNATURE_HELP)
+        return answer(await self._runtime.ingest.deliver(body))
+
+    async def user(self, request: web.Request) -> web.Response:
+        """Answer who a user is, or was."""
+        stream = self._stream(request)
+        query = params.Params(request.query)
+        valid_at = query.take("valid_at", params.moment)
+        known_at = query.take("known_at", params.moment)
+        min_position = query.take("min_position", partial(_position, self._runtime.log.partitions))
+        query.done()
+        await self._wait(min_position)
+        found = await self._find(stream, valid_at, known_at)
+        if found is None:
+            raise await self._missing(stream)
+        return answer(found)
+
+    async def _find(self, stream: Stream, valid_at: Any, known_at: Any) -> User | None:  # noqa: ANN401
+        if valid_at is None and known_at is None:
+            return await self._runtime.read_model.user(stream)
+        if await self._runtime.log.is_erased(stream):
+            return None
+        return await self._runtime.read_model.user_at(stream, valid_at, known_at)
+
+    async def history(self, request: web.Request) -> web.Response:
+        """Answer what happened to a user, in effective order."""
+        stream = self._stream(request)
+        query = params.Params(request.query)
+        known_at = query.take("known_at", params.moment)
+        min_position = query.take("min_position", partial(_position, self._runtime.log.partitions))
+        limit = query.take("limit", self._limit) or _PAGE_ROWS
+        after = query.take("after", _mark)
+        order: Any = query.take("order", params.one_of("asc", "desc"))
+        query.done()
+        await self._wait(min_position)
+        ask = self._runtime.read_model.history
+        if known_at is not None:
+            ask = partial(self._runtime.read_model.history_at, known_at=known_at)
+        found = await ask(stream, order=_order(order), limit=limit, after=after)
+        if not found.entries and after is None:
+            raise await self._missing(stream)
+        return answer(found)
+
+    async def status(self, request: web.Request) -> web.Response:
+        """Answer how far the log and the read models have come."""
+        params.Params(request.query).done()
+        return answer(await status(self._runtime))
+
+    async def live(self, _request: web.Request) -> web.Response:
+        """Say that the process serves."""
+        return answer({"status": "ok"})
+
+    async def ready(self, _request: web.Request) -> web.Response:
+        """Say that the database answers too."""
+        await self._runtime.log.heads()
+        return answer({"status": "ok"})
+
+    def _stream(self, request: web.Request) -> Stream:
+        ids = request.match_info
+        application_id, user_id = ids["application_id"], ids["user_id"]
+        if "\0" in application_id + user_id:
+            raise Problem(404, "No such user", "an id can't contain a NUL character")
+        return self._runtime.log.stream(application_id, user_id)
+
+    async def _wait(self, position: Position | None) -> None:
+        if position is None:
+            return
+        try:
+            timeout_s = self._runtime.settings.wait_timeout_s
+            await self._runtime.read_model.wait_for(position, timeout_s)
+        except NotReachedError as error:
+            raise Problem(
+                503, "Position not reached", f"{error}; ask again", headers={"Retry-After": "1"}
+            ) from error
+
+    async def _missing(self, stream: Stream) -> Problem:
+        if await self._runtime.log.is_erased(stream):
+            return Problem(410, "User erased", "the data of this user was erased for good")
+        detail = "no event of this user is known, or none by that time; check both ids"
+        return Problem(404, "No such user", detail)
+
+
+_SIGNATURE_HELP = (
+    f"the header {HEADER} must be the lower-case hex HMAC-SHA256 of the raw body"
+    " under a secret in USERLOG_WEBHOOK_SECRETS"
+)
+
+
+async def _body(request: web.Request) -> bytes:
+    try:
+        return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise Problem(413, "Body too large", "see USERLOG_BODY_BYTES_MAX for the limit") from None
+
+
+def _order(text: str | None) -> Order:
+    return "desc" if text == "desc" else "asc"
+
+
+def _mark(text: str) -> str:
+    try:
+        bytes.fromhex(text[:82])
+        int(text[82:], 16)
+    except ValueError:
+        raise ValueError("give back `next` of the page before, unchanged") from None
+    return text
+
+
+def _position(partitions: int, text: str) -> Position:
+    position = Position.parse(text)
+    if position.partition >= partitions:
+        raise ValueError(f"this log has {partitions} partitions, the first is 0")
+    return position
+
+
+async def status(runtime: Runtime) -> dict[str, Any]:
+    """Gather how far the log and the read models have come."""
+    heads = await runtime.log.heads()
+    return {
+        "heads": [
+            {
+                "position": str(head.position),
+                "chain": head.chain.hex(),
+                "recorded_at": rfc3339(head.recorded_at) if head.position.number else None,
+            }
+            for head in heads
+        ],
+        "projections": await runtime.read_model.lags(),
+        "quarantined": await runtime.quarantine.count(),
+    }
+
+
+async def reachable(runtime: Runtime) -> bool:
+    """Say whether the database answers."""
+    try:
+        await runtime.log.heads()
+    except LogError:
+        return False
+    return True

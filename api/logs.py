@@ -1,0 +1,75 @@
+"""Log lines: readable in a terminal, JSON elsewhere, and never a user's data in them.
+
+What an exception says may quote data (a value that could not be stored, a row that exists
+already), so of exceptions only the types and places are written, not the messages.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from typing import TYPE_CHECKING, Literal
+
+import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+def configure(level: str, style: Literal["auto", "text", "json"]) -> None:
+    """Send structlog's and the libraries' lines to standard error."""
+    readable = style == "text" or (style == "auto" and sys.stderr.isatty())
+    last: Processor = (
+        structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer()
+    )
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _places_only,
+    ]
+    structlog.configure(
+        processors=[*shared, last],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[_library_line, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+def _places_only(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Replace an exception by its chain of types and the places in the code it passed."""
+    given = event.pop("exc_info", None)
+    error = given if isinstance(given, BaseException) else sys.exception() if given else None
+    if error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        event["exception"] = [type(one).__name__ for one in _chain(error)]
+        event["places"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+    return event
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _library_line(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Keep of a library's line the message's template and drop what was filled into it."""
+    record: logging.LogRecord = event["_record"]
+    event["event"] = str(record.msg)
+    event["logger"] = record.name
+    event["exc_info"] = record.exc_info[1] if record.exc_info else None
+    return event

@@ -1,0 +1,93 @@
+"""Parameters of a request: each read with its own rule, all mistakes reported at once."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+from api.problems import ParameterError, bad_parameters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+T = TypeVar("T")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LOST_PLUS = re.compile(r" (?=\d\d:\d\d$)")
+_MILLISECONDS_DIGITS_MAX = 15
+
+
+def moment(text: str) -> datetime:
+    """Read RFC 3339 with any offset, or epoch milliseconds; ValueError says what is wrong."""
+    if text.isascii() and text.isdecimal():
+        if len(text) > _MILLISECONDS_DIGITS_MAX:
+            raise ValueError("too many digits for epoch milliseconds")
+        try:
+            return _EPOCH + timedelta(milliseconds=int(text))
+        except OverflowError:
+            raise ValueError("later than the year 9999") from None
+    try:
+        found = datetime.fromisoformat(_LOST_PLUS.sub("+", text))
+    except ValueError:
+        raise ValueError("not a time; like 2023-06-13T09:48:47.621Z, or milliseconds") from None
+    if found.tzinfo is None:
+        raise ValueError("a time without an offset; add Z for UTC, or an offset like +05:30")
+    try:
+        return found.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("out of range") from None
+
+
+def number(least: int, most: int) -> Callable[[str], int]:
+    """Make a rule for whole numbers."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most))):
+            raise ValueError(f"not a whole number from {least} to {most}")
+        if not least <= int(text) <= most:
+            raise ValueError(f"not from {least} to {most}")
+        return int(text)
+
+    return read
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """Make a rule for a choice."""
+
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"one of {', '.join(words)}")
+        return text
+
+    return read
+
+
+class Params:
+    """Collects what is wrong while a handler takes its parameters, then says it all."""
+
+    def __init__(self, query: Mapping[str, str]) -> None:
+        """Take the query; what nobody asks for until `done` is an error."""
+        self._query = dict(query)
+        self._known: list[str] = []
+        self._errors: list[ParameterError] = []
+
+    def take(self, name: str, rule: Callable[[str], T]) -> T | None:
+        """Return a parameter, None if it is not given or wrong."""
+        self._known.append(name)
+        text = self._query.pop(name, None)
+        if text is None:
+            return None
+        try:
+            return rule(text)
+        except ValueError as error:
+            self._errors.append(ParameterError(name, str(error)))
+            return None
+
+    def done(self) -> None:
+        """Raise a problem that names every wrong or unknown parameter."""
+        known = ", ".join(self._known) or "none"
+        for name in self._query:
+            shown = name if name.isidentifier() and len(name) <= 40 else "a parameter"  # noqa: PLR2004
+            self._errors.append(ParameterError(shown, f"unknown; known here: {known}"))
+        if self._errors:
+            raise bad_parameters(self._errors)

@@ -1,0 +1,137 @@
+"""From a delivery's bytes to the events that are in it, or the reason why there are none. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from eventstore.events import Kind, NewEvent
+from projections.deliveries import (
+    PING_TOPIC,
+    USER_TOPIC,
+    Delivery,
+    Entry,
+    UnreadableError,
+    identifier,
+    moment,
+    read_delivery,
+    read_entry,
+    split_payload,
+)
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+_KINDS = {
+    "create": Kind.CREATED,
+    "update": Kind.UPDATED,
+    "delete": Kind.DELETED,
+}
+
+
+class Decoded(msgspec.Struct, frozen=True):
+    """What a delivery says.
+
+    `topic` is what it is about; for any but users there is nothing else. `rejected` are the
+    reasons why the delivery, or a part of it, could not be read; the rest of it is in `events`.
+    """
+
+    topic: str
+    events: list[NewEvent]
+    rejected: list[UnreadableError]
+
+
+def is_ping(body: bytes) -> bool:
+    """Say whether a body is the platform's ping, which is answered without a signature."""
+    try:
+        return read_delivery(body).topic == PING_TOPIC
+    except UnreadableError:
+        return False
+
+
+def decode(body: bytes) -> Decoded:
+    """Read a delivery; what can't be read is reported, never raised."""
+    try:
+        delivery = read_delivery(body)
+        if delivery.topic != USER_TOPIC:
+            return Decoded(delivery.topic, [], [])
+        raws = split_payload(delivery.payload)
+    except UnreadableError as error:
+        return Decoded("", [], [error])
+    if delivery.type not in _KINDS:
+        detail = "a user event that is no create, update or delete"
+        return Decoded(delivery.topic, [], [UnreadableError("unknown-event", detail)])
+    return _decode_entries(body, delivery, raws)
+
+
+def _decode_entries(body: bytes, delivery: Delivery, raws: list[bytes]) -> Decoded:
+    events: list[NewEvent] = []
+    rejected: list[UnreadableError] = []
+    nth: Counter[tuple[str, str]] = Counter()
+    if not raws:
+        rejected.append(UnreadableError("no-users", "`payload` is an empty list"))
+    for raw in raws:
+        try:
+            alone = body if len(raws) == 1 else _restrict(body, delivery.payload, raw)
+            event = _event(delivery, raw, alone, nth)
+        except UnreadableError as error:
+            rejected.append(error)
+        else:
+            events.append(event)
+    return Decoded(delivery.topic, events, rejected)
+
+
+def _event(delivery: Delivery, raw: bytes, alone: bytes, nth: Counter[tuple[str, str]]) -> NewEvent:
+    entry = read_entry(raw)
+    kind = _KINDS[delivery.type]
+    application_id = entry.identifier("application_id", "applicationId") or delivery.application_id
+    user_id = entry.identifier("user_id", "userId", "_id", "id")
+    if user_id is None:
+        raise UnreadableError("no-user-id", "a user without a usable `user_id`, `_id` or `id`")
+    if application_id is None:
+        raise UnreadableError("no-application-id", "a user of no, or of several, applications")
+    occurred_at = delivery.occurred_at or _own_time(entry)
+    if occurred_at is None:
+        raise UnreadableError("no-time", "no usable `created_timestamp`, and no `updated_at`")
+    content = bytes((kind,)) + msgspec.json.encode(entry, order="sorted")
+    user = (application_id, user_id)
+    identity = _identity(delivery, occurred_at, content, nth[user])
+    nth[user] += 1
+    return NewEvent(application_id, user_id, kind, occurred_at, identity, content, alone)
+
+
+def _own_time(entry: Entry) -> datetime | None:
+    for name in ("updated_at", "updatedAt", "created_at", "createdAt"):
+        found = moment(entry.user.get(name))
+        if found is not None:
+            return found
+    return None
+
+
+def _identity(delivery: Delivery, occurred_at: datetime, content: bytes, nth: int) -> bytes:
+    """Name the event within its user: by the platform's id, else by what it says and when.
+
+    A delivery may hold the same user more than once below one id: `nth` tells these apart.
+    """
+    event_id = identifier(delivery.event_id)
+    if event_id is not None:
+        return f"id\0{event_id}\0{nth}".encode()
+    return b"content\0" + occurred_at.isoformat().encode() + b"\0" + content
+
+
+def _restrict(body: bytes, payload: bytes, raw: bytes) -> bytes:
+    """Return the delivery with one entry left in its payload, every other byte as it was.
+
+    The decoder does not tell where in the body the payload stands, so each place where its bytes
+    occur is tried until reading the result gives exactly that entry.
+    """
+    only = b"[" + raw + b"]"
+    start = body.find(payload)
+    while start >= 0:
+        alone = body[:start] + only + body[start + len(payload) :]
+        if read_delivery(alone).payload == only:
+            return alone
+        start = body.find(payload, start + 1)
+    raise UnreadableError("no-users", "the place of `payload` in the body can't be found")

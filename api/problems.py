@@ -1,0 +1,67 @@
+"""Everything but success, as a problem document (RFC 9457) that says what to do."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+CONTENT_TYPE = "application/problem+json"
+
+
+class ParameterError(msgspec.Struct, frozen=True):
+    """What is wrong with one parameter."""
+
+    parameter: str
+    detail: str
+
+
+class Document(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body of a problem."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[ParameterError] = []
+
+
+class Problem(Exception):  # noqa: N818 - it is the answer as much as an error
+    """Raised by a handler; the middleware answers with it."""
+
+    def __init__(
+        self,
+        status: int,
+        title: str,
+        detail: str,
+        *,
+        errors: list[ParameterError] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """`title` names the kind of problem, `detail` this one and the way out."""
+        super().__init__(title)
+        self.document = Document(_type(title), title, status, detail, errors or [])
+        self.headers = headers or {}
+
+    def response(self) -> web.Response:
+        """Make the answer."""
+        return web.Response(
+            status=self.document.status,
+            body=msgspec.json.encode(self.document),
+            content_type=CONTENT_TYPE,
+            headers=self.headers,
+        )
+
+
+def _type(title: str) -> str:
+    return "urn:userlog:problem:" + "-".join(title.lower().split())
+
+
+def unavailable(detail: str, retry_after_s: int) -> Problem:
+    """503: nothing is wrong with the request, it can be sent again."""
+    headers = {"Retry-After": str(retry_after_s)}
+    return Problem(503, "Not available now", detail, headers=headers)
+
+
+def bad_parameters(errors: list[ParameterError]) -> Problem:
+    """400, naming each parameter."""
+    return Problem(400, "Bad parameters", "see `errors` for each of them", errors=errors)

@@ -1,0 +1,129 @@
+"""What the commands print: tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from projections.deliveries import is_list, is_object
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from api.send import Sent
+    from eventstore.quarantine import Quarantined
+    from projections.read_model import History, User
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+def as_json(value: object) -> None:
+    """Print one JSON document."""
+    print(msgspec.json.encode(value).decode())  # noqa: T201 - as it is, without rich's wrapping
+
+
+def plain(text: str) -> None:
+    """Print text in which nothing is markup."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[object]], title: str = "") -> None:
+    """Print a table; cells are text, never markup."""
+    made = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for name in columns:
+        # Whole ids and whole headings, even where a cell needs two lines.
+        made.add_column(name, overflow="fold", min_width=len(name))
+    for row in rows:
+        made.add_row(*(_cell(value) for value in row))
+    console.print(made)
+
+
+def _cell(value: object) -> str:
+    return escape(value if isinstance(value, str) else msgspec.json.encode(value).decode())
+
+
+def user(found: User) -> None:
+    """Print a user as a table."""
+    state: dict[str, Any] = msgspec.json.decode(found.state)
+    rows: list[tuple[str, object]] = [("lifecycle", found.lifecycle)]
+    rows += [(name, _contacts(name, value)) for name, value in state.items()]
+    about = found.as_of
+    table(("field", "value"), rows, title=f"user {found.user_id} of {found.application_id}")
+    plain(f"as of {about.position}: {about.event_type}, occurred {about.occurred_at},")
+    plain(f"recorded {about.recorded_at}")
+
+
+def _contacts(name: str, value: Any) -> object:  # noqa: ANN401 - any JSON
+    if name not in ("phone_numbers", "emails") or not is_list(value):
+        return value
+    return "\n".join(_contact(item) for item in value) or "none"
+
+
+def _contact(item: Any) -> str:  # noqa: ANN401 - any JSON
+    if not is_object(item):
+        return msgspec.json.encode(item).decode()
+    number = item.get("phone")
+    code = item.get("country_code")
+    number = f"+{code} {number}" if number is not None and code is not None else number
+    flags = [flag for flag in ("primary", "verified") if item.get(flag)]
+    if item.get("active") is False:
+        flags.append("inactive")
+    return f"{item.get('email') or number} ({', '.join(flags)})" if flags else str(number)
+
+
+def history(found: History) -> None:
+    """Print a history as a timeline."""
+    for entry in found.entries:
+        late = " (came late)" if entry.late else ""
+        plain(f"{entry.occurred_at}  {', '.join(entry.summary)}{late}   [{entry.position}]")
+        for change in entry.changes:
+            name = change.field if change.key is None else f"{change.field} {change.key}"
+            plain(f"    {name}: {_value(change.old)} -> {_value(change.new)}")
+    if found.next:
+        plain(f"more: --after {found.next}")
+
+
+def _value(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def quarantine(found: list[Quarantined]) -> None:
+    """Print what is in quarantine."""
+    columns = ("id", "reason", "detail", "last seen", "times")
+    rows = [
+        (str(one.id), one.reason, one.detail, f"{one.last_seen:%Y-%m-%d %H:%M:%S}Z", one.times_seen)
+        for one in found
+    ]
+    table(columns, rows, title=f"in quarantine: {len(found)}")
+
+
+def sent(found: list[Sent]) -> None:
+    """Print what became of deliveries."""
+    names = ("accepted", "duplicates", "ignored", "quarantined")
+    rows: list[list[str]] = []
+    for one in found:
+        counts = [str(one.answer.get(name, "-")) for name in names]
+        said = one.answer.get("positions") or [one.answer.get("title", "")]
+        rows.append([one.name, str(one.status or "-"), *counts, ", ".join(said)])
+    table(("delivery", "status", *names, "positions"), rows)
+
+
+def status(found: dict[str, Any]) -> None:
+    """Print how far the log and the read models have come."""
+    heads = [(h["position"], h["recorded_at"] or "never") for h in found["heads"]]
+    table(("head", "last recorded"), heads, title="log")
+    rows = [
+        (
+            *(str(p.partition), str(p.generation), "answers" if p.active else p.state),
+            *(f"{p.position} of {p.head}", f"{p.lag_positions} events, {p.lag_s:.1f} s"),
+        )
+        for p in found["projections"]
+    ]
+    table(("partition", "generation", "state", "position", "lag"), rows, title="read models")
+    plain(f"in quarantine: {found['quarantined']}")

@@ -1,0 +1,101 @@
+"""Secrets that the first start makes for itself, in files that only the owner can read."""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import UNSET
+
+from api.settings import PREFIX, Settings, SettingsError, key_bytes, secrets_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FILES = {
+    "webhook_secrets": "webhook-secret",
+    "master_key": "master-key",
+    "api_token": "api-token",
+}
+
+
+class Secrets(msgspec.Struct, frozen=True):
+    """The secrets in force; `made` names those that this start has generated."""
+
+    webhook_secrets: list[str]
+    master_key: bytes
+    api_token: str
+    made: list[str]
+
+
+def obtain(settings: Settings) -> Secrets:
+    """Take the secrets from the settings, else from the data directory, else make them there.
+
+    SettingsError where a generated secret would be wrong: beyond loopback, on a server database,
+    or instead of a lost master key.
+    """
+    missing = [name for name in FILES if getattr(settings, name) is UNSET]
+    if missing:
+        _refuse_generated(settings, missing)
+    made: list[str] = []
+    texts = {
+        name: _file(settings, name, made) if name in missing else str(getattr(settings, name))
+        for name in FILES
+    }
+    key = key_bytes(texts["master_key"])
+    return Secrets(secrets_of(texts["webhook_secrets"]), key, texts["api_token"], made)
+
+
+def _refuse_generated(settings: Settings, missing: list[str]) -> None:
+    names = ", ".join(PREFIX + name.upper() for name in missing)
+    if settings.database_url is not None:
+        raise SettingsError(f"with {PREFIX}DATABASE_URL these must be set as well: {names}")
+    if not settings.on_loopback:
+        raise SettingsError(f"to listen on {settings.host} these must be set: {names}")
+
+
+def _file(settings: Settings, name: str, made: list[str]) -> str:
+    path = Path(settings.data_dir) / FILES[name]
+    if path.exists():
+        return path.read_text(encoding="utf-8").strip()
+    if name == "master_key" and (path.parent / "postgres").exists():
+        raise SettingsError(
+            f"{path} is gone, and without it nothing in this database can be read;"
+            f" restore it, or set {PREFIX}MASTER_KEY"
+        )
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if _write_once(path, _MAKERS[name]()):
+        made.append(name)
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _write_once(path: Path, text: str) -> bool:
+    """Make a file, whole and durable, unless another start has made it meanwhile."""
+    handle, draft = tempfile.mkstemp(dir=path.parent)  # mode 0600
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(f"{text}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(draft)  # noqa: PTH108 - as returned by mkstemp
+    return True
+
+
+def _master_key() -> str:
+    return base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+_MAKERS: dict[str, Callable[[], str]] = {
+    "webhook_secrets": secrets.token_hex,
+    "master_key": _master_key,
+    "api_token": secrets.token_urlsafe,
+}

@@ -1,0 +1,180 @@
+"""Settings: what they mean, where they come from, and what is wrong with them.
+
+The only module that reads the environment. Each setting is a field of `Settings`; its variable
+is the field's name in capitals after `USERLOG_`. A secret may also come from a file named by the
+same variable with `_FILE` at its end.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "USERLOG_"
+SECRETS = ("webhook_secrets", "master_key", "api_token")
+_HIDDEN = ("database_url", *SECRETS)
+_MASTER_KEY_BYTES = 32
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong; the message names it, its problem and an example."""
+
+
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+def _about(text: str, example: str) -> Meta:
+    return Meta(description=text, examples=[example])
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set."""
+
+    database_url: Annotated[
+        str | None, _about("PostgreSQL 15 or newer; unset: embedded", "postgresql://u@host/db")
+    ] = None
+    data_dir: Annotated[
+        str, _about("embedded PostgreSQL and generated secrets", "/var/lib/userlog")
+    ] = ".userlog"
+    host: Annotated[str, _about("address to listen on", "127.0.0.1")] = "127.0.0.1"
+    port: Annotated[
+        Annotated[int, Meta(ge=0, le=65535)], _about("port to listen on; 0: any free one", "8080")
+    ] = 8080
+    webhook_secrets: Annotated[
+        str | UnsetType, _about("the platform's secrets, all accepted", "new-secret,old-secret")
+    ] = UNSET
+    master_key: Annotated[
+        str | UnsetType, _about("wraps the users' keys; base64 of 32 bytes", "q83vEjRWeJ…=")
+    ] = UNSET
+    api_token: Annotated[str | UnsetType, _about("bearer token for reading", "a-long-word")] = UNSET
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], _about("what to log", "info")
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "text", "json"], _about("auto: text in a terminal, else JSON", "json")
+    ] = "auto"
+    body_bytes_max: Annotated[Count, _about("largest delivery; above it: 413", "1048576")] = 1 << 20
+    queue_rows_max: Annotated[
+        Count, _about("events that may wait to be written; above it: 503", "10000")
+    ] = 10_000
+    batch_rows_max: Annotated[Count, _about("events written at once", "1000")] = 1_000
+    batch_bytes_max: Annotated[Count, _about("sealed bytes written at once", "4194304")] = 4 << 20
+    projector_batch_rows_max: Annotated[Count, _about("events projected at once", "500")] = 500
+    projector_poll_s: Annotated[
+        Seconds, _about("how often the projector looks by itself", "0.5")
+    ] = 0.5
+    rebuild_batch_rows_max: Annotated[Count, _about("events a rebuild takes at once", "5000")] = (
+        5_000
+    )
+    page_rows_max: Annotated[Count, _about("largest page of an answer", "1000")] = 1_000
+    pool_connections_max: Annotated[
+        Annotated[int, Meta(ge=2)], _about("connections to the database", "10")
+    ] = 10
+    database_timeout_s: Annotated[Seconds, _about("for one statement or connecting", "10")] = 10.0
+    wait_timeout_s: Annotated[
+        Seconds, _about("how long min_position waits for the read model", "5")
+    ] = 5.0
+    shutdown_timeout_s: Annotated[
+        Seconds, _about("for requests in hand when the service stops", "10")
+    ] = 10.0
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        return self.host in _LOOPBACK
+
+
+def load(environ: Mapping[str, str] | None = None, **given: Any) -> tuple[Settings, dict[str, str]]:  # noqa: ANN401 - as typed in Settings
+    """Read the settings; `given` (not None) overrules the environment.
+
+    Returns them with the origin of each: `default`, `environment`, `file` or `option`.
+    SettingsError for the first one that is wrong.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for field in msgspec.structs.fields(Settings):
+        origin, value = _find(field.name, environ)
+        if given.get(field.name) is not None:
+            origin, value = "option", given[field.name]
+        origins[field.name] = origin
+        if value is not None:
+            values[field.name] = _convert(field, value)
+    settings = Settings(**values)
+    _check_secrets(settings)
+    return settings, origins
+
+
+def _find(name: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
+    variable = PREFIX + name.upper()
+    if environ.get(variable):
+        return "environment", environ[variable]
+    path = environ.get(f"{variable}_FILE")
+    if path and name in _HIDDEN:
+        try:
+            return "file", Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{variable}_FILE can't be read ({type(error).__name__})") from None
+    return "default", None
+
+
+def _convert(field: msgspec.structs.FieldInfo, value: object) -> Any:  # noqa: ANN401 - as typed
+    try:
+        return msgspec.convert(value, field.type, strict=False)
+    except msgspec.ValidationError as error:
+        example = f"{PREFIX}{field.name.upper()}={about(field)[1]}"
+        problem = str(error)
+        raise SettingsError(
+            f"{PREFIX}{field.name.upper()}: {problem}; example: {example}"
+        ) from None
+
+
+def about(field: msgspec.structs.FieldInfo) -> tuple[str, str]:
+    """Return a setting's meaning and an example."""
+    meta = field.type.__metadata__[-1]
+    return meta.description, meta.examples[0]
+
+
+def _check_secrets(settings: Settings) -> None:
+    if settings.webhook_secrets is not UNSET and not secrets_of(settings.webhook_secrets):
+        raise SettingsError(f"{PREFIX}WEBHOOK_SECRETS is empty; example: new-secret,old-secret")
+    if settings.master_key is not UNSET:
+        key_bytes(settings.master_key)
+
+
+def secrets_of(text: str) -> list[str]:
+    """Split comma-separated secrets."""
+    return [secret.strip() for secret in text.split(",") if secret.strip()]
+
+
+def key_bytes(text: str) -> bytes:
+    """Return the 32 bytes of a master key; SettingsError if it is not base64 of so many."""
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != _MASTER_KEY_BYTES:
+        make = "python3 -c 'import base64,os; print(base64.b64encode(os.urandom(32)).decode())'"
+        raise SettingsError(f"{PREFIX}MASTER_KEY is not base64 of 32 bytes; make one with: {make}")
+    return key
+
+
+def shown(settings: Settings, name: str) -> str:
+    """Return a setting's value for people; secrets are hidden."""
+    value = getattr(settings, name)
+    if name in SECRETS:
+        return "generated" if value is UNSET else "set, hidden"
+    if name == "database_url":
+        return "embedded PostgreSQL" if value is None else "set, hidden"
+    return str(value)

@@ -107,7 +107,7 @@ def _authorize(token: str) -> Middleware:
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path not in _OPEN_PATHS:
             scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-            digest = hashlib.sha256(given.strip().encode()).digest()
+            digest = hashlib.sha256(given.strip().encode(errors="replace")).digest()
             if scheme.lower() != "bearer" or not hmac.compare_digest(digest, expected):
                 raise Problem(
                     401,

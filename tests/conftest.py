@@ -1,0 +1,135 @@
+"""A real PostgreSQL for every test: the embedded one, or USERLOG_TEST_DATABASE_URL."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import asyncpg
+import pytest
+
+from api.ingest import Ingest
+from eventstore import database, embedded
+from eventstore.log import EventLog
+from eventstore.quarantine import Quarantine
+from eventstore.sealing import MasterKey
+from projections.read_model import ReadModel
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+MASTER_KEY = b"a master key for tests only 32 b"
+_TEMPLATE = "userlog_template_{}"
+_numbers = itertools.count()
+
+
+class Stack(NamedTuple):
+    """An open userlog on a database of its own."""
+
+    url: str
+    pool: database.Pool
+    log: EventLog
+    quarantine: Quarantine
+    ingest: Ingest
+    read_model: ReadModel
+
+
+def with_database(url: str, name: str) -> str:
+    """Point a URL at another database of the same server."""
+    base, question, query = url.partition("?")
+    return f"{base.rsplit('/', 1)[0]}/{name}{question}{query}"
+
+
+@pytest.fixture(scope="session")
+async def server_url() -> AsyncIterator[str]:
+    """The URL of a server whose superuser the tests are."""
+    url = os.environ.get("USERLOG_TEST_DATABASE_URL")
+    if url:
+        yield url
+        return
+    with tempfile.TemporaryDirectory(prefix="userlog-test-") as folder:
+        async with embedded.running(Path(folder), notice=lambda _: None) as embedded_url:
+            yield embedded_url
+
+
+@pytest.fixture(scope="session")
+async def templates(server_url: str) -> Callable[[int], Awaitable[str]]:
+    """Make the template database with so many partitions once, and return its name."""
+    made: dict[int, str] = {}
+
+    async def template(partitions: int) -> str:
+        if partitions not in made:
+            name = _TEMPLATE.format(partitions)
+            await _execute(server_url, f"DROP DATABASE IF EXISTS {name}")
+            await _execute(server_url, f"CREATE DATABASE {name}")
+            connection = await asyncpg.connect(with_database(server_url, name))
+            await database.install(connection, partitions)
+            await connection.close()
+            made[partitions] = name
+        return made[partitions]
+
+    return template
+
+
+@pytest.fixture(params=[1], ids=["1-partition"])
+def partitions(request: pytest.FixtureRequest) -> int:
+    """How many partitions the database of a test has; parametrize indirectly for others."""
+    count: int = request.param
+    return count
+
+
+@pytest.fixture
+async def database_url(
+    server_url: str, templates: Callable[[int], Awaitable[str]], partitions: int
+) -> AsyncIterator[str]:
+    """The URL of a new database with the schema in it."""
+    name = f"userlog_test_{os.getpid()}_{next(_numbers)}"
+    await _execute(server_url, f"CREATE DATABASE {name} TEMPLATE {await templates(partitions)}")
+    yield with_database(server_url, name)
+    await _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def empty_database_url(server_url: str) -> AsyncIterator[str]:
+    """The URL of a new database with nothing in it."""
+    name = f"userlog_test_{os.getpid()}_{next(_numbers)}"
+    await _execute(server_url, f"CREATE DATABASE {name}")
+    yield with_database(server_url, name)
+    await _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def open_stack() -> AsyncIterator[Callable[[str], Awaitable[Stack]]]:
+    """Open userlogs on databases, as a process of its own would; closed after the test."""
+    opened: list[Stack] = []
+
+    async def open_one(url: str) -> Stack:
+        pool = await database.open_pool(url, size=5, timeout_s=30)
+        key = MasterKey(MASTER_KEY)
+        log = await EventLog.open(pool, key)
+        quarantine = Quarantine(pool, log.partitions, key)
+        stack = Stack(url, pool, log, quarantine, Ingest(log, quarantine), ReadModel(log))
+        opened.append(stack)
+        return stack
+
+    yield open_one
+    for stack in opened:
+        await stack.log.close()
+        await stack.pool.close()
+
+
+@pytest.fixture
+async def stack(database_url: str, open_stack: Callable[[str], Awaitable[Stack]]) -> Stack:
+    """An open userlog on a new database."""
+    return await open_stack(database_url)
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()

@@ -1,0 +1,127 @@
+"""userlog as its users run it: a process of its own, on its own data directory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import aiohttp
+import msgspec
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+    from pathlib import Path
+
+
+class Finished(NamedTuple):
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Answer(NamedTuple):
+    """An HTTP answer."""
+
+    status: int
+    body: Any
+
+
+class Service:
+    """A running `userlog serve`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, base: str, token: str) -> None:
+        self.process = process
+        self.base = base
+        self._headers = {"Authorization": f"Bearer {token}"}
+
+    async def get(self, path: str) -> Answer:
+        """Ask, with the token of the first start."""
+        async with (
+            aiohttp.ClientSession(headers=self._headers) as session,
+            session.get(self.base + path) as response,
+        ):
+            return Answer(response.status, msgspec.json.decode(await response.read()))
+
+    async def stop(self, how: int = signal.SIGINT) -> int:
+        """Send a signal and return the exit code."""
+        if self.process.returncode is None:
+            self.process.send_signal(how)
+        return await self.process.wait()
+
+
+class Home:
+    """A data directory, and the commands on it."""
+
+    def __init__(
+        self, folder: Path, program: tuple[str, ...], environ: Mapping[str, str] | None = None
+    ) -> None:
+        self.folder = folder
+        self._program = program
+        clean = {name: value for name, value in os.environ.items() if "USERLOG" not in name}
+        self._environ = {**clean, "USERLOG_DATA_DIR": str(folder), **(environ or {})}
+
+    async def run(self, *arguments: str) -> Finished:
+        """Run a command to its end."""
+        process = await self._start(*arguments)
+        out, err = await process.communicate()
+        return Finished(await process.wait(), out.decode(), err.decode())
+
+    async def json(self, *arguments: str) -> Any:
+        """Run a command that must succeed, and read the JSON that it prints."""
+        done = await self.run(*arguments, "--json")
+        assert done.code == 0, done.err
+        return msgspec.json.decode(done.out)
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncGenerator[Service]:
+        """Serve on a free port; on leaving, stop it unless the test has."""
+        process = await self._start("serve", "--port", "0")
+        assert process.stdout
+        greeting = (await process.stdout.readline()).decode()
+        if " serves at " not in greeting:
+            _, err = await process.communicate()
+            pytest.fail(f"the service did not start: {err.decode()}")
+        token = (self.folder / "api-token").read_text().strip()
+        service = Service(process, greeting.split()[-1], token)
+        try:
+            yield service
+        finally:
+            await service.stop()
+
+    async def send(self, service: Service, *files: str) -> Any:
+        """Post deliveries, the samples if none are named."""
+        return await self.json("send", "--url", f"{service.base}/webhooks/fynd", *files)
+
+    def postmaster(self) -> int:
+        """The process id of the embedded PostgreSQL."""
+        return int((self.folder / "postgres" / "postmaster.pid").read_text().split()[0])
+
+    async def _start(self, *arguments: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *self._program,
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=self._environ,
+            cwd=self.folder.parent,
+        )
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """An empty data directory."""
+    return Home(tmp_path / "data", (sys.executable, "-m", "api"))
+
+
+@pytest.fixture
+def make_home() -> type[Home]:
+    """For tests that need a home of another kind."""
+    return Home

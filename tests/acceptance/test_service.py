@@ -1,0 +1,143 @@
+"""The main job, as a newcomer meets it: real processes, a real socket, the embedded database."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eventstore.embedded import psql_path
+
+if TYPE_CHECKING:
+    from tests.acceptance.conftest import Home, Service
+
+APPLICATION = "000000000000000000000001"
+USER = "6487fc9f66a6031a8b68f523"
+USER_PATH = f"/v1/applications/{APPLICATION}/users/{USER}"
+VERBATIM = Path(__file__).parents[1] / "samples" / "delete-verbatim.json"
+LAST = "min_position=0:3"
+
+
+async def test_the_samples_become_a_deleted_user(home: Home) -> None:
+    """First start, `userlog send`, and every question that a newcomer asks is answered."""
+    async with home.serving() as service:
+        sent = await home.send(service)
+        assert [one["answer"]["positions"] for one in sent] == [["0:1"], ["0:2"], ["0:3"]]
+        user = await service.get(f"{USER_PATH}?{LAST}")
+        assert (user.status, user.body["lifecycle"]) == (200, "deleted")
+        history = await service.get(f"{USER_PATH}/history")
+        kinds = [entry["event_type"] for entry in history.body["entries"]]
+        assert kinds == ["user.created", "user.updated", "user.deleted"]
+        before = await service.get(f"{USER_PATH}?valid_at=2023-06-13T09:48:46.621Z")
+        assert before.status == 404
+
+        again = await home.send(service)
+        assert [one["answer"]["duplicates"] for one in again] == [1, 1, 1]
+        assert (await service.get(USER_PATH)).body == user.body
+        assert (await service.get(f"{USER_PATH}/history")).body == history.body
+
+        shown = await home.run("user", APPLICATION, USER)
+        assert "deleted" in shown.out
+        assert "salmansaudagar@gofynd.com (primary, verified)" in shown.out
+        assert (await home.run("history", APPLICATION, USER)).out.count("[0:") == 3
+
+
+async def test_the_verbatim_delete_sample_waits_in_quarantine(home: Home) -> None:
+    """The documented delete sample is no JSON: it is kept, and shown with the error's place."""
+    async with home.serving() as service:
+        (sent,) = await home.send(service, str(VERBATIM))
+        assert (sent["status"], sent["answer"]["quarantined"]) == (200, 1)
+        (listed,) = await home.json("quarantine", "list")
+        assert listed["reason"] == "not-json"
+        assert "line 81, column 1" in listed["detail"]
+        shown = await home.json("quarantine", "show", listed["id"])
+        assert shown["body"].encode() == VERBATIM.read_bytes()
+        assert (await home.run("quarantine", "list")).code == 0
+
+
+async def test_what_one_run_wrote_the_next_one_shows(home: Home) -> None:
+    """Ctrl-C ends the service and leaves no process behind; the next start has all the data."""
+    async with home.serving() as service:
+        await home.send(service)
+        postmaster = home.postmaster()
+        assert await service.stop(signal.SIGINT) == 0
+        assert not _runs(postmaster)
+    async with home.serving() as service:
+        assert (await service.get(f"{USER_PATH}?{LAST}")).body["lifecycle"] == "deleted"
+        assert await service.stop(signal.SIGTERM) == 0
+
+
+async def test_nothing_is_lost_when_the_service_is_killed(home: Home) -> None:
+    """After SIGKILL of the service the next start goes on with all that was acknowledged."""
+    async with home.serving() as service:
+        await home.send(service)
+        await service.stop(signal.SIGKILL)
+    async with home.serving() as service:
+        assert (await service.get(f"{USER_PATH}?{LAST}")).body["lifecycle"] == "deleted"
+        postmaster = home.postmaster()
+        assert await service.stop() == 0
+        assert not _runs(postmaster)
+
+
+async def test_nothing_is_lost_when_the_database_is_killed(home: Home) -> None:
+    """After SIGKILL of PostgreSQL the next start recovers it with all that was acknowledged."""
+    async with home.serving() as service:
+        await home.send(service)
+        os.kill(home.postmaster(), signal.SIGKILL)
+        assert await service.stop() == 0
+    async with home.serving() as service:
+        assert (await service.get(f"{USER_PATH}?{LAST}")).body["lifecycle"] == "deleted"
+
+
+async def test_a_damaged_row_is_rebuilt_while_reads_go_on(home: Home) -> None:
+    """`userlog rebuild` brings the right row back, and no read fails meanwhile."""
+    async with home.serving() as service:
+        await home.send(service)
+        right = (await service.get(f"{USER_PATH}?{LAST}")).body
+        _psql(home, """UPDATE userlog.users SET state = '{"first_name": "Wrong"}'""")
+        assert (await service.get(USER_PATH)).body["state"] == {"first_name": "Wrong"}
+
+        stop = asyncio.Event()
+        reads = asyncio.create_task(_read_until(service, stop))
+        assert (await home.json("rebuild"))["generation"] == 2
+        stop.set()
+        assert await reads > 0
+        assert (await service.get(USER_PATH)).body == right
+
+
+async def _read_until(service: Service, stop: asyncio.Event) -> int:
+    reads = 0
+    while not stop.is_set():
+        assert (await service.get(USER_PATH)).status == 200
+        reads += 1
+    return reads
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is there, and more than a zombie that waits for its parent."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    except FileNotFoundError:
+        return False
+
+
+def _psql(home: Home, statement: str) -> None:
+    socket = (home.folder / "postgres" / "postmaster.pid").read_text().splitlines()[4]
+    command = [str(psql_path()), "-h", socket, "-U", "postgres", "-q", "-c", statement]
+    subprocess.run(command, check=True)
+
+
+async def test_commands_fail_with_one_line(home: Home) -> None:
+    """What can be expected to go wrong is said in one line, with the documented exit code."""
+    unknown = await home.run("user", APPLICATION, "nobody")
+    assert (unknown.code, unknown.err.count("\n")) == (1, 1)
+    refused = await home.run("serve", "--host", "0.0.0.0")  # noqa: S104 - it must be refused
+    assert refused.code == 2
+    assert "USERLOG_WEBHOOK_SECRETS" in refused.err
+    assert refused.err.count("\n") == 1
+    nobody = await home.run("send", "--url", "http://127.0.0.1:9/webhooks/fynd")
+    assert nobody.code == 1
+    assert "no answer" in nobody.out

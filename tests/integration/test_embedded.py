@@ -1,0 +1,509 @@
+"""Real processes on real files: each test ends with a check that no server is left running."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+import pytest
+
+from eventstore import embedded
+from eventstore.embedded import EmbeddedPostgresError, psql_path, running
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterator
+
+ROOT = Path(embedded.__file__).parents[1]
+USER = """
+import asyncio, sys
+from pathlib import Path
+from eventstore import embedded
+
+def say(line):
+    print(line, flush=True)
+
+async def main():
+    embedded.NOTICE_S = 0.01
+    async with embedded.running(Path(sys.argv[1]), notice=say) as url:
+        say(url)
+        await asyncio.to_thread(sys.stdin.read)
+
+asyncio.run(main())
+"""
+
+
+class User:
+    """Another process that uses the server until it is told to leave, or killed."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    @classmethod
+    async def start(cls, data_dir: Path) -> User:
+        pipe = asyncio.subprocess.PIPE
+        arguments = (sys.executable, "-c", USER, str(data_dir))
+        return cls(
+            await asyncio.create_subprocess_exec(*arguments, stdin=pipe, stdout=pipe, cwd=ROOT)
+        )
+
+    async def says(self, beginning: str) -> str:
+        assert self.process.stdout is not None
+        while line := (await self.process.stdout.readline()).decode():
+            if line.startswith(beginning):
+                return line.rstrip()
+        pytest.fail(f"the other process ended without saying {beginning!r}")
+
+    async def ready(self) -> str:
+        return await self.says("postgresql://")
+
+    async def leave(self) -> None:
+        await self.process.communicate(b"")  # without input it would leave stdin open
+        assert self.process.returncode == 0
+
+    async def die(self) -> None:
+        self.process.kill()
+        await self.process.communicate()
+
+
+def quiet(_line: str) -> None:
+    """Notice nothing."""
+
+
+def processes(data_dir: Path) -> list[int]:
+    """All processes of the wheel's programs that work on `data_dir`."""
+    found: list[int] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            of_wheel = (process / "exe").readlink().parent == psql_path().parent
+            words = (process / "cmdline").read_bytes() + os.fsencode((process / "cwd").readlink())
+        except OSError:
+            continue
+        if of_wheel and os.fsencode(data_dir) in words:
+            found.append(int(process.name))
+    return found
+
+
+async def ended(*pids: int) -> None:
+    """Wait until the processes have ended."""
+    for pid in pids:
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        end = asyncio.Event()
+        asyncio.get_running_loop().add_reader(descriptor, end.set)
+        await end.wait()
+        asyncio.get_running_loop().remove_reader(descriptor)
+        os.close(descriptor)
+
+
+async def kill(*pids: int) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    await ended(*pids)
+
+
+def postmaster(data_dir: Path) -> int:
+    return int((data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+
+
+def socket_dir(url: str) -> Path:
+    return Path(parse_qs(urlsplit(url).query)["host"][0])
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def files(data_dir: Path) -> list[Path]:
+    return [path for path in data_dir.iterdir() if path.is_file()]
+
+
+def unfinished(data_dir: Path) -> list[Path]:
+    return list(data_dir.glob("postgres.new-*"))
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncGenerator[asyncpg.Connection[asyncpg.Record]]:
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def ask(url: str, query: str) -> object:
+    async with connected(url) as connection:
+        return await connection.fetchval(query)
+
+
+@pytest.fixture
+def new_dir() -> Iterator[Path]:
+    """A data directory that does not exist yet, in a directory that nobody else may enter."""
+    with tempfile.TemporaryDirectory() as parent:
+        path = Path(parent).resolve() / "data"
+        yield path
+        left = processes(path)
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        assert left == []
+
+
+@pytest.fixture(scope="module")
+async def made() -> AsyncGenerator[Path]:
+    """A data directory with a cluster and no server, only to be copied."""
+    with tempfile.TemporaryDirectory() as parent:
+        path = Path(parent) / "data"
+        async with running(path, notice=quiet):
+            pass
+        yield path
+
+
+@pytest.fixture
+def data_dir(new_dir: Path, made: Path) -> Path:
+    """A data directory with a cluster of its own and no server."""
+    subprocess.run(["/bin/cp", "-a", made, new_dir], check=True)
+    return new_dir
+
+
+async def test_data_outlives_the_server(new_dir: Path) -> None:
+    """What was committed is there after the server was stopped and started again."""
+    async with running(new_dir, notice=quiet) as url:
+        await ask(url, "CREATE TABLE kept AS SELECT 1 AS one")
+    assert processes(new_dir) == []
+    async with running(new_dir, notice=quiet) as url:
+        assert await ask(url, "SELECT one FROM kept") == 1
+
+
+async def test_the_cluster_is_durable_and_portable(data_dir: Path) -> None:
+    """Syncing and checksums are on, text is UTF-8 in an order no system library decides."""
+    async with running(data_dir, notice=quiet) as url:
+        assert await ask(url, "SHOW fsync") == "on"
+        assert await ask(url, "SHOW data_checksums") == "on"
+        assert await ask(url, "SHOW server_encoding") == "UTF8"
+        order = "SELECT datlocale FROM pg_database WHERE datname = 'postgres' AND datcollate = 'C'"
+        assert await ask(url, order) == "C.UTF-8"
+
+
+async def test_only_the_owner_reaches_the_server(data_dir: Path) -> None:
+    """The socket's directory is private, other files too, and no network address listens."""
+    async with running(data_dir, notice=quiet) as url:
+        assert socket_dir(url).parent == data_dir
+        assert mode(socket_dir(url)) == 0o700
+        assert await ask(url, "SHOW listen_addresses") == ""
+        assert {mode(file) for file in files(data_dir)} == {0o600}
+        assert mode(data_dir) & 0o066 == 0
+
+
+async def test_ctrl_c_in_the_terminal_does_not_reach_the_server(data_dir: Path) -> None:
+    """The server runs in a session of its own."""
+    async with running(data_dir, notice=quiet):
+        assert os.getsid(postmaster(data_dir)) != os.getsid(0)
+
+
+async def test_the_server_is_deaf_to_our_environment(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variables that are meant for clients change nothing about the server."""
+    monkeypatch.setenv("PGPORT", "1")
+    monkeypatch.setenv("PGDATA", "/nonexistent")
+    monkeypatch.setenv("LC_ALL", "no-such-locale")
+    async with running(data_dir, notice=quiet) as url:
+        assert await ask(url, "SHOW port") == "5432"
+
+
+async def test_no_personal_data_in_the_log(data_dir: Path) -> None:
+    """The server's log quotes no values: not from an error's message or detail, not from SQL."""
+    async with running(data_dir, notice=quiet) as url, connected(url) as connection:
+        await connection.execute("CREATE TABLE people (email text PRIMARY KEY)")
+        await connection.execute("INSERT INTO people VALUES ('grace@example.com')")
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await connection.execute("INSERT INTO people VALUES ('grace@example.com')")
+        with pytest.raises(asyncpg.InvalidTextRepresentationError, match="grace"):
+            await connection.execute("SELECT 'grace@example.com'::integer")
+        with pytest.raises(asyncpg.RaiseError, match="grace"):
+            await connection.execute("DO $$ BEGIN RAISE 'grace@example.com'; END $$")
+        await connection.execute("SELECT 'grace@example.com'")
+        await kill(await connection.fetchval("SELECT pg_backend_pid() /* grace */"))
+        connection.terminate()  # a polite end would be written to nobody
+    log = (data_dir / "postgres.log").read_text()
+    assert "terminated by signal 9" in log
+    assert "grace" not in log
+
+
+async def test_psql_is_there_for_people(data_dir: Path) -> None:
+    """The wheel's psql accepts the URL as it is."""
+    async with running(data_dir, notice=quiet) as url:
+        psql = await asyncio.create_subprocess_exec(
+            psql_path(), url, "-XAtc", "SELECT 6 * 7", stdout=asyncio.subprocess.PIPE
+        )
+        assert (await psql.communicate())[0] == b"42\n"
+
+
+@pytest.mark.parametrize("name", ["long" * 40, "a, b's", "100%ä"])
+async def test_any_path_will_do(new_dir: Path, name: str) -> None:
+    """A path too long or too odd for a socket gets a private directory elsewhere, then removed."""
+    async with running(new_dir / name, notice=quiet) as url:
+        elsewhere = socket_dir(url)
+        assert new_dir not in elsewhere.parents
+        assert mode(elsewhere) == 0o700
+        user = await User.start(new_dir / name)
+        assert await user.ready() == url
+        await user.leave()
+        assert await ask(url, "SELECT 1") == 1
+    assert not elsewhere.exists()
+
+
+async def test_who_starts_the_server_may_leave_first(data_dir: Path) -> None:
+    """A server that this process started goes on for another one, which stops it at last."""
+    async with running(data_dir, notice=quiet) as url:
+        user = await User.start(data_dir)
+        assert await user.ready() == url
+        server = postmaster(data_dir)
+    assert await ask(url, "SELECT 1") == 1
+    await user.leave()
+    assert server not in processes(data_dir)
+
+
+async def test_who_joins_may_stay_longer(data_dir: Path) -> None:
+    """A server that another process started goes on for this one, which stops it at last."""
+    user = await User.start(data_dir)
+    await user.ready()
+    async with running(data_dir, notice=quiet) as url:
+        await user.leave()
+        assert await ask(url, "SELECT 1") == 1
+    assert processes(data_dir) == []
+
+
+async def test_many_at_once_share_one_server(new_dir: Path) -> None:
+    """Processes that come at the same time make one cluster and one server; the last stops it."""
+    users = [await User.start(new_dir) for _ in range(4)]
+    urls = await asyncio.gather(*(user.ready() for user in users))
+    assert len(set(urls)) == 1
+    await asyncio.gather(*(user.leave() for user in users))
+    assert processes(new_dir) == []
+
+
+async def test_a_server_without_users_is_adopted(data_dir: Path) -> None:
+    """After its only user was killed a server serves the next one, who stops it."""
+    user = await User.start(data_dir)
+    await user.ready()
+    server = postmaster(data_dir)
+    await user.die()
+    async with running(data_dir, notice=quiet) as url:
+        assert await ask(url, "SELECT 1") == 1
+        assert postmaster(data_dir) == server
+    assert processes(data_dir) == []
+
+
+async def test_commits_survive_a_killed_server(data_dir: Path) -> None:
+    """A server killed while in use costs an error, not data; leaving and returning is enough."""
+    async with running(data_dir, notice=quiet) as url:
+        await ask(url, "CREATE TABLE kept AS SELECT 1 AS one")
+        await kill(postmaster(data_dir))
+        with pytest.raises(OSError, match=r"refused|No such file"):
+            await ask(url, "SELECT 1")
+    async with running(data_dir, notice=quiet) as url:
+        assert await ask(url, "SELECT one FROM kept") == 1
+
+
+@pytest.mark.parametrize("pid_file", ["kept", "lost"])
+async def test_what_is_left_of_a_killed_server_is_waited_for(data_dir: Path, pid_file: str) -> None:
+    """No server starts while a process of a killed one still has the data open."""
+    waits = asyncio.Event()
+
+    def hear(line: str) -> None:
+        if "still ending" in line:
+            waits.set()
+
+    async with running(data_dir, notice=quiet) as url, connected(url) as connection:
+        backend = int(await connection.fetchval("SELECT pg_backend_pid()"))
+        os.kill(backend, signal.SIGSTOP)
+        await kill(postmaster(data_dir))
+        if pid_file == "lost":
+            (data_dir / "postgres" / "postmaster.pid").unlink()
+        connection.terminate()
+    async with running_soon(data_dir, hear) as entering:
+        await waits.wait()
+        os.kill(backend, signal.SIGCONT)
+        assert await ask(await entering, "SELECT 1") == 1
+
+
+async def test_starting_has_no_time_limit(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A live server that does not answer is waited for, with a notice now and then."""
+    monkeypatch.setattr(embedded, "NOTICE_S", 0.1)
+    monkeypatch.setattr(embedded, "PROBE_S", 0.1)
+    lines: asyncio.Queue[str] = asyncio.Queue()
+    user = await User.start(data_dir)
+    await user.ready()
+    os.kill(postmaster(data_dir), signal.SIGSTOP)
+    async with running_soon(data_dir, lines.put_nowait) as entering:
+        for _ in range(3):
+            assert "recovering after a crash" in await lines.get()
+        os.kill(postmaster(data_dir), signal.SIGCONT)
+        assert await ask(await entering, "SELECT 1") == 1
+        await user.leave()
+
+
+@asynccontextmanager
+async def running_soon(
+    data_dir: Path, notice: Callable[[str], None]
+) -> AsyncGenerator[asyncio.Future[str]]:
+    """Enter `running` in a task; yield a future of the URL."""
+    url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    leave = asyncio.Event()
+
+    async def use() -> None:
+        async with running(data_dir, notice=notice) as found:
+            url.set_result(found)
+            await leave.wait()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(use())
+        yield url
+        leave.set()
+
+
+@pytest.mark.parametrize("stale", ["", "12", "{stranger}\n/elsewhere\n1\n5432\n/tmp\n"])
+async def test_a_stale_pid_file_does_not_prevent_a_start(data_dir: Path, stale: str) -> None:
+    """Neither a cut-off `postmaster.pid` nor one whose process is by now another program."""
+    async with running(data_dir, notice=quiet):
+        pass
+    stranger = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "input()", stdin=asyncio.subprocess.PIPE
+    )
+    pid_file = data_dir / "postgres" / "postmaster.pid"
+    pid_file.write_text(stale.format(stranger=stranger.pid))
+    async with running(data_dir, notice=quiet) as url:
+        assert await ask(url, "SELECT 1") == 1
+    await stranger.communicate(b"\n")
+    assert stranger.returncode == 0
+
+
+async def test_a_killed_initdb_leaves_nothing_half_made(new_dir: Path) -> None:
+    """A cluster is there whole or not at all, and what a killed start left is cleared away."""
+    user = await User.start(new_dir)
+    await user.says("PostgreSQL is creating its cluster")
+    await user.die()
+    while left := processes(new_dir):  # initdb's own children come and go
+        await kill(*left)
+    assert unfinished(new_dir) != []
+    assert not (new_dir / "postgres").exists()
+    async with running(new_dir, notice=quiet) as url:
+        assert await ask(url, "SELECT 1") == 1
+    assert unfinished(new_dir) == []
+
+
+@pytest.mark.parametrize("moment", ["creating its cluster", "does not accept connections yet"])
+async def test_cancelling_a_start_stops_it(
+    new_dir: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C at any moment of a start stops what it has started."""
+    monkeypatch.setattr(embedded, "NOTICE_S", 0.01)
+
+    def interrupt(line: str) -> None:
+        if moment in line:
+            task.cancel()
+
+    async def start() -> None:
+        async with running(new_dir, notice=interrupt):
+            pytest.fail("the server started before it was cancelled")
+
+    task = asyncio.create_task(start())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert processes(new_dir) == []
+
+
+async def test_cancelling_a_start_before_the_server_wrote_its_pid(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is only just coming up is stopped as well."""
+    launch = embedded._Cluster._launch
+
+    def launch_and_interrupt(cluster: embedded._Cluster) -> subprocess.Popen[bytes]:
+        task.cancel()
+        return launch(cluster)
+
+    async def start() -> None:
+        async with running(data_dir, notice=quiet):
+            pytest.fail("the server started before it was cancelled")
+
+    monkeypatch.setattr(embedded._Cluster, "_launch", launch_and_interrupt)
+    task = asyncio.create_task(start())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert processes(data_dir) == []
+
+
+async def test_a_shutdown_that_hangs_is_cut_short(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server with a process that does not end is stopped all the same, and loses nothing."""
+    async with running(data_dir, notice=quiet) as url, connected(url) as connection:
+        await connection.execute("CREATE TABLE kept AS SELECT 1 AS one")
+        os.kill(await connection.fetchval("SELECT pg_backend_pid()"), signal.SIGSTOP)
+        monkeypatch.setattr(embedded, "FAST_SHUTDOWN_S", 0.1)
+        connection.terminate()
+    assert processes(data_dir) == []
+    async with running(data_dir, notice=quiet) as url:
+        assert await ask(url, "SELECT one FROM kept") == 1
+
+
+async def test_a_failed_start_says_why(data_dir: Path) -> None:
+    """The error carries the end of the server's log, and the server is gone."""
+    async with running(data_dir, notice=quiet):
+        pass
+    with (data_dir / "postgres" / "postgresql.conf").open("a") as conf:
+        conf.write("shared_buffers = nonsense\n")
+    with pytest.raises(EmbeddedPostgresError, match=r"did not start: .*shared_buffers"):
+        async with running(data_dir, notice=quiet):
+            pass
+    assert processes(data_dir) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "says"), [("17\n", "by PostgreSQL 17"), (None, "not a PostgreSQL cluster")]
+)
+async def test_data_of_another_make_is_refused(
+    new_dir: Path, version: str | None, says: str
+) -> None:
+    """Data that this PostgreSQL can't open is named in the error, and left alone."""
+    (new_dir / "postgres").mkdir(parents=True)
+    if version is not None:
+        (new_dir / "postgres" / "PG_VERSION").write_text(version)
+    with pytest.raises(EmbeddedPostgresError, match=says):
+        async with running(new_dir, notice=quiet):
+            pass
+
+
+async def test_a_useless_directory_is_refused_in_one_line() -> None:
+    """What the system refuses becomes an error that names the setting to change."""
+    with pytest.raises(EmbeddedPostgresError, match="USERLOG_DATA_DIR") as refusal:
+        async with running(Path(__file__), notice=quiet):
+            pass
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another account")
+async def test_root_lends_the_server_an_account(new_dir: Path) -> None:
+    """Started by root, PostgreSQL runs as another account, let through what was closed to it."""
+    lines: list[str] = []
+    parent = mode(new_dir.parent)
+    async with running(new_dir, notice=lines.append):
+        assert (new_dir / "postgres").owner() != "root"
+        assert postmaster(new_dir) in processes(new_dir)
+    assert mode(new_dir.parent) == parent | stat.S_IXOTH
+    assert [line for line in lines if str(new_dir.parent) in line] != []

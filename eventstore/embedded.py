@@ -105,8 +105,9 @@ async def running(data_dir: Path, *, notice: Callable[[str], None]) -> AsyncGene
     """Yield the URL of the server for `data_dir`, which is running for as long as the block does.
 
     Creates directory and cluster if need be, and starts the server unless one runs. Starting has
-    no time limit: recovery takes what it takes, and `notice` hears of it every NOTICE_S. On exit
-    the server stops unless another process uses it. EmbeddedPostgresError if it does not start.
+    no time limit: recovery takes what it takes, and `notice` hears of it every NOTICE_S. A server
+    that dies is started again. On exit the server stops unless another process uses it.
+    EmbeddedPostgresError if it does not start.
     """
     with _explained(data_dir):
         cluster = _Cluster(_make_private(data_dir), notice)
@@ -115,9 +116,17 @@ async def running(data_dir: Path, *, notice: Callable[[str], None]) -> AsyncGene
         try:
             with _explained(data_dir):
                 socket_dir = await cluster.join(users)
-            yield _url(socket_dir)
+            keeper = asyncio.create_task(cluster.keep(), name="embedded-postgres")
+            try:
+                yield _url(socket_dir)
+            finally:
+                # Both, because what is cancelled while its connection breaks may not notice.
+                cluster.let_go = True
+                keeper.cancel()
+                await asyncio.wait([keeper])
         finally:
-            # Nothing is awaited before the signal is sent: a second Ctrl-C can't leave it unsent.
+            # However the wait for the keeper ended, and with nothing awaited before the signal is
+            # sent: a second Ctrl-C can't leave it unsent.
             # Unlocking first matters: of two that leave at once, one must find nobody else.
             fcntl.flock(users, fcntl.LOCK_UN)
             if _locked(users, fcntl.LOCK_EX):
@@ -137,6 +146,8 @@ class _Cluster:
         self._path = data_dir / "postgres"
         self._log = data_dir / "postgres.log"
         self._log_start = 0
+        self._socket_dir: Path | None = None
+        self.let_go = False
         self._notice = notice
 
     def open_lock(self, name: str) -> BinaryIO:
@@ -154,6 +165,20 @@ class _Cluster:
             if not self._exists():
                 await self._create()
             return await self._serve()
+
+    async def keep(self) -> None:
+        """Start the server again whenever it is found dead, until cancelled or `let_go`."""
+        while not self.let_go:
+            await asyncio.sleep(RETRY_S)
+            if self._find() is not None:
+                continue
+            self._notice("PostgreSQL has died; starting it again")
+            try:
+                with self.open_lock("start") as start:
+                    if _locked(start, fcntl.LOCK_EX):  # else another process is at it
+                        await self._serve()
+            except (EmbeddedPostgresError, OSError) as error:
+                self._notice(f"PostgreSQL does not start again: {error}")
 
     async def stop(self) -> None:
         """Stop the server, if there is one. The caller holds the exclusive users lock."""
@@ -224,6 +249,7 @@ class _Cluster:
             if child is not None:
                 await self._halt(_Server(child.pid, self._socket_dir))
             raise
+        self._socket_dir = socket_dir
         return socket_dir
 
     async def _accepting(self) -> Path | None:
@@ -282,6 +308,7 @@ class _Cluster:
     def _launch(self) -> subprocess.Popen[bytes]:
         """Start the server, none being there, whatever files an earlier one left behind."""
         self._drop_misleading_pid_file()
+        self._socket_dir = self._make_socket_dir()
         settings = (*_SETTINGS, f"unix_socket_directories={self._socket_dir}")
         options = [word for setting in settings for word in ("-c", setting)]
         return self._spawn("postgres", "-D", str(self._path), *options)
@@ -296,9 +323,13 @@ class _Cluster:
         if not pid.isdecimal() or _signalable(int(pid)):
             (self._path / "postmaster.pid").unlink(missing_ok=True)
 
-    @functools.cached_property
-    def _socket_dir(self) -> Path:
-        """A new private directory: in the data directory if that path fits, else elsewhere."""
+    def _make_socket_dir(self) -> Path:
+        """Make a private directory: in the data directory if that path fits, else elsewhere.
+
+        A server that is started again gets the one it had: its users know that one.
+        """
+        if self._socket_dir is not None and self._socket_dir.is_dir():
+            return self._socket_dir
         path = self._data_dir / "postgres.socket"
         shutil.rmtree(path, ignore_errors=True)
         if len(os.fsencode(path)) <= SOCKET_DIR_BYTES_MAX and _PLAIN_PATH.fullmatch(str(path)):

@@ -92,6 +92,17 @@ async def test_nothing_is_lost_when_the_database_is_killed(home: Home) -> None:
         assert (await service.get(f"{USER_PATH}?{LAST}")).body["lifecycle"] == "deleted"
 
 
+async def test_a_database_that_dies_is_started_again(home: Home) -> None:
+    """When PostgreSQL is killed under a running service, it comes back without a restart."""
+    async with home.serving() as service:
+        await home.send(service)
+        os.kill(home.postmaster(), signal.SIGKILL)
+        while (answer := await service.get(f"{USER_PATH}?{LAST}")).status != 200:
+            assert answer.status == 503
+        assert answer.body["lifecycle"] == "deleted"
+        assert [one["answer"]["duplicates"] for one in await home.send(service)] == [1, 1, 1]
+
+
 async def test_a_damaged_row_is_rebuilt_while_reads_go_on(home: Home) -> None:
     """`userlog rebuild` brings the right row back, and no read fails meanwhile."""
     async with home.serving() as service:

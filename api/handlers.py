@@ -15,7 +15,7 @@ from api.problems import Problem
 from api.signatures import HEADER, verify
 from eventstore.errors import LogError
 from eventstore.events import Position
-from projections.read_model import NotReachedError, rfc3339
+from projections.read_model import NotReachedError, parse_mark, rfc3339
 
 if TYPE_CHECKING:
     from api.runtime import Runtime
@@ -139,6 +139,9 @@ async def _body(request: web.Request) -> bytes:
         return await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise Problem(413, "Body too large", "see USERLOG_BODY_BYTES_MAX for the limit") from None
+    except (web.RequestPayloadError, ConnectionError):
+        detail = "it ended early, or is not encoded as its headers say"
+        raise Problem(400, "Body not received", detail) from None
 
 
 def _order(text: str | None) -> Order:
@@ -146,11 +149,7 @@ def _order(text: str | None) -> Order:
 
 
 def _mark(text: str) -> str:
-    try:
-        bytes.fromhex(text[:82])
-        int(text[82:], 16)
-    except ValueError:
-        raise ValueError("give back `next` of the page before, unchanged") from None
+    parse_mark(text)
     return text
 
 

@@ -1,7 +1,8 @@
 """Log lines: readable in a terminal, JSON elsewhere, and never a user's data in them.
 
 What an exception says may quote data (a value that could not be stored, a row that exists
-already), so of exceptions only the types and places are written, not the messages.
+already), so of exceptions only the types and places are written, not the messages. The key is
+`raised`: `exception` is what a terminal's renderer takes for a traceback as text.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def configure(level: str, style: Literal["auto", "text", "json"]) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last],
         )
     )
+    logging.raiseExceptions = False  # or a line that can't be formatted is shown with its arguments
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
 
 
@@ -53,7 +55,7 @@ def _places_only(_logger: object, _method: str, event: EventDict) -> EventDict:
     error = given if isinstance(given, BaseException) else sys.exception() if given else None
     if error is not None:
         frames = traceback.extract_tb(error.__traceback__)
-        event["exception"] = [type(one).__name__ for one in _chain(error)]
+        event["raised"] = [type(one).__name__ for one in _chain(error)]
         event["places"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
     return event
 
@@ -67,9 +69,14 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 
 
 def _library_line(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Keep of a library's line the message's template and drop what was filled into it."""
+    """Keep of a library's line the message's template and drop what was filled into it.
+
+    Only its first line: asyncio's go on with what it knows of a task, its exception included.
+    An exception in the place of a template is one more that is not to be quoted.
+    """
     record: logging.LogRecord = event["_record"]
-    event["event"] = str(record.msg)
+    said: object = record.msg
+    event["event"] = said.partition("\n")[0] if isinstance(said, str) else type(said).__name__
     event["logger"] = record.name
     event["exc_info"] = record.exc_info[1] if record.exc_info else None
     return event

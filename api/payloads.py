@@ -18,6 +18,7 @@ from projections.deliveries import (
     moment,
     read_delivery,
     read_entry,
+    refuse_too_deep,
     split_payload,
 )
 
@@ -29,6 +30,7 @@ _KINDS = {
     "update": Kind.UPDATED,
     "delete": Kind.DELETED,
 }
+_PLACES_MAX = 100
 
 
 class Decoded(msgspec.Struct, frozen=True):
@@ -57,25 +59,24 @@ def decode(body: bytes) -> Decoded:
         delivery = read_delivery(body)
         if delivery.topic != USER_TOPIC:
             return Decoded(delivery.topic, [], [])
+        refuse_too_deep(body)
         raws = split_payload(delivery.payload)
+        alone = [body] if len(raws) == 1 else _restrict(body, delivery.payload, raws)
     except UnreadableError as error:
         return Decoded("", [], [error])
     if delivery.type not in _KINDS:
         detail = "a user event that is no create, update or delete"
         return Decoded(delivery.topic, [], [UnreadableError("unknown-event", detail)])
-    return _decode_entries(body, delivery, raws)
+    return _decode_entries(delivery, raws, alone)
 
 
-def _decode_entries(body: bytes, delivery: Delivery, raws: list[bytes]) -> Decoded:
+def _decode_entries(delivery: Delivery, raws: list[bytes], alone: list[bytes]) -> Decoded:
     events: list[NewEvent] = []
     rejected: list[UnreadableError] = []
     nth: Counter[tuple[str, str]] = Counter()
-    if not raws:
-        rejected.append(UnreadableError("no-users", "`payload` is an empty list"))
-    for raw in raws:
+    for raw, payload in zip(raws, alone, strict=True):
         try:
-            alone = body if len(raws) == 1 else _restrict(body, delivery.payload, raw)
-            event = _event(delivery, raw, alone, nth)
+            event = _event(delivery, raw, payload, nth)
         except UnreadableError as error:
             rejected.append(error)
         else:
@@ -121,17 +122,20 @@ def _identity(delivery: Delivery, occurred_at: datetime, content: bytes, nth: in
     return b"content\0" + occurred_at.isoformat().encode() + b"\0" + content
 
 
-def _restrict(body: bytes, payload: bytes, raw: bytes) -> bytes:
-    """Return the delivery with one entry left in its payload, every other byte as it was.
+def _restrict(body: bytes, payload: bytes, raws: list[bytes]) -> list[bytes]:
+    """Return for each entry the delivery with it alone in its payload, every other byte as it was.
 
-    The decoder does not tell where in the body the payload stands, so each place where its bytes
-    occur is tried until reading the result gives exactly that entry.
+    The decoder does not tell where in the body the payload stands, so the places where its bytes
+    occur are tried until reading the body without them finds the payload empty.
     """
-    only = b"[" + raw + b"]"
-    start = body.find(payload)
-    while start >= 0:
-        alone = body[:start] + only + body[start + len(payload) :]
-        if read_delivery(alone).payload == only:
-            return alone
+    if not raws:
+        raise UnreadableError("no-users", "`payload` is an empty list")
+    start = -1
+    for _ in range(_PLACES_MAX):
         start = body.find(payload, start + 1)
+        if start < 0:
+            break
+        before, after = body[:start], body[start + len(payload) :]
+        if read_delivery(before + b"[]" + after).payload == b"[]":
+            return [b"".join((before, b"[", raw, b"]", after)) for raw in raws]
     raise UnreadableError("no-users", "the place of `payload` in the body can't be found")

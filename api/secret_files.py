@@ -44,7 +44,7 @@ def obtain(settings: Settings) -> Secrets:
         _refuse_generated(settings, missing)
     made: list[str] = []
     texts = {
-        name: _file(settings, name, made) if name in missing else str(getattr(settings, name))
+        name: _generated(settings, name, made) if name in missing else getattr(settings, name)
         for name in FILES
     }
     key = key_bytes(texts["master_key"])
@@ -59,8 +59,21 @@ def _refuse_generated(settings: Settings, missing: list[str]) -> None:
         raise SettingsError(f"to listen on {settings.host} these must be set: {names}")
 
 
-def _file(settings: Settings, name: str, made: list[str]) -> str:
+def _generated(settings: Settings, name: str, made: list[str]) -> str:
     path = Path(settings.data_dir) / FILES[name]
+    try:
+        text = _file(path, name, made)
+    except (OSError, UnicodeDecodeError) as error:
+        problem = f"can't be read or made ({type(error).__name__})"
+        raise SettingsError(f"{path} {problem}; see {PREFIX}DATA_DIR") from None
+    if not text:
+        raise SettingsError(
+            f"{path} is empty; restore what was in it, or remove it to have a new one made"
+        )
+    return text
+
+
+def _file(path: Path, name: str, made: list[str]) -> str:
     if path.exists():
         return path.read_text(encoding="utf-8").strip()
     if name == "master_key" and (path.parent / "postgres").exists():

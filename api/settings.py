@@ -31,7 +31,7 @@ class SettingsError(Exception):
 
 
 Count = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 
 
 def _about(text: str, example: str) -> Meta:
@@ -122,11 +122,20 @@ def _find(name: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
         return "environment", environ[variable]
     path = environ.get(f"{variable}_FILE")
     if path and name in _HIDDEN:
-        try:
-            return "file", Path(path).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{variable}_FILE can't be read ({type(error).__name__})") from None
+        return "file", _content(f"{variable}_FILE", path)
     return "default", None
+
+
+def _content(variable: str, path: str) -> str:
+    example = f"example: {variable}=/run/secrets/userlog"
+    try:
+        text = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        problem = type(error).__name__
+        raise SettingsError(f"{variable} can't be read ({problem}); {example}") from None
+    if not text:
+        raise SettingsError(f"{variable} names an empty file; {example}")
+    return text
 
 
 def _convert(field: msgspec.structs.FieldInfo, value: object) -> Any:  # noqa: ANN401 - as typed

@@ -51,9 +51,10 @@ class Appender:
     def submit(self, items: Sequence[SealedEvent]) -> list[asyncio.Future[Written]]:
         """Queue events, all or none; QueueFullError when the queue has no room for them.
 
-        Abandoning a future does not take its event back.
+        More than it ever has room for are taken when nothing waits, or they would be refused for
+        ever. Abandoning a future does not take its event back.
         """
-        if self.queued + len(items) > self._limits.queue_rows_max:
+        if self.queued and self.queued + len(items) > self._limits.queue_rows_max:
             msg = f"{self.queued} events wait to be written, the limit is reached"
             raise QueueFullError(msg)
         loop = asyncio.get_running_loop()

@@ -81,12 +81,15 @@ async def _add_partitions(connection: Connection, partitions: int) -> None:
 
 async def check(connection: Connection) -> int:
     """Return the number of partitions; SchemaError if the schema is missing or does not fit."""
+    if not await connection.fetchval("SELECT to_regnamespace('userlog') IS NOT NULL"):
+        msg = "the database has no userlog schema; run `userlog init`"
+        raise SchemaError(msg)
     try:
         row = await connection.fetchrow("SELECT schema_version, partitions FROM userlog.meta")
-    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
+    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
         row = None
     if row is None:
-        msg = "the database has no userlog schema; run `userlog init`"
+        msg = "the database's schema `userlog` is not complete; drop it, or use another database"
         raise SchemaError(msg)
     found: Any = row["schema_version"]
     if found != SCHEMA_VERSION:

@@ -40,10 +40,11 @@ class Position(NamedTuple):
         partition, colon, number = text.partition(":")
         plain = partition.isascii() and partition.isdecimal() and len(partition) <= 4  # noqa: PLR2004 - 1,024 partitions at most
         dense = number.isascii() and number.isdecimal() and len(number) <= 18  # noqa: PLR2004 - fits 64 bits
-        if not (colon and plain and dense):
+        found = cls(int(partition), int(number)) if colon and plain and dense else None
+        if found is None or str(found) != text:
             msg = "a position looks like 0:42, partition and number with a colon between"
             raise ValueError(msg)
-        return cls(int(partition), int(number))
+        return found
 
 
 class Stream(msgspec.Struct, frozen=True, gc=False):

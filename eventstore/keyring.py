@@ -52,14 +52,16 @@ class Keyring:
     async def find_or_make(self, streams: Iterable[Stream]) -> list[StreamKey]:
         """Return a key for each stream; one look-up per partition for those not at hand."""
         wanted = list(streams)
+        found: dict[uuid.UUID, StreamKey] = {}
         missing: dict[int, dict[uuid.UUID, Stream]] = {}
         for stream in wanted:
-            if stream.stream_id not in self._keys:
+            if key := self._keys.get(stream.stream_id):
+                found[stream.stream_id] = key  # another call may forget it while this one waits
+            else:
                 missing.setdefault(stream.partition, {})[stream.stream_id] = stream
-        fetched: dict[uuid.UUID, StreamKey] = {}
         for partition, absent in missing.items():
-            fetched.update(await self._look_up(partition, absent))
-        return [self._remember(self._keys.get(s.stream_id) or fetched[s.stream_id]) for s in wanted]
+            found.update(await self._look_up(partition, absent))
+        return [self._remember(found[stream.stream_id]) for stream in wanted]
 
     async def _look_up(
         self, partition: int, absent: dict[uuid.UUID, Stream]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _SQL = sql.load("eventstore")
 _NO_PAYLOAD = b""
+_FIRST = datetime.min.replace(tzinfo=UTC) + timedelta(milliseconds=1)
+_LAST = datetime.max.replace(tzinfo=UTC, microsecond=999_000)
+"""What lies beyond, the driver stores as an infinity, which does not come back as a time."""
 
 
 class SealedEvent(msgspec.Struct, frozen=True, gc=False):
@@ -48,10 +51,11 @@ def seal(event: NewEvent, key: StreamKey) -> SealedEvent:
     """Seal an event with its user's key. Of an erased user's event nothing readable is kept."""
     identity = key.data_key.identity(event.identity)
     digest = key.data_key.digest(event.content)
-    if key.erased:
-        return SealedEvent(key, event.kind, event.occurred_at, identity, digest, _NO_PAYLOAD)
-    payload = key.data_key.seal(event.payload, _context(key.stream.stream_id, identity))
-    return SealedEvent(key, event.kind, event.occurred_at, identity, digest, payload)
+    payload = _NO_PAYLOAD
+    if not key.erased:
+        payload = key.data_key.seal(event.payload, _context(key.stream.stream_id, identity))
+    occurred_at = min(max(event.occurred_at, _FIRST), _LAST)
+    return SealedEvent(key, event.kind, occurred_at, identity, digest, payload)
 
 
 def _context(stream_id: uuid.UUID, identity: bytes) -> bytes:
@@ -145,15 +149,25 @@ async def is_erased(pool: Pool, stream: Stream) -> bool:
 
 def _recorded(row: asyncpg.Record, partition: int, keyring: Keyring) -> RecordedEvent:
     stream_id: uuid.UUID = row["stream_id"]
-    key = keyring.of_row(row)
-    sealed: bytes = row["payload"]
-    readable = key is not None and sealed != _NO_PAYLOAD
-    payload = key.open(sealed, _context(stream_id, row["identity"])) if key and readable else None
+    position = Position(partition, row["position"])
+    try:
+        payload = _opened(row, keyring)
+    except SealBrokenError as error:
+        msg = f"event {position}: {error}"
+        raise SealBrokenError(msg) from error
     return RecordedEvent(
-        Position(partition, row["position"]),
+        position,
         Stream(partition, stream_id, row["application_id"], row["user_id"]),
         Kind(row["kind"]),
         row["occurred_at"],
         row["recorded_at"],
         payload,
     )
+
+
+def _opened(row: asyncpg.Record, keyring: Keyring) -> bytes | None:
+    key = keyring.of_row(row)
+    sealed: bytes = row["payload"]
+    if key is None or sealed == _NO_PAYLOAD:
+        return None
+    return key.open(sealed, _context(row["stream_id"], row["identity"]))

@@ -12,6 +12,7 @@ is in the log is read by the best reader there is, not by the one that was there
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeGuard
 
@@ -23,6 +24,9 @@ _SECONDS_BELOW = 100_000_000_000
 """A number below is epoch seconds (until the year 5138), one above epoch milliseconds."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ID_CHARACTERS_MAX = 200
+_DEPTH_MAX = 100
+_TOO_DEEP = "nested too deeply"
+_BRACKET_OR_STRING = re.compile(rb'[\[{\]}]|"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
 class UnreadableError(Exception):
@@ -147,7 +151,7 @@ def _decode(decoder: Any, raw: bytes) -> Any:  # noqa: ANN401 - as wide as the d
     except UnicodeDecodeError:
         raise UnreadableError("not-json", "a string is not valid UTF-8") from None
     except RecursionError:
-        raise UnreadableError("not-json", "nested too deeply") from None
+        raise UnreadableError("not-json", _TOO_DEEP) from None
 
 
 def _place(message: str, raw: bytes) -> str:
@@ -159,6 +163,22 @@ def _place(message: str, raw: bytes) -> str:
     line = raw.count(b"\n", 0, offset) + 1
     column = offset - raw.rfind(b"\n", 0, offset)
     return f"{head}(line {line}, column {column}, byte {offset})"
+
+
+def refuse_too_deep(raw: bytes) -> None:
+    """UnreadableError if JSON is nested deeper than whoever reads it later is sure to follow.
+
+    Where the decoder itself gives up depends on its caller's stack: what it accepted here it
+    might refuse elsewhere.
+    """
+    if raw.count(b"[") + raw.count(b"{") <= _DEPTH_MAX:
+        return
+    depth = 0
+    for found in _BRACKET_OR_STRING.finditer(raw):
+        sign = raw[found.start()]
+        depth += (sign in b"[{") - (sign in b"]}")
+        if depth > _DEPTH_MAX:
+            raise UnreadableError("not-json", _TOO_DEEP)
 
 
 def is_object(value: object) -> TypeGuard[dict[str, Any]]:
@@ -209,7 +229,7 @@ def moment(value: object) -> datetime | None:
     milliseconds = value * 1000 if abs(value) < _SECONDS_BELOW else value
     try:
         return _EPOCH + timedelta(milliseconds=int(milliseconds))
-    except OverflowError:
+    except (OverflowError, ValueError):  # infinity, NaN
         return None
 
 

@@ -160,13 +160,25 @@ async def generations(log: EventLog, state: str) -> list[int]:
 
 
 async def catch_up(log: EventLog, batch_max: int) -> int:
-    """Project until nothing is left in any partition and live generation; return how many."""
+    """Project until nothing is left in any partition and live generation; return how many.
+
+    An event that can't be projected stops its own partition and generation; its error is raised
+    when the others have caught up.
+    """
     projected = 0
+    stopped: LogError | None = None
     for number in await generations(log, "live"):
         for partition in range(log.partitions):
             where = Generation(partition, number)
-            while (done := await project_batch(log, where, batch_max)) and done.events:
-                projected += done.events
+            try:
+                while (done := await project_batch(log, where, batch_max)) and done.events:
+                    projected += done.events
+            except UnavailableError:
+                raise
+            except LogError as error:
+                stopped = stopped or error
+    if stopped:
+        raise stopped
     return projected
 
 
@@ -184,6 +196,7 @@ class Projector:
         self._poll_s = poll_s
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._stopping = False
 
     def wake(self) -> None:
         """Look at the log now."""
@@ -192,30 +205,43 @@ class Projector:
     def start(self) -> None:
         """Begin to follow the log; idempotent."""
         if self._task is None:
+            self._stopping = False
             self._task = asyncio.create_task(self._run(), name="projector")
 
     async def stop(self) -> None:
         """Finish or roll back the batch in hand; idempotent."""
         if self._task is not None:
+            # A cancellation alone can get lost: a connection that breaks meanwhile hides it.
+            self._stopping = True
+            self.wake()
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
             self._task = None
 
     async def _run(self) -> None:
-        healthy = True
-        while True:
+        trouble = ""
+        while not self._stopping:
             self._woken.clear()
-            try:
-                await catch_up(self._log, self._batch_max)
-                healthy = True
-            except UnavailableError as error:
-                if healthy:
-                    _log.warning("projector waits for the database", problem=str(error))
-                healthy = False
-            except LogError as error:
-                if healthy:
-                    _log.error("projector stands still", problem=str(error))
-                healthy = False
+            trouble = await self._look(trouble)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), self._poll_s)
+
+    async def _look(self, said: str) -> str:
+        """Catch up; say what stands in the way, unless it is what was said last, and return it."""
+        try:
+            await catch_up(self._log, self._batch_max)
+        except UnavailableError as error:
+            trouble = "unavailable"
+            if trouble != said:
+                _log.warning("projector waits for the database", problem=str(error))
+        except LogError as error:
+            trouble = str(error)
+            if trouble != said:
+                _log.error("projector stands still", problem=trouble)
+        except Exception as error:  # noqa: BLE001 - a projector that ends in silence is worse
+            trouble = type(error).__name__
+            if trouble != said:
+                _log.error("projector stands still", problem=trouble, exc_info=error)
+        else:
+            trouble = ""
+        return trouble

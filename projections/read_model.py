@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
     from projections.state import UserEvent
 
 _SQL = sql.load("projections")
-_FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
+_FOREVER = datetime.max.replace(tzinfo=UTC)
 _WAIT_FIRST_S = 0.005
 _WAIT_LONGEST_S = 0.2
-_ORDER_KEY_BYTES = 41
+_MARK = re.compile(r"([0-9a-f]{82})([0-9a-f]{1,15})")
+"""An order key of 41 bytes, and a position."""
 
 Order: TypeAlias = Literal["asc", "desc"]
 
@@ -123,7 +125,7 @@ class ReadModel:
         self, stream: Stream, *, order: Order = "asc", limit: int = 100, after: str | None = None
     ) -> History:
         """Return a page in effective order; ValueError if `after` is none of ours."""
-        order_key, position = _parse_after(after)
+        order_key, position = (None, None) if after is None else parse_mark(after)
         query = _SQL[f"history_{order}"]
         args = (stream.partition, stream.stream_id, order_key, position, limit + 1)
         with database_errors():
@@ -149,7 +151,7 @@ class ReadModel:
             entries, keys = entries[::-1], keys[::-1]
         start = 0
         if after is not None:
-            mark = _parse_after(after)
+            mark = parse_mark(after)
             start = sum(1 for key in keys if (key <= mark if order == "asc" else key >= mark))
         page = entries[start : start + limit]
         more = start + limit < len(entries)
@@ -242,8 +244,10 @@ def _after(order_key: bytes, position: int) -> str:
     return f"{order_key.hex()}{position:x}"
 
 
-def _parse_after(after: str | None) -> tuple[bytes | None, int | None]:
-    if after is None:
-        return None, None
-    digits = 2 * _ORDER_KEY_BYTES
-    return bytes.fromhex(after[:digits]), int(after[digits:], 16)
+def parse_mark(text: str) -> tuple[bytes, int]:
+    """Read a page's `next`; ValueError for anything else."""
+    found = _MARK.fullmatch(text)
+    if not found:
+        msg = "give back `next` of the page before, unchanged"
+        raise ValueError(msg)
+    return bytes.fromhex(found[1]), int(found[2], 16)

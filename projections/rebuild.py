@@ -40,7 +40,8 @@ async def rebuild(log: EventLog, *, batch_max: int, progress: Callable[[int, int
     behind is removed.
     """
     async with _only_rebuild(log) as connection:
-        for left_over in await generations(log, "building"):
+        live = await generations(log, "live")
+        for left_over in sorted((await _tables(connection)).keys() - set(live)):
             await _drop(connection, left_over)
         number = await _new_generation(connection)
         await _fill(log, number, batch_max, progress)
@@ -63,9 +64,13 @@ async def _new_generation(connection: Connection) -> int:
     async with connection.transaction():
         number: int = await connection.fetchval(_SQL["generation_new"])
         for table in _TABLES:
+            # Attaching, unlike CREATE TABLE … PARTITION OF, waits for no reader and stops none.
             await connection.execute(
-                f"CREATE TABLE userlog.{table}_g{number}"
-                f" PARTITION OF userlog.{table} FOR VALUES IN ({number})"
+                f"CREATE TABLE userlog.{table}_g{number} (LIKE userlog.{table} INCLUDING ALL)"
+            )
+            await connection.execute(
+                f"ALTER TABLE userlog.{table} ATTACH PARTITION userlog.{table}_g{number}"
+                f" FOR VALUES IN ({number})"
             )
         await connection.execute(_SQL["generation_start"], number)
     return number
@@ -108,18 +113,28 @@ async def _flip(connection: Connection, log: EventLog, number: int) -> int:
     return old
 
 
+async def _tables(connection: Connection) -> dict[int, list[tuple[str, bool]]]:
+    """Return each generation's tables, and whether they are attached."""
+    found: dict[int, list[tuple[str, bool]]] = {}
+    for row in await connection.fetch(_SQL["generation_tables"]):
+        table, _, number = row["relname"].rpartition("_g")
+        found.setdefault(int(number), []).append((table, row["attached"]))
+    return found
+
+
 async def _drop(connection: Connection, number: int) -> None:
     """Remove a generation that answers nobody; readers that still use it are waited for."""
     await connection.execute(_SQL["generation_forget"], number)
     await connection.execute(_SQL["checkpoints_forget"], number)
-    for row in await connection.fetch(_SQL["generation_tables"]):
-        table, _, generation = row["relname"].rpartition("_g")
-        if int(generation) != number:
-            continue
-        if row["attached"]:
-            with contextlib.suppress(asyncpg.UndefinedTableError):
-                await connection.execute(
-                    f"ALTER TABLE userlog.{table} DETACH PARTITION userlog.{row['relname']}"
-                    " CONCURRENTLY"
-                )
-        await connection.execute(f"DROP TABLE userlog.{row['relname']}")
+    for table, attached in (await _tables(connection)).get(number, []):
+        if attached:
+            await _detach(connection, table, f"{table}_g{number}")
+        await connection.execute(f"DROP TABLE userlog.{table}_g{number}")
+
+
+async def _detach(connection: Connection, table: str, part: str) -> None:
+    detach = f"ALTER TABLE userlog.{table} DETACH PARTITION userlog.{part}"
+    try:
+        await connection.execute(f"{detach} CONCURRENTLY")
+    except asyncpg.ObjectNotInPrerequisiteStateError:  # begun by a rebuild that died in it
+        await connection.execute(f"{detach} FINALIZE")

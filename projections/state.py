@@ -34,6 +34,7 @@ _KNOWN = (
     *("is_created", "hash", "created_at", "updated_at"),
 )
 _IDS = frozenset(("_id", "id", "user_id", "userId", "application_id", "applicationId"))
+_CODE_DIGITS_MAX = 9
 _CONTACT = ("active", "primary", "verified", "email", "phone", "country_code")
 
 
@@ -153,8 +154,8 @@ def _contact(item: object) -> object:
     if type(found.get("phone")) is int:
         found["phone"] = str(found["phone"])
     code = found.get("country_code")
-    if isinstance(code, str) and code.removeprefix("+").isdecimal():
-        found["country_code"] = int(code.removeprefix("+"))
+    if isinstance(code, str) and len(digits := code.removeprefix("+")) <= _CODE_DIGITS_MAX:
+        found["country_code"] = int(digits) if digits.isdecimal() else code
     handled = (*_CONTACT_TWINS, *_CONTACT_TWINS.values())
     found.update({name: value for name, value in item.items() if name not in handled})
     return found

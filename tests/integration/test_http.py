@@ -1,0 +1,598 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+import structlog
+from aiohttp import ClientSession, web
+
+from api import logs
+from api.app import make_app
+from api.runtime import opened
+from api.secret_files import Secrets
+from api.settings import Settings
+from api.signatures import HEADER, sign
+from projections.projector import Projector, catch_up
+from tests.integration.support import (
+    APP,
+    HEADS,
+    SAMPLE_USER,
+    SAMPLES,
+    assert_log_holds,
+    blocked,
+    connected,
+    delivery,
+    envelope,
+    erase,
+    holding,
+    proxied,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+
+    from api.runtime import Runtime
+    from tests.conftest import Stack
+    from tests.integration.support import Lines
+
+SECRETS = Secrets(["old secret", "new secret"], b"a master key for tests only 32 b", "token", [])
+AUTH = {"Authorization": "Bearer token"}
+USER = f"/v1/applications/{APP}/users/{SAMPLE_USER}"
+VERBATIM = Path(__file__).parents[1].joinpath("samples", "delete-verbatim.json").read_bytes()
+NOTHING = {"accepted": 0, "duplicates": 0, "ignored": 0, "quarantined": 0, "positions": []}
+
+
+class Answer(msgspec.Struct, frozen=True):
+    status: int
+    headers: dict[str, str]
+    body: Any
+
+
+class Service:
+    """A running service, and the two sides that call it."""
+
+    def __init__(self, runtime: Runtime, client: ClientSession, port: int) -> None:
+        self.runtime = runtime
+        self.client = client
+        self.port = port
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def call(self, method: str, path: str, **given: Any) -> Answer:
+        async with self.client.request(method, path, **given) as response:
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            body = await response.read()
+            return Answer(response.status, headers, msgspec.json.decode(body) if body else None)
+
+    async def get(self, path: str, **query: str) -> Answer:
+        return await self.call("GET", path, params=query, headers=AUTH)
+
+    async def post(self, body: bytes, signature: str | None = "") -> Answer:
+        """Post as the platform does; without a signature if it is None."""
+        given = sign(body, "new secret") if signature == "" else signature
+        headers = {} if given is None else {HEADER: given}
+        return await self.call("POST", "/webhooks/fynd", data=io.BytesIO(body), headers=headers)
+
+    async def raw(self, request: bytes) -> tuple[int, bytes]:
+        """Send bytes that no client would send; return the status and all that came back."""
+        reader, writer = await self.connect()
+        writer.write(request + b"Connection: close\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return int(answer.split(b" ", 2)[1]), answer
+
+    async def catch_up(self) -> None:
+        await catch_up(self.runtime.log, 100)
+
+
+@contextlib.asynccontextmanager
+async def serving(url: str, **settings: Any) -> AsyncGenerator[Service]:
+    """Serve as `userlog serve` does; aiohttp's test server would cancel handlers, ours must not."""
+    async with opened(
+        Settings(database_url=url, wait_timeout_s=0.05, **settings), SECRETS
+    ) as runtime:
+        runner = web.AppRunner(make_app(runtime, SECRETS), access_log=None, shutdown_timeout=1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            port = runner.addresses[0][1]
+            async with ClientSession(f"http://127.0.0.1:{port}") as client:
+                yield Service(runtime, client, port)
+        finally:
+            await runner.cleanup()
+
+
+@pytest.fixture
+async def service(database_url: str) -> AsyncIterator[Service]:
+    async with serving(database_url) as running:
+        yield running
+
+
+def assert_problem(answer: Answer, status: int, *parameters: str) -> None:
+    """Check the shape that RFC 9457 and our own promise give to everything but success."""
+    assert answer.status == status
+    assert answer.headers["content-type"].startswith("application/problem+json")
+    document = answer.body
+    assert document["status"] == status
+    assert document["type"].startswith("urn:userlog:problem:")
+    assert document["title"]
+    assert document["detail"]
+    assert [e["parameter"] for e in document.get("errors", [])] == list(parameters)
+    assert all(e["detail"] for e in document.get("errors", []))
+
+
+# What the platform is answered
+
+
+async def test_samples(service: Service) -> None:
+    """The documented samples are accepted one by one, and again as duplicates of the first."""
+    for n, body in enumerate(SAMPLES, 1):
+        answer = await service.post(body)
+        assert answer.status == 200
+        assert answer.body == {**NOTHING, "accepted": 1, "positions": [f"0:{n}"]}
+    for n, body in enumerate(SAMPLES, 1):
+        answer = await service.post(body)
+        assert answer.body == {**NOTHING, "duplicates": 1, "positions": [f"0:{n}"]}
+    await service.catch_up()
+    found = (await service.get(USER)).body
+    assert (found["user_id"], found["lifecycle"]) == (SAMPLE_USER, "deleted")
+    assert found["as_of"]["position"] == "0:3"
+
+
+async def test_either_secret(service: Service) -> None:
+    """Both secrets of a rotation are accepted."""
+    for n, secret in enumerate(SECRETS.webhook_secrets):
+        body = delivery(at_ms=n)
+        assert (await service.post(body, sign(body, secret))).body["accepted"] == 1
+
+
+@pytest.mark.parametrize("signature", ["", None, "wrong"], ids=["good", "none", "wrong"])
+async def test_ping(service: Service, signature: str | None) -> None:
+    """A ping is answered with 200 and has no effect, whoever signed it."""
+    answer = await service.post(b'{"event": {"name": "ping", "type": "test"}}', signature)
+    assert (answer.status, answer.body) == (200, {**NOTHING, "ignored": 1})
+    assert await assert_empty(service)
+
+
+async def test_other_topic(service: Service) -> None:
+    """What the platform says of other things is acknowledged and ignored."""
+    answer = await service.post(envelope({"address": {"user_id": "u"}}, topic="address"))
+    assert (answer.status, answer.body) == (200, {**NOTHING, "ignored": 1})
+    assert await assert_empty(service)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (VERBATIM, "not-json"),
+        (b"", "not-json"),
+        (b"\xff\xfe\x00", "not-json"),
+        (b'{"a":' * 100_000, "not-json"),
+        (b"[1, 2]", "unknown-envelope"),
+        (b'{"some": "thing"}', "unknown-envelope"),
+        (envelope(), "no-users"),
+        (envelope({"no": "user"}), "no-user"),
+        (envelope({"user": {"user_id": "a\0b"}}), "no-user-id"),
+        (envelope({"user": {"user_id": "u"}}, kind="merge"), "unknown-event"),
+    ],
+    ids=[
+        *("verbatim", "empty", "bytes", "deep", "list", "object"),
+        *("no-users", "no-user", "nul", "merge"),
+    ],
+)
+async def test_unreadable(service: Service, body: bytes, reason: str) -> None:
+    """What is signed and can't be read is acknowledged and kept, once, byte for byte."""
+    for times in (1, 2):
+        answer = await service.post(body)
+        assert (answer.status, answer.body) == (200, {**NOTHING, "quarantined": 1})
+        (kept,) = await service.runtime.quarantine.list(10)
+        assert (kept.reason, kept.times_seen) == (reason, times)
+        assert await service.runtime.quarantine.show(kept.id) == (kept, body)
+    assert await assert_empty(service, quarantined=1)
+
+
+async def test_good_and_bad_entries(service: Service) -> None:
+    """Of a delivery with many users the readable ones are taken, and the whole of it is kept."""
+    users = [{"user": {"user_id": f"u{n}", "first_name": f"N{n}"}} for n in range(3)]
+    body = envelope(users[0], {"no": "user"}, users[1], {"user": {}}, users[2])
+    answer = await service.post(body)
+    expected = {**NOTHING, "accepted": 3, "quarantined": 2, "positions": ["0:1", "0:2", "0:3"]}
+    assert (answer.status, answer.body) == (200, expected)
+    ((kept, whole),) = [
+        shown
+        for one in await service.runtime.quarantine.list(10)
+        if (shown := await service.runtime.quarantine.show(one.id))
+    ]
+    assert (kept.reason, whole) == ("no-user", body)
+    await service.catch_up()
+    for n in range(3):
+        found = await service.get(f"/v1/applications/{APP}/users/u{n}")
+        assert found.body["state"] == {"first_name": f"N{n}"}
+    again = await service.post(body)
+    assert again.body == {**expected, "accepted": 0, "duplicates": 3}
+
+
+async def test_same_id_other_content(service: Service) -> None:
+    """Another content below an event id that is known is kept aside, not taken and not lost."""
+    one = delivery(first_name="A").replace(b'"name": "user"', b'"name": "user", "id": "e1"')
+    other = one.replace(b'"A"', b'"B"')
+    assert (await service.post(one)).body["accepted"] == 1
+    assert (await service.post(other)).body == {**NOTHING, "quarantined": 1}
+    (kept,) = await service.runtime.quarantine.list(10)
+    assert (kept.reason, "0:1" in kept.detail) == ("same-id-other-content", True)
+
+
+async def assert_empty(service: Service, quarantined: int = 0) -> bool:
+    """Check that nothing was kept, beside so many in quarantine."""
+    found = (await service.get("/v1/status")).body
+    assert [head["position"] for head in found["heads"]] == ["0:0"]
+    assert found["quarantined"] == quarantined
+    return True
+
+
+async def test_signature(service: Service) -> None:
+    """A body or signature that was changed, or is not signed, is refused and nothing is kept."""
+    for body in (*SAMPLES, VERBATIM, b"", b"[" * 5_000):
+        await _refuse_changed(service, body)
+    assert await assert_empty(service)
+
+
+async def _refuse_changed(service: Service, body: bytes) -> None:
+    good = sign(body, "new secret")
+    wrong = [None, "x", good[:-1], good.upper() + "0", f"sha256={good}", sign(body, "token")]
+    for signature in wrong:
+        assert_problem(await service.post(body, signature), 401)
+    assert_problem(await service.post(body + b" ", good), 401)
+    assert_problem(await service.post(body.replace(b"1", b"2") + b"\n", good), 401)
+
+
+async def test_too_large(service: Service) -> None:
+    """A body above the limit is refused whether signed or not, and nothing is kept."""
+    body = delivery(first_name="x" * (2 << 20))
+    assert_problem(await service.post(body), 413)
+    assert_problem(await service.post(body, None), 413)
+    assert await assert_empty(service)
+    fits = delivery(first_name="x" * ((1 << 20) - len(delivery(first_name=""))))
+    assert len(fits) == 1 << 20
+    assert (await service.post(fits)).body["accepted"] == 1
+
+
+async def test_full_queue(database_url: str) -> None:
+    """While too much waits to be written, a delivery is refused for now and nothing of it kept."""
+    async with serving(database_url, queue_rows_max=1) as service:
+        async with holding(database_url, HEADS) as admin:
+            first = asyncio.create_task(service.post(delivery("a")))
+            await blocked(admin)
+            refused = await service.post(delivery("b"))
+            assert_problem(refused, 503)
+            assert int(refused.headers["retry-after"]) > 0
+        assert (await first).body["accepted"] == 1
+        assert (await service.post(delivery("b"))).body["positions"] == ["0:2"]
+
+
+async def test_large_delivery(database_url: str) -> None:
+    """A delivery with more users than may wait is not refused for ever."""
+    async with serving(database_url, queue_rows_max=10) as service:
+        answer = await service.post(envelope(*({"user": {"user_id": n}} for n in range(25))))
+        assert (answer.status, answer.body["accepted"]) == (200, 25)
+
+
+async def test_database_away(database_url: str, stack: Stack) -> None:
+    """While the database is away every request that needs it is refused for now, and only then."""
+    async with proxied(database_url) as proxy, serving(proxy.url) as service:
+        await service.post(SAMPLES[0])
+        proxy.cut()
+        for answer in (
+            await service.post(SAMPLES[1]),
+            await service.post(b"unreadable"),
+            await service.get(USER),
+            await service.get(f"{USER}/history"),
+            await service.get("/v1/status"),
+            await service.get("/health/ready"),
+        ):
+            assert_problem(answer, 503)
+            assert int(answer.headers["retry-after"]) > 0
+        assert (await service.get("/health/live")).status == 200
+        assert (await service.post(b'{"event": {"name": "ping"}}', None)).status == 200
+        proxy.restore()
+        assert (await service.post(SAMPLES[1])).body["positions"] == ["0:2"]
+        assert (await service.get("/health/ready")).status == 200
+    assert await assert_log_holds(stack) == 2
+
+
+# Who may ask
+
+
+@pytest.mark.parametrize("path", [USER, f"{USER}/history", "/v1/status", "/no/such/path"])
+async def test_token(service: Service, path: str) -> None:
+    """Without the token nothing is answered, not even which paths exist."""
+    for given in ({}, {"Authorization": "Bearer tokeN"}, {"Authorization": "token"},
+                  {"Authorization": "Basic token"}, {"Authorization": "Bearer"},
+                  {"Authorization": "Bearer é"}):  # fmt: skip
+        answer = await service.call("GET", path, headers=given)
+        assert_problem(answer, 401)
+        assert answer.headers["www-authenticate"] == "Bearer"
+    status, _ = await service.raw(
+        f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\n".encode("latin-1")
+    )
+    assert status == 401
+    for given in ({"Authorization": "bearer token"}, {"Authorization": "Bearer  token "}):
+        assert (await service.call("GET", path, headers=given)).status in (200, 404)
+
+
+async def test_odd_headers(service: Service) -> None:
+    """Header bytes that are no text are wrong like any other wrong value."""
+    head = b"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n"
+    assert (await service.raw(head + b"x-fp-signature: \xff\xc3\r\n"))[0] == 401
+    status, answer = await service.raw(
+        b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-Request-Id: \xff\xc3\r\n"
+    )
+    assert status == 200
+    assert b"\xff" not in answer
+
+
+async def test_request_id(service: Service) -> None:
+    """A request id comes back if it is a plain word, and is made if not."""
+    for given, kept in (("abc-1.2_3", True), ("a" * 64, True), ("a" * 65, False), ("a b", False)):
+        headers = {"X-Request-Id": given}
+        answer = await service.call("GET", "/health/live", headers=headers)
+        assert (answer.headers["x-request-id"] == given) is kept
+        assert answer.headers["x-request-id"]
+    assert_problem(answer := await service.get("/nowhere"), 404)
+    assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
+
+
+# What is answered about users
+
+
+async def test_missing(service: Service) -> None:
+    """An unknown user, path or method is said to be unknown."""
+    await service.post(SAMPLES[0])
+    await service.catch_up()
+    assert (await service.get(USER)).status == 200
+    for path in (f"{USER}x", f"{USER}x/history", f"/v1/applications/x/users/{SAMPLE_USER}", "/x"):
+        assert_problem(await service.get(path), 404)
+    for moment in ({"valid_at": "2023-06-13T09:48:47.620Z"}, {"known_at": "1999-01-01T00:00:00Z"}):
+        assert_problem(await service.get(USER, **moment), 404)
+    assert_problem(await service.get(f"{USER}/history", known_at="0"), 404)
+    answer = await service.call("PUT", USER, headers=AUTH)
+    assert_problem(answer, 405)
+    assert "GET" in answer.headers["allow"]
+
+
+async def test_erased(service: Service, stack: Stack) -> None:
+    """An erased user is gone, now and at every moment, and what comes later is acknowledged."""
+    for body in SAMPLES[:2]:
+        await service.post(body)
+    await service.catch_up()
+    await erase(stack, SAMPLE_USER)
+    assert (await service.post(SAMPLES[2])).body["accepted"] == 1
+    await service.catch_up()
+    for query in ({}, {"valid_at": "2999-01-01T00:00:00Z"}, {"known_at": "2999-01-01T00:00:00Z"}):
+        assert_problem(await service.get(USER, **query), 410)
+    for query in ({}, {"known_at": "2999-01-01T00:00:00Z"}):
+        assert_problem(await service.get(f"{USER}/history", **query), 410)
+
+
+async def test_moments(service: Service) -> None:
+    """A moment may be given with any offset, or as milliseconds, and means the same."""
+    await service.post(delivery("u", "create", first_name="A"))
+    await service.post(delivery("u", at_ms=1_000, first_name="B"))
+    path = f"/v1/applications/{APP}/users/u"
+    for given in (
+        "2023-06-13T09:48:48.620Z",
+        "2023-06-13T15:18:48.620+05:30",
+        "2023-06-13 05:48:48.620-04:00",
+        "1686649728620",
+    ):
+        answer = await service.get(path, valid_at=given)
+        assert answer.body["state"] == {"first_name": "A"}
+    status, answer_bytes = await service.raw(
+        f"GET {path}?valid_at=2023-06-13T15:18:48.621+05:30 HTTP/1.1\r\nHost: x\r\n"
+        "Authorization: Bearer token\r\n".encode()
+    )
+    assert status == 200
+    assert b'"B"' in answer_bytes
+
+
+async def test_history_pages(service: Service) -> None:
+    """Following `next` shows every entry once, in either order, as it is or was known."""
+    for n in range(5):
+        await service.post(delivery("u", at_ms=n, first_name=f"{n}"))
+    await service.catch_up()
+    path = f"/v1/applications/{APP}/users/u/history"
+    for order in ("asc", "desc"):
+        for known_at in ({}, {"known_at": "2999-01-01T00:00:00Z"}):
+            query = {"limit": "2", "order": order, **known_at}
+            seen: list[str] = []
+            page = (await service.get(path, **query)).body
+            while len(seen) < 9:
+                seen += [entry["position"] for entry in page["entries"]]
+                if page["next"] is None:
+                    break
+                page = (await service.get(path, **query, after=page["next"])).body
+            expected = [f"0:{n}" for n in range(1, 6)]
+            assert seen == (expected if order == "asc" else expected[::-1])
+
+
+BAD: list[tuple[str, dict[str, str], list[str]]] = [
+    (USER, {"valid_at": "yesterday"}, ["valid_at"]),
+    (USER, {"valid_at": "2023-06-13T09:48:47"}, ["valid_at"]),
+    (USER, {"valid_at": "2023-06-13"}, ["valid_at"]),
+    (USER, {"valid_at": ""}, ["valid_at"]),
+    (USER, {"known_at": "99999999999999999999"}, ["known_at"]),
+    (USER, {"known_at": "253402300800000"}, ["known_at"]),
+    (USER, {"known_at": "0001-01-01T00:00:00+23:59"}, ["known_at"]),
+    (USER, {"min_position": "7"}, ["min_position"]),
+    (USER, {"min_position": "1:1"}, ["min_position"]),
+    (USER, {"min_position": "0:9999999999999999999"}, ["min_position"]),
+    (USER, {"valid_at": "x", "known_at": "y", "z": "1"}, ["valid_at", "known_at", "z"]),
+    (USER, {"no <b>name</b>": "1"}, ["a parameter"]),
+    (f"{USER}/history", {"limit": "0"}, ["limit"]),
+    (f"{USER}/history", {"limit": "1001"}, ["limit"]),
+    (f"{USER}/history", {"limit": "-1"}, ["limit"]),
+    (f"{USER}/history", {"limit": "9" * 5_000}, ["limit"]),
+    (f"{USER}/history", {"order": "up"}, ["order"]),
+    (f"{USER}/history", {"after": "0:1"}, ["after"]),
+    (f"{USER}/history", {"after": "00" * 41}, ["after"]),
+    (f"{USER}/history", {"after": "00" * 40 + "1"}, ["after"]),
+    (f"{USER}/history", {"after": "00" * 41 + "f" * 16}, ["after"]),
+    (f"{USER}/history", {"after": "00" * 41 + "-1"}, ["after"]),
+    (f"{USER}/history", {"after": " " * 82 + "1"}, ["after"]),
+    (f"{USER}/history", {"valid_at": "0"}, ["valid_at"]),
+    ("/v1/status", {"verbose": "1"}, ["verbose"]),
+]  # fmt: skip
+
+
+async def test_bad_parameters(service: Service) -> None:
+    """Every parameter that is unknown or can't be read is named, all at once."""
+    await service.post(SAMPLES[0])
+    await service.catch_up()
+    for path, query, wrong in BAD:
+        assert_problem(await service.get(path, **query), 400, *wrong)
+
+
+async def test_read_your_writes(service: Service) -> None:
+    """With `min_position` an answer waits for what was written, or says that it is not there."""
+    position = (await service.post(SAMPLES[0])).body["positions"][0]
+    for path in (USER, f"{USER}/history"):
+        answer = await service.get(path, min_position=position)
+        assert_problem(answer, 503)
+        assert int(answer.headers["retry-after"]) > 0
+    projector = Projector(service.runtime.log, batch_max=10, poll_s=3_600)
+    service.runtime.log.appended = projector.wake
+    projector.start()
+    for n in range(5):
+        body = SAMPLES[0].replace(SAMPLE_USER.encode(), b"new%d" % n)
+        position = (await service.post(body)).body["positions"][0]
+        path = f"/v1/applications/{APP}/users/new{n}"
+        assert (await service.get(path, min_position=position)).status == 200
+    await projector.stop()
+
+
+async def test_odd_ids(service: Service) -> None:
+    """Whatever stands in the path, a user that is not known is not found and nothing breaks."""
+    ids = (
+        b"%FF %ED%A0%80 %C3%28 %00 a%00b %2F %2e%2e %25 % %zz %0A %20 ; : @ + %F0%9F%98%80".split()
+    )
+    for user_id in (*ids, b"\xff", "é".encode(), b"x" * 7_000):
+        for suffix in (b"", b"/history"):
+            path = b"/v1/applications/a/users/" + user_id + suffix
+            status, answer = await service.raw(
+                b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token\r\n"
+            )
+            assert status in (400, 404), user_id
+            assert b"defect" not in answer, user_id
+
+
+async def test_odd_id_is_found(service: Service) -> None:
+    """A user whose id needs quoting in a path is found below it."""
+    for quoted, user_id in (("a%2Fb", "a/b"), ("%C3%A9", "é"), ("a%20b", "a b"), ("%25", "%")):
+        await service.post(delivery(user_id, first_name="N"))
+        await service.catch_up()
+        request = f"GET /v1/applications/{APP}/users/{quoted} HTTP/1.1\r\nHost: x\r\n"
+        status, _ = await service.raw(f"{request}Authorization: Bearer token\r\n".encode())
+        assert status == 200
+
+
+async def test_too_long_a_line(service: Service) -> None:
+    """A request line longer than the server reads is refused."""
+    status, _ = await service.raw(b"GET /v1/" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n")
+    assert status in (400, 414)
+
+
+async def test_broken_upload(service: Service) -> None:
+    """A body that is not encoded as its header says is the sender's fault, not a defect."""
+    request = (
+        b"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\n"
+        b"Content-Length: 7\r\nConnection: close\r\n\r\nnot gzip"
+    )
+    status, answer = await service.raw(request)
+    assert status == 400
+    assert b"defect" not in answer
+
+
+async def test_cut_off_upload(service: Service, lines: Lines) -> None:
+    """A sender that hangs up in the middle is no defect either, and nothing of it is kept."""
+    _, writer = await service.connect()
+    writer.write(b"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+    await writer.drain()
+    writer.close()
+    assert (await lines.until("request"))["status"] == 400
+    assert await assert_empty(service)
+
+
+async def test_health_and_status(service: Service) -> None:
+    """Health needs no token; the status shows head, checkpoint, lag and quarantine."""
+    for path in ("/health/live", "/health/ready"):
+        assert (await service.call("GET", path)).body == {"status": "ok"}
+    await service.post(SAMPLES[0])
+    await service.post(VERBATIM)
+    before = (await service.get("/v1/status")).body
+    await service.catch_up()
+    after = (await service.get("/v1/status")).body
+    (head,) = after["heads"]
+    assert head["position"] == "0:1"
+    assert re.fullmatch(r"[0-9a-f]{64}", head["chain"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", head["recorded_at"])
+    assert after["quarantined"] == 1
+    lags = [(p["position"], p["head"], p["lag_positions"]) for p in before["projections"]]
+    assert lags == [(0, 1, 1)]
+    (lag,) = after["projections"]
+    assert (lag["position"], lag["lag_positions"], lag["lag_s"]) == (1, 0, 0)
+
+
+# What must not be said
+
+
+@pytest.fixture
+def logging_restored() -> Iterator[None]:
+    """Let a test configure logging as the service does."""
+    before = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:] = before[0]
+    logging.root.setLevel(before[1])
+    structlog.reset_defaults()
+
+
+async def test_no_personal_data_in_logs(
+    database_url: str, logging_restored: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever succeeds or fails, no log line holds anything of a user."""
+    logs.configure("debug", "json")
+    logging.root.setLevel(logging.DEBUG)
+    async with proxied(database_url) as proxy, serving(proxy.url) as service:
+        conflict = SAMPLES[0].replace(b'"type": "create"', b'"type": "create", "id": "e1"')
+        bodies = [*SAMPLES, *SAMPLES, VERBATIM, SAMPLES[0][:900], SAMPLES[0].replace(b",", b",,")]
+        bodies += [conflict, conflict.replace(b'"male"', b'"none"')]
+        bodies += [SAMPLES[0].replace(b'"user": {', b'"nobody": {'), SAMPLES[0] * 900]
+        for body in bodies:
+            await service.post(body)
+            await service.post(body, "wrong")
+        await service.catch_up()
+        for query in ({}, {"valid_at": "Salman"}, {"Salman": "Saudagar"}, {"known_at": "0"}):
+            await service.get(USER, **query)
+            await service.get(f"{USER}x/history", **query)
+        await service.raw(f"GET {USER}%FF?a=8285462419 HTTP/1.1\r\nHost: x\r\n".encode())
+        await service.raw(b"Salman\xff / HTTP/9.9\r\n")
+        proxy.cut()
+        await service.post(SAMPLES[0])
+        await service.get(USER)
+        proxy.restore()
+        async with connected(database_url) as admin:
+            await admin.execute("ALTER TABLE userlog.streams DROP COLUMN erased_at")
+        assert_problem(await service.get(f"{USER}x"), 500)
+    said = "".join(capfd.readouterr())
+    for event in ("delivery quarantined", "database not available", "request failed", '"request"'):
+        assert event in said
+    for word in ("salman", "saudagar", "8285462419", SAMPLE_USER, "31354", APP, "gofynd.com"):
+        assert word not in said.lower()

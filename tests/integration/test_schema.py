@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+
+from eventstore import database, embedded, sql
+from eventstore.errors import SchemaError
+from tests.integration.support import connected
+
+if TYPE_CHECKING:
+    from tests.conftest import Stack
+
+_CONTENTS = """
+SELECT 'column', concat_ws(' ', attrelid::regclass, attname, format_type(atttypid, atttypmod))
+FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+WHERE relnamespace = 'userlog'::regnamespace AND attnum > 0
+UNION ALL SELECT 'index', indexdef FROM pg_indexes WHERE schemaname = 'userlog'
+UNION ALL SELECT 'function', prosrc FROM pg_proc WHERE pronamespace = 'userlog'::regnamespace
+UNION ALL SELECT 'meta', schema_version::text || partitions FROM userlog.meta
+UNION ALL SELECT 'head', partition::text FROM userlog.log_head
+UNION ALL SELECT 'checkpoint', partition::text || projection || generation FROM userlog.checkpoints
+ORDER BY 1, 2
+"""
+
+
+async def _psql(url: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *(embedded.psql_path(), "--no-psqlrc", "--set=ON_ERROR_STOP=1"),
+        *(f"--file={database.schema_path()}", url),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    return output.decode()
+
+
+async def test_install_once(empty_database_url: str) -> None:
+    """The first install installs, with the partitions asked for, and the second finds it."""
+    async with connected(empty_database_url) as connection:
+        assert await database.install(connection, 3)
+        assert not await database.install(connection, 5)
+        assert await database.check(connection) == 3
+        heads = await connection.fetch("SELECT partition FROM userlog.log_head ORDER BY 1")
+        assert [row["partition"] for row in heads] == [0, 1, 2]
+
+
+async def test_two_installers(empty_database_url: str) -> None:
+    """Of two installers at once one installs and the other finds it installed."""
+    async with connected(empty_database_url) as one, connected(empty_database_url) as other:
+        did = await asyncio.gather(database.install(one), database.install(other))
+    assert sorted(did) == [False, True]
+
+
+@pytest.mark.parametrize("partitions", [0, 1025])
+async def test_impossible_partitions(empty_database_url: str, partitions: int) -> None:
+    """A number of partitions out of range installs nothing."""
+    async with connected(empty_database_url) as connection:
+        with pytest.raises(asyncpg.CheckViolationError):
+            await database.install(connection, partitions)
+        assert await connection.fetchval("SELECT to_regnamespace('userlog')") is None
+
+
+async def test_missing(empty_database_url: str) -> None:
+    """A database without a schema is refused with the command that makes one."""
+    async with connected(empty_database_url) as connection:
+        with pytest.raises(SchemaError, match="run `userlog init`"):
+            await database.check(connection)
+
+
+async def test_other_version(database_url: str) -> None:
+    """A schema of another version is refused by name and number, and left alone."""
+    async with connected(database_url) as connection:
+        await connection.execute("UPDATE userlog.meta SET schema_version = 99")
+        for refused in (database.check, database.install):
+            with pytest.raises(SchemaError, match="version 99, this userlog needs 1"):
+                await refused(connection)
+
+
+@pytest.mark.parametrize("damage", ["DROP TABLE userlog.meta", "DELETE FROM userlog.meta"])
+async def test_half_a_schema(database_url: str, damage: str) -> None:
+    """A schema that does not say its version is refused, without advice that can't help."""
+    async with connected(database_url) as connection:
+        await connection.execute(damage)
+        for refused in (database.check, database.install):
+            with pytest.raises(SchemaError, match=r"not complete.*another database"):
+                await refused(connection)
+
+
+async def test_psql_alone(empty_database_url: str, database_url: str) -> None:
+    """`psql -f schema.sql` makes exactly what `install` makes."""
+    await _psql(empty_database_url)
+    found: list[list[tuple[str, ...]]] = []
+    for url in (empty_database_url, database_url):
+        async with connected(url) as connection:
+            found.append([tuple(row) for row in await connection.fetch(_CONTENTS)])
+    assert found[0] == found[1]
+
+
+async def test_statements_one_by_one(empty_database_url: str) -> None:
+    """Each part that is sent alone is exactly one statement of the file."""
+    parts = database.schema_statements()
+    async with connected(empty_database_url) as connection, connection.transaction():
+        for part in parts:
+            await connection.fetch(part)  # prepared, and so refused if it were two
+        await connection.execute("DROP SCHEMA userlog CASCADE")
+    assert len((await _psql(empty_database_url)).splitlines()) == len(parts)
+
+
+@pytest.mark.parametrize("package", ["eventstore", "projections"])
+async def test_statements_prepare(stack: Stack, package: str) -> None:
+    """Every named statement fits the schema."""
+    statements = sql.load(package)
+    assert statements
+    async with stack.pool.acquire() as connection:
+        for name, statement in statements.items():
+            try:
+                await connection.prepare(statement)
+            except asyncpg.PostgresError as error:
+                pytest.fail(f"[{name}]: {error}")
+
+
+async def test_partition_leads(stack: Stack) -> None:
+    """Every index of a table with a column `partition` begins with it."""
+    found = await stack.pool.fetch(
+        """
+        SELECT c.relname, i.indexrelid::regclass::text AS index, a.attname AS first
+        FROM pg_index i
+        JOIN pg_class c ON c.oid = i.indrelid AND c.relnamespace = 'userlog'::regnamespace
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
+        WHERE EXISTS (SELECT FROM pg_attribute p
+            WHERE p.attrelid = c.oid AND p.attname = 'partition')
+        """
+    )
+    assert {row["relname"] for row in found} >= {"events", "streams", "users", "history_g1"}
+    assert [row["index"] for row in found if row["first"] != "partition"] == []

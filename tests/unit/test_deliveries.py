@@ -1,0 +1,65 @@
+"""Times as the platform writes them."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from projections.deliveries import moment
+from tests.unit.support import AT, AT_MS, short
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        AT_MS,
+        float(AT_MS),
+        AT_MS / 1000,
+        str(AT_MS),
+        "2023-06-13T09:48:47.621Z",
+        "2023-06-13T09:48:47.621",
+        "2023-06-13T09:48:47.621999Z",
+        "2023-06-13T15:18:47.621+05:30",
+        "2023-06-13 09:48:47.621+00:00",
+    ],
+    ids=short,
+)
+def test_forms(value: Any) -> None:
+    """Milliseconds, seconds and ISO 8601 are one moment, in UTC and cut to the millisecond."""
+    assert moment(value) == AT
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (1686649727, datetime(2023, 6, 13, 9, 48, 47, tzinfo=UTC)),
+        ("1686649727", datetime(2023, 6, 13, 9, 48, 47, tzinfo=UTC)),
+        (99_999_999_999, datetime(5138, 11, 16, 9, 46, 39, tzinfo=UTC)),
+        (100_000_000_000, datetime(1973, 3, 3, 9, 46, 40, tzinfo=UTC)),
+        (0, datetime(1970, 1, 1, tzinfo=UTC)),
+        (-1, datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)),
+        (-100_000_000_000, datetime(1966, 10, 31, 14, 13, 20, tzinfo=UTC)),
+        ("2023-06-13", datetime(2023, 6, 13, tzinfo=UTC)),
+    ],
+    ids=short,
+)
+def test_seconds_and_milliseconds(value: Any, expected: datetime) -> None:
+    """A number below a hundred thousand million counts seconds, from there on milliseconds."""
+    assert moment(value) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(None, True, False, "", "soon", "1e12", [AT_MS], {}, b"1", "9" * 18, "9" * 5000),
+        *(10**18, -(10**18), 10**400, 1e300, math.inf, -math.inf, math.nan),
+        *("0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00", "2023-02-30T00:00:00Z"),
+    ],
+    ids=short,
+)
+def test_no_moment(value: Any) -> None:
+    """What is no time, or beyond the calendar, is none."""
+    assert moment(value) is None

@@ -1,0 +1,167 @@
+"""Settings: origins, conversions, and errors that say what to do."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from api.settings import (
+    PREFIX,
+    SECRETS,
+    Settings,
+    SettingsError,
+    about,
+    key_bytes,
+    load,
+    secrets_of,
+    shown,
+)
+from tests.unit.support import short
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = base64.b64encode(bytes(range(32))).decode()
+FIELDS = msgspec.structs.fields(Settings)
+
+
+def test_defaults() -> None:
+    """With nothing set everything has a default, on loopback and without a secret."""
+    settings, origins = load({})
+    assert settings == Settings()
+    assert settings.on_loopback
+    assert origins == {field.name: "default" for field in FIELDS}
+    assert load({"USERLOG_PORT": "", "PORT": "1", "userlog_port": "1"})[0] == settings
+
+
+def test_origins(tmp_path: Path) -> None:
+    """An option overrules the environment, which overrules a file, which overrules the default."""
+    file = tmp_path / "token"
+    file.write_text("\n from-a-file \n")
+    environ = {"USERLOG_PORT": "1", "USERLOG_HOST": "h", "USERLOG_API_TOKEN_FILE": str(file)}
+    settings, origins = load(environ, port=2, data_dir=None)
+    assert (settings.port, settings.host, settings.api_token) == (2, "h", "from-a-file")
+    assert settings.data_dir == Settings().data_dir
+    names = ("port", "host", "api_token", "data_dir")
+    assert [origins[name] for name in names] == ["option", "environment", "file", "default"]
+    environ["USERLOG_API_TOKEN"] = "direct"
+    settings, origins = load(environ)
+    assert (settings.api_token, origins["api_token"]) == ("direct", "environment")
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_examples_are_good_values(field: msgspec.structs.FieldInfo) -> None:
+    """Every setting has a meaning, and an example that can be copied."""
+    meaning, example = about(field)
+    assert meaning
+    value = KEY if field.name == "master_key" else example
+    settings, origins = load({PREFIX + field.name.upper(): value})
+    assert str(getattr(settings, field.name)) == str(
+        msgspec.convert(value, field.type, strict=False)
+    )
+    assert origins[field.name] == "environment"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("PORT", "80.5"), ("PORT", "http"), ("PORT", "-1"), ("PORT", "65536")),
+        *(("LOG_LEVEL", "loud"), ("LOG_FORMAT", "xml")),
+        *(("PROJECTOR_POLL_S", "0"), ("PROJECTOR_POLL_S", "nan"), ("PROJECTOR_POLL_S", "inf")),
+        *(
+            ("DATABASE_TIMEOUT_S", "10s"),
+            ("DATABASE_TIMEOUT_S", "100000"),
+            ("WAIT_TIMEOUT_S", "-1"),
+        ),
+        *(("POOL_CONNECTIONS_MAX", "1"), ("PAGE_ROWS_MAX", "0"), ("BODY_BYTES_MAX", "1MB")),
+        *(("QUEUE_ROWS_MAX", "-5"), ("BATCH_ROWS_MAX", "x"), ("BATCH_BYTES_MAX", "0.5")),
+    ],
+    ids=short,
+)
+def test_a_wrong_value_is_explained(name: str, value: str) -> None:
+    """A wrong value is one line with the setting, the problem and an example that works."""
+    with pytest.raises(SettingsError) as raised:
+        load({PREFIX + name: value})
+    told = str(raised.value)
+    assert told.startswith(f"USERLOG_{name}: ")
+    assert "\n" not in told
+    variable, _, example = told.rpartition("; example: ")[2].partition("=")
+    assert getattr(load({variable: example})[0], name.lower()) is not None
+
+
+def test_a_wrong_option_is_explained_too() -> None:
+    """An option is checked like the environment."""
+    with pytest.raises(SettingsError, match=r"^USERLOG_PORT: .*example: USERLOG_PORT=8080$"):
+        load({}, port=70000)
+
+
+@pytest.mark.parametrize("value", [",", " ", " , ,"])
+def test_webhook_secrets_without_one(value: str) -> None:
+    """A list of secrets without a secret is refused."""
+    with pytest.raises(SettingsError, match=r"^USERLOG_WEBHOOK_SECRETS is empty; example: "):
+        load({"USERLOG_WEBHOOK_SECRETS": value})
+
+
+@pytest.mark.parametrize(
+    "value", ["short", KEY[:-4], KEY + "AAAA", KEY[:-1] + "!", "ключ", "A" * 44]
+)
+def test_a_wrong_master_key(value: str) -> None:
+    """A master key of another form is refused, unquoted, with a command that makes one."""
+    with pytest.raises(
+        SettingsError, match=r"^USERLOG_MASTER_KEY is not .*32 bytes; make one"
+    ) as e:
+        load({"USERLOG_MASTER_KEY": value})
+    assert value not in str(e.value)
+
+
+def test_a_master_key() -> None:
+    """A master key is 32 bytes in base64."""
+    assert key_bytes(KEY) == bytes(range(32))
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", *(name.upper() for name in SECRETS)])
+@pytest.mark.parametrize(
+    "content", [None, b"", b" \n", b"\xff"], ids=["gone", "empty", "blank", "bad"]
+)
+def test_a_wrong_secret_file(tmp_path: Path, name: str, content: bytes | None) -> None:
+    """A file that is not there, is empty or no text is refused with setting and example."""
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(
+        SettingsError, match=f"^USERLOG_{name}_FILE .*; example: USERLOG_{name}_FILE="
+    ):
+        load({f"USERLOG_{name}_FILE": str(file)})
+
+
+def test_only_secrets_come_from_files(tmp_path: Path) -> None:
+    """A setting that is no secret has no `_FILE`."""
+    (tmp_path / "port").write_text("1")
+    assert load({"USERLOG_PORT_FILE": str(tmp_path / "port")})[0].port == Settings().port
+
+
+def test_secrets_are_split() -> None:
+    """Several secrets are separated by commas, spaces around them do not count."""
+    assert secrets_of("new, old ,,") == ["new", "old"]
+
+
+def test_secrets_are_hidden() -> None:
+    """No secret, and no database's password, is shown to people."""
+    secret: dict[str, Any] = dict.fromkeys(("database_url", "webhook_secrets", "api_token"), "hush")
+    settings, _ = load({}, **secret, master_key=KEY)
+    assert {shown(settings, name) for name in (*secret, "master_key")} == {"set, hidden"}
+    assert shown(Settings(), "api_token") == "generated"
+    assert shown(Settings(), "database_url") == "embedded PostgreSQL"
+    assert shown(Settings(), "port") == "8080"
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("192.0.2.1", False)],
+)
+def test_loopback(host: str, local: bool) -> None:
+    """Only the names of this machine for itself count as loopback."""
+    assert load({}, host=host)[0].on_loopback is local

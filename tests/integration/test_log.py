@@ -279,6 +279,7 @@ async def test_batch_limits(stack: Stack, limits: dict[str, int]) -> None:
 
 async def test_abandoned_call(stack: Stack) -> None:
     """A caller that goes away does not take back what it has handed over."""
+    await _prepare_keys(stack, "u")
     async with holding(stack.url, HEADS):
         calls = [asyncio.create_task(stack.log.append([event(name=f"{n}")])) for n in range(3)]
         await blocked(stack.pool)
@@ -292,6 +293,7 @@ async def test_abandoned_call(stack: Stack) -> None:
 
 async def test_close_drains(stack: Stack) -> None:
     """Closing waits until everything handed over is in the log and answered."""
+    await _prepare_keys(stack, "u")
     async with holding(stack.url, HEADS):
         calls = [asyncio.create_task(stack.log.append([event(name=f"{n}")])) for n in range(3)]
         await blocked(stack.pool)

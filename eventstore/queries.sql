@@ -1,7 +1,11 @@
 -- The log's statements. append() itself is in schema.sql.
 
 -- [append] One batch for one partition, in one round trip.
-SELECT outcome, position FROM userlog.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
+SELECT outcome, position
+FROM userlog.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14);
+
+-- [erase] Destroy a user's key and rows, and append user.erased; null if there is nothing to do.
+SELECT userlog.erase($1, $2, $3, $4, $5, $6);
 
 -- [stream_keys] The keys of some users of one partition; an erased user's data_key is null.
 SELECT stream_id, key_id, data_key FROM userlog.streams WHERE partition = $1 AND stream_id = ANY($2);
@@ -37,8 +41,20 @@ JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_i
 WHERE e.partition = $1 AND e.stream_id = $2 AND e.occurred_at <= $3 AND e.recorded_at <= $4
 ORDER BY e.position;
 
--- [stream_erased] Has this user been erased? No row: never heard of.
+-- [stream_erased] When has this user been erased? No row: never heard of.
 SELECT erased_at FROM userlog.streams WHERE partition = $1 AND stream_id = $2;
+
+-- [verify_page] The log of one partition after a position, as it is stored, for `verify`.
+SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.digest, e.leaf,
+    e.payload, e.chain, s.stream_id IS NOT NULL AS has_stream, s.key_id, s.data_key
+FROM userlog.events e
+LEFT JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
+WHERE e.partition = $1 AND e.position > $2
+ORDER BY e.position
+LIMIT $3;
+
+-- [chain_at] The hash over everything up to a position, if a batch ended there.
+SELECT chain FROM userlog.events WHERE partition = $1 AND position = $2;
 
 -- [quarantine_put] Keep a delivery that could not be read, or count it once more.
 INSERT INTO userlog.quarantine (partition, id, reason, detail, data_key, body)

@@ -68,8 +68,8 @@ class DataKey:
         ).digest()
 
     def digest(self, content: bytes) -> bytes:
-        """Return the 16-byte keyed digest of an event's content."""
-        return hashlib.blake2b(content, key=self._naming, person=b"digest", digest_size=16).digest()
+        """Return the 8-byte keyed digest of an event's content."""
+        return hashlib.blake2b(content, key=self._naming, person=b"digest", digest_size=8).digest()
 
     def seal(self, payload: bytes, context: bytes) -> bytes:
         """Compress and encrypt; `context` must be given again to open."""

@@ -66,13 +66,21 @@ async def install(url: str, settings: Settings, partitions: int = 1) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, secrets: Secrets) -> AsyncGenerator[Runtime]:
-    """Open the database, installing the schema if it is empty, and everything upon it."""
+async def opened(
+    settings: Settings, secrets: Secrets, *, owner: bool = False
+) -> AsyncGenerator[Runtime]:
+    """Open the database, installing the schema if it is empty, and everything upon it.
+
+    Only what makes or drops tables needs to be their `owner`.
+    """
     async with database_url(settings) as url:
         if await install(url, settings):
             _log.info("schema installed", version=database.SCHEMA_VERSION)
         pool = await database.open_pool(
-            url, size=settings.pool_connections_max, timeout_s=settings.database_timeout_s
+            url,
+            size=settings.pool_connections_max,
+            timeout_s=settings.database_timeout_s,
+            owner=owner,
         )
         try:
             runtime = await _open(pool, settings, MasterKey(secrets.master_key))

@@ -88,7 +88,10 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
-    """An event as it stands in the log; `payload` is None once its user has been erased."""
+    """An event as it stands in the log.
+
+    `payload` is None once its user has been erased; `after_erasure` tells events that came later.
+    """
 
     position: Position
     stream: Stream
@@ -96,6 +99,7 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
     occurred_at: datetime
     recorded_at: datetime
     payload: bytes | None
+    after_erasure: bool = False
 
 
 class Outcome(enum.Enum):

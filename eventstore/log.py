@@ -113,13 +113,13 @@ class EventLog:
         _, erased_at = await store.find_stream(self.pool, stream)
         return erased_at is not None
 
-    async def erase(self, stream: Stream) -> Erasure:
+    async def erase(self, stream: Stream, recorded_at: datetime | None = None) -> Erasure:
         """Destroy a user's key and their rows in every read model, for good.
 
         Their events stay in the log, sealed for ever; what arrives later is recorded without its
-        payload. Erasing again changes nothing.
+        payload. Erasing again changes nothing. Only an import brings a `recorded_at`.
         """
-        number = await store.erase(self.pool, self.keyring.tombstone(stream))
+        number = await store.erase(self.pool, self.keyring.tombstone(stream), recorded_at)
         self.keyring.forget(stream)
         if number is not None:
             self.appended()

@@ -18,7 +18,7 @@ SELECT partition, position, chain, recorded_at FROM userlog.log_head ORDER BY pa
 
 -- [read_log] The log of one partition after a position, in order.
 SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.payload,
-    s.application_id, s.user_id, s.key_id, s.data_key
+    s.application_id, s.user_id, s.key_id, s.data_key, s.erased_position
 FROM userlog.events e
 JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
 WHERE e.partition = $1 AND e.position > $2
@@ -27,7 +27,7 @@ LIMIT $3;
 
 -- [read_streams] All events of some users up to a position, each user's in order of position.
 SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.payload,
-    s.application_id, s.user_id, s.key_id, s.data_key
+    s.application_id, s.user_id, s.key_id, s.data_key, s.erased_position
 FROM userlog.events e
 JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
 WHERE e.partition = $1 AND e.stream_id = ANY($2) AND e.position <= $3
@@ -35,7 +35,7 @@ ORDER BY e.stream_id, e.position;
 
 -- [read_stream_until] One user's events that happened by $3 and were recorded by $4.
 SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.payload,
-    s.application_id, s.user_id, s.key_id, s.data_key
+    s.application_id, s.user_id, s.key_id, s.data_key, s.erased_position
 FROM userlog.events e
 JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
 WHERE e.partition = $1 AND e.stream_id = $2 AND e.occurred_at <= $3 AND e.recorded_at <= $4
@@ -71,6 +71,13 @@ FROM userlog.quarantine ORDER BY last_seen DESC, id LIMIT $1;
 -- [quarantine_get] One delivery in quarantine.
 SELECT id, reason, detail, first_seen, last_seen, times_seen, data_key, body
 FROM userlog.quarantine WHERE partition = $1 AND id = $2;
+
+-- [quarantine_keys] All in quarantine, or all with one reason, the oldest first.
+SELECT id FROM userlog.quarantine
+WHERE $1::text IS NULL OR reason = $1 ORDER BY first_seen, id;
+
+-- [quarantine_remove] Throw one away.
+DELETE FROM userlog.quarantine WHERE partition = $1 AND id = $2 RETURNING id;
 
 -- [quarantine_count] How many deliveries are in quarantine.
 SELECT count(*) FROM userlog.quarantine;

@@ -185,6 +185,7 @@ def _recorded(row: asyncpg.Record, partition: int, keyring: Keyring) -> Recorded
         row["occurred_at"],
         row["recorded_at"],
         payload,
+        after_erasure=row["position"] > (row["erased_position"] or row["position"]),
     )
 
 

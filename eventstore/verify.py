@@ -85,9 +85,7 @@ async def _verify_partition(
     walk = _Walk(partition, log.keyring)
     while walk.position < head.position.number:
         with database_errors():
-            rows = await log.pool.fetch(
-                _SQL["verify_page"], partition, walk.position, _PAGE_ROWS
-            )
+            rows = await log.pool.fetch(_SQL["verify_page"], partition, walk.position, _PAGE_ROWS)
         for row in rows:
             if row["position"] > head.position.number:
                 break
@@ -152,7 +150,9 @@ class _Walk:
 
     def end(self, head: Head) -> Finding | None:
         if self._leaves or self._chain != head.chain:
-            return Finding(head.position, "is the head, but the chain of hashes does not lead to it")
+            return Finding(
+                head.position, "is the head, but the chain of hashes does not lead to it"
+            )
         if self._recorded_at is not None and self._recorded_at != head.recorded_at:
             return Finding(head.position, "was not recorded when the head says")
         return None

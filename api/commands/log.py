@@ -1,0 +1,144 @@
+"""Commands about the log as a whole."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+import typer
+import zstandard
+
+from api import render
+from api.commands.common import FailedError, Json, new_group, progress, with_runtime
+from api.transfer import Importer, chunks, export_lines
+from eventstore.events import Position
+from eventstore.verify import Finding, Note, verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from api.runtime import Runtime
+    from api.transfer import Imported
+
+app = new_group()
+
+
+@app.command("verify")
+def verify_command(
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="A head noted before, POSITION:HASH as `status --json` shows it."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Prove that no event was altered, dropped, inserted or reordered."""
+    try:
+        notes = [Note.parse(text) for text in against or []]
+    except ValueError:
+        raise typer.BadParameter("like 0:42:9f86d0…", param_hint="--against") from None
+
+    async def work(runtime: Runtime) -> tuple[list[Finding], int]:
+        with progress("verifying") as update:
+            counted = [0]
+
+            def count(done: int, total: int) -> None:
+                counted[0] = done
+                update(done, total)
+
+            return await verify(runtime.log, notes=notes, progress=count), counted[0]
+
+    findings, events = with_runtime(work)
+    if json:
+        found = [{"position": str(f.position), "problem": f.problem} for f in findings]
+        render.as_json({"events": events, "findings": found})
+    if findings:
+        raise FailedError("; ".join(f"event {f.position} {f.problem}" for f in findings))
+    if not json:
+        render.plain(f"verified: {events} events")
+
+
+@app.command("export")
+def export_command(
+    after: Annotated[
+        list[str] | None, typer.Option(help="Only what comes after this position.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A file, .gz and .zst compressed.")] = None,
+) -> None:
+    """Write the log as deliveries, one per line."""
+    try:
+        start = dict(Position.parse(text) for text in after or [])
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--after") from None
+
+    async def work(runtime: Runtime) -> int:
+        total = sum(head.position.number for head in await runtime.log.heads())
+        written = 0
+        with _output(out) as file, progress("exporting") as update:
+            async for line in export_lines(runtime.log, runtime.quarantine, start):
+                file.write(line + b"\n")
+                written += 1
+                update(written, max(written, total))
+        return written
+
+    render.errors.print(f"{with_runtime(work)} lines written")
+
+
+@app.command("import")
+def import_command(
+    files: Annotated[list[str], typer.Argument(help="One delivery a line; - for stdin.")],
+    json: Json = False,
+) -> None:
+    """Read deliveries into the log; safe to repeat."""
+
+    async def work(runtime: Runtime) -> Imported:
+        importer = Importer(runtime.log, runtime.quarantine)
+        with progress("importing") as update:
+            for name in files:
+                for chunk in chunks(_lines(name, update)):
+                    await importer.take(chunk)
+        return importer.done
+
+    try:
+        done: Imported = with_runtime(work)
+    except (OSError, EOFError, zstandard.ZstdError) as error:
+        raise FailedError(f"a file can't be read ({error})") from None
+    if json:
+        render.as_json(done)
+    else:
+        counts = ("appended", "duplicates", "erased", "ignored", "quarantined")
+        render.plain(", ".join(f"{name}: {getattr(done, name)}" for name in counts))
+
+
+def _output(path: Path | None) -> BinaryIO:
+    if path is None:
+        return io.BufferedWriter(io.FileIO(sys.stdout.fileno(), "wb", closefd=False))
+    if path.suffix == ".gz":
+        return io.BufferedWriter(gzip.open(path, "wb"))
+    if path.suffix == ".zst":
+        return io.BufferedWriter(zstandard.ZstdCompressor().stream_writer(path.open("wb")))
+    return path.open("wb")
+
+
+def _lines(name: str, update: Callable[[int, int], None]) -> Iterator[bytes]:
+    """Yield a file's lines, telling how much of it has been read, in bytes."""
+    if name == "-":
+        yield from sys.stdin.buffer
+        return
+    path = Path(name)
+    size = path.stat().st_size
+    with path.open("rb") as raw:
+        for line in _unpacked(path, raw):
+            update(raw.tell(), size)
+            yield line
+
+
+def _unpacked(path: Path, raw: BinaryIO) -> Iterator[bytes]:
+    if path.suffix == ".gz":
+        return iter(gzip.GzipFile(fileobj=raw))
+    if path.suffix == ".zst":
+        reader = zstandard.ZstdDecompressor().stream_reader(raw)
+        return iter(io.BufferedReader(reader))
+    return iter(raw)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import sys
@@ -18,7 +19,7 @@ from eventstore.events import Position
 from eventstore.verify import Finding, Note, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from api.runtime import Runtime
     from api.transfer import Imported
@@ -76,9 +77,9 @@ def export_command(
     async def work(runtime: Runtime) -> int:
         total = sum(head.position.number for head in await runtime.log.heads())
         written = 0
-        with _output(out) as file, progress("exporting") as update:
+        with _output(out) as write, progress("exporting") as update:
             async for line in export_lines(runtime.log, runtime.quarantine, start):
-                file.write(line + b"\n")
+                write(line + b"\n")
                 written += 1
                 update(written, max(written, total))
         return written
@@ -112,14 +113,21 @@ def import_command(
         render.plain(", ".join(f"{name}: {getattr(done, name)}" for name in counts))
 
 
-def _output(path: Path | None) -> BinaryIO:
+@contextlib.contextmanager
+def _output(path: Path | None) -> Generator[Callable[[bytes], object]]:
+    """Yield what writes to a file, or to standard output."""
     if path is None:
-        return io.BufferedWriter(io.FileIO(sys.stdout.fileno(), "wb", closefd=False))
-    if path.suffix == ".gz":
-        return io.BufferedWriter(gzip.open(path, "wb"))
-    if path.suffix == ".zst":
-        return io.BufferedWriter(zstandard.ZstdCompressor().stream_writer(path.open("wb")))
-    return path.open("wb")
+        yield sys.stdout.buffer.write
+        sys.stdout.flush()
+    elif path.suffix == ".gz":
+        with gzip.open(path, "wb") as packed:
+            yield packed.write
+    elif path.suffix == ".zst":
+        with path.open("wb") as raw, zstandard.ZstdCompressor().stream_writer(raw) as writer:
+            yield writer.write
+    else:
+        with path.open("wb") as file:
+            yield file.write
 
 
 def _lines(name: str, update: Callable[[int, int], None]) -> Iterator[bytes]:

@@ -32,9 +32,12 @@ _log = structlog.stdlib.get_logger("userlog")
 class Runtime:
     """The parts of a running userlog."""
 
-    def __init__(self, settings: Settings, log: EventLog, quarantine: Quarantine) -> None:
+    def __init__(
+        self, settings: Settings, master_key: MasterKey, log: EventLog, quarantine: Quarantine
+    ) -> None:
         """Made by `opened`."""
         self.settings = settings
+        self.master_key = master_key
         self.log = log
         self.quarantine = quarantine
         self.ingest = Ingest(log, quarantine)
@@ -83,7 +86,9 @@ async def opened(
             owner=owner,
         )
         try:
-            runtime = await _open(pool, settings, MasterKey(secrets.master_key))
+            runtime = await _open(
+                pool, settings, MasterKey(secrets.master_key, secrets.previous_master_key)
+            )
             yield runtime
             await runtime.log.close()
         finally:
@@ -95,7 +100,7 @@ async def _open(pool: Pool, settings: Settings, master_key: MasterKey) -> Runtim
         settings.queue_rows_max, settings.batch_rows_max, settings.batch_bytes_max
     )
     log = await EventLog.open(pool, master_key, limits)
-    return Runtime(settings, log, Quarantine(pool, log.partitions, master_key))
+    return Runtime(settings, master_key, log, Quarantine(pool, log.partitions, master_key))
 
 
 async def _close(pool: Pool, timeout_s: float) -> None:

@@ -56,6 +56,24 @@ LIMIT $3;
 -- [chain_at] The hash over everything up to a position, if a batch ended there.
 SELECT chain FROM userlog.events WHERE partition = $1 AND position = $2;
 
+-- [streams_wrapped] Users' wrapped keys after an id, for rotation.
+SELECT stream_id AS id, data_key FROM userlog.streams
+WHERE partition = $1 AND stream_id > $2 AND data_key IS NOT NULL ORDER BY stream_id LIMIT $3;
+
+-- [streams_rewrap] Replace wrapped keys, unless they have been destroyed meanwhile.
+UPDATE userlog.streams s SET data_key = n.new
+FROM unnest($2::uuid[], $3::bytea[], $4::bytea[]) AS n (id, old, new)
+WHERE s.partition = $1 AND s.stream_id = n.id AND s.data_key = n.old;
+
+-- [quarantine_wrapped] Wrapped keys of the quarantine after an id, for rotation.
+SELECT id, data_key FROM userlog.quarantine
+WHERE partition = $1 AND id > $2 ORDER BY id LIMIT $3;
+
+-- [quarantine_rewrap] Replace wrapped keys.
+UPDATE userlog.quarantine q SET data_key = n.new
+FROM unnest($2::uuid[], $3::bytea[], $4::bytea[]) AS n (id, old, new)
+WHERE q.partition = $1 AND q.id = n.id AND q.data_key = n.old;
+
 -- [quarantine_put] Keep a delivery that could not be read, or count it once more.
 INSERT INTO userlog.quarantine (partition, id, reason, detail, data_key, body)
 VALUES ($1, $2, $3, $4, $5, $6)

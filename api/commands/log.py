@@ -13,9 +13,18 @@ import typer
 import zstandard
 
 from api import render
-from api.commands.common import FailedError, Json, new_group, progress, with_runtime
+from api.commands.common import (
+    FailedError,
+    Json,
+    new_group,
+    progress,
+    read_settings,
+    with_runtime,
+)
+from api.secret_files import prepare_rotation, previous_file
 from api.transfer import Importer, chunks, export_lines
 from eventstore.events import Position
+from eventstore.rotation import rotate
 from eventstore.verify import Finding, Note, verify
 
 if TYPE_CHECKING:
@@ -59,6 +68,43 @@ def verify_command(
         raise FailedError("; ".join(f"event {f.position} {f.problem}" for f in findings))
     if not json:
         render.plain(f"verified: {events} events")
+
+
+@app.command("rotate-master-key")
+def rotate_command(
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="First: make a new generated key beside the old.")
+    ] = False,
+) -> None:
+    """Wrap every user's key with the new master key; events stay as they are.
+
+    Set the new key as USERLOG_MASTER_KEY and the old one as USERLOG_PREVIOUS_MASTER_KEY (for a
+    generated key: --prepare), restart the service, run this, then forget the old key. It can be
+    stopped and run again.
+    """
+    if prepare:
+        prepare_rotation(read_settings())
+        render.plain("prepared: restart the service, then run this again without --prepare")
+        return
+
+    async def work(runtime: Runtime) -> int:
+        if not runtime.master_key.has_previous:
+            raise FailedError(
+                "there is no previous master key; see userlog rotate-master-key --help"
+            )
+        with progress("rotating") as update:
+
+            def count(done: int) -> None:
+                update(done, done)
+
+            log = runtime.log
+            done = await rotate(log.pool, log.partitions, runtime.master_key, count)
+        previous_file(runtime.settings).unlink(missing_ok=True)
+        return done
+
+    render.plain(
+        f"rotated: {with_runtime(work, owner=True)} keys; the old master key is not needed"
+    )
 
 
 @app.command("export")

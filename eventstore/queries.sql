@@ -53,6 +53,11 @@ WHERE e.partition = $1 AND e.position > $2
 ORDER BY e.position
 LIMIT $3;
 
+-- [beyond_head] The first event behind the head, which append() never leaves there.
+SELECT min(e.position) FROM userlog.log_head h
+JOIN userlog.events e ON e.partition = h.partition AND e.position > h.position
+WHERE h.partition = $1;
+
 -- [chain_at] The hash over everything up to a position, if a batch ended there.
 SELECT chain FROM userlog.events WHERE partition = $1 AND position = $2;
 

@@ -95,7 +95,15 @@ async def _verify_partition(
             missing = Position(partition, walk.position + 1)
             return Finding(missing, f"is missing; the head says {head.position}")
         progress(before + walk.position, total)
-    return walk.end(head)
+    return walk.end(head) or await _beyond_head(log, partition)
+
+
+async def _beyond_head(log: EventLog, partition: int) -> Finding | None:
+    with database_errors():
+        number: int | None = await log.pool.fetchval(_SQL["beyond_head"], partition)
+    if number is None:
+        return None
+    return Finding(Position(partition, number), "lies beyond the head: it was never appended")
 
 
 class _Walk:

@@ -119,7 +119,9 @@ class Crash:
         if victim == "service":
             self._service.send_signal(number)
         else:
-            os.kill(int((self._data / "postgres" / "postmaster.pid").read_text().split()[0]), number)
+            os.kill(
+                int((self._data / "postgres" / "postmaster.pid").read_text().split()[0]), number
+            )
             await asyncio.sleep(self._random.uniform(0, 0.3))
             self._service.terminate()
         await asyncio.to_thread(self._service.wait)

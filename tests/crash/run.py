@@ -183,8 +183,8 @@ class Crash:
             )
         finally:
             await connection.close()
-        if set(found) != {expected}:
-            raise CrashError(f"count, highest position, head: {list(found)}, expected {expected}")
+        if set(found or ()) != {expected}:
+            raise CrashError(f"count, highest position, head: {found}, expected {expected}")
         if [row["leaf"] for row in rows[: len(self._seen)]] != self._seen:
             raise CrashError("what the reader saw is no prefix of the log")
 

@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format lock build clean
+.PHONY: help setup run test crash-test check format lock build clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed ## Create .venv with the locked dependencies and userlog, editable
 
@@ -29,6 +29,10 @@ run: setup ## Serve, in the foreground until Ctrl-C; ARGS="--port 9000" passes o
 
 test: setup ## Run the tests; ARGS="-k rebuild" passes options on
 	$(BIN)/pytest $(ARGS)
+
+ROUNDS ?= 5
+crash-test: setup ## Kill the service and PostgreSQL at random, ROUNDS=50 times, and lose nothing
+	$(BIN)/python tests/crash/run.py --rounds $(ROUNDS)
 
 check: setup ## Lint, formatting, types, import rules: everything that runs no code
 	$(BIN)/ruff check

@@ -8,7 +8,8 @@
 --   projections, generations,         which read model answers, and how far each one has come
 --   checkpoints
 --   users, history                    the read models, one table partition per generation
---   append()                          the only way into the log; called once per batch
+--   append(), erase()                 the only ways to change the log
+--   userlog_app                       the role that the service works as
 --
 -- What always holds
 --   - Everything that belongs to a user is keyed by `partition` first, computed by the
@@ -17,7 +18,8 @@
 --   - Positions are dense per partition and become visible in order: append() takes the row of
 --     log_head before it numbers anything, so max(position) = count(*) = log_head.position.
 --   - recorded_at never decreases with position, and is whole milliseconds, as answers show it.
---   - Nothing updates or deletes an event.
+--   - Nothing updates or deletes an event: userlog_app has no right to, and works on the log
+--     through append() and erase() alone. guard.sql adds a trigger that stops the owner too.
 --
 -- Statements are separated by a blank line and contain none, so that each can be sent alone.
 
@@ -49,13 +51,15 @@ CREATE TABLE userlog.streams (
     key_id bigint NOT NULL,
     data_key bytea,
     erased_at timestamptz,
+    erased_position bigint,
     PRIMARY KEY (partition, stream_id)
 );
 
 -- The log. kind: 1 user.created, 2 user.updated, 3 user.deleted, 4 user.erased.
 -- identity says which events are the same event, digest whether they have the same content;
 -- both are keyed by the user's key. chain stands on the last event of each batch:
--- sha256(previous chain || sha256(event) of every event of the batch).
+-- sha256(previous chain || sha256(event) of every event of the batch). It proves that nothing was
+-- altered; leaf, the first 8 bytes of sha256(event), says where.
 CREATE TABLE userlog.events (
     partition integer NOT NULL,
     kind smallint NOT NULL CHECK (kind BETWEEN 1 AND 4),
@@ -64,7 +68,8 @@ CREATE TABLE userlog.events (
     occurred_at timestamptz NOT NULL,
     recorded_at timestamptz NOT NULL,
     identity bytea NOT NULL CHECK (octet_length(identity) = 16),
-    digest bytea NOT NULL CHECK (octet_length(digest) = 16),
+    digest bytea NOT NULL CHECK (octet_length(digest) = 8),
+    leaf bytea NOT NULL CHECK (octet_length(leaf) = 8),
     payload bytea NOT NULL,
     chain bytea,
     PRIMARY KEY (partition, position)
@@ -170,8 +175,10 @@ CREATE TABLE userlog.history_g1 PARTITION OF userlog.history FOR VALUES IN (1);
 -- partition, and a reader that sees a position sees all below it. LIMIT 1 keeps each look-up a
 -- look-up (the planner can't merge it into a join), and switching off the scans that stale
 -- statistics would choose keeps it an index look-up, so the cost per item stays constant.
+-- in_recorded_ats is null but for an import, which brings the times of the log it comes from.
 CREATE FUNCTION userlog.append(
     in_partition integer,
+    in_recorded_ats timestamptz[],
     new_stream_ids uuid[],
     new_application_ids text[],
     new_user_ids text[],
@@ -185,7 +192,8 @@ CREATE FUNCTION userlog.append(
     in_digests bytea[],
     in_payloads bytea[]
 ) RETURNS TABLE (outcome text, "position" bigint)
-LANGUAGE plpgsql VOLATILE
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 AS $$
@@ -194,6 +202,8 @@ DECLARE
     head userlog.log_head;
     outcomes text[];
     positions bigint[];
+    recorded_ats timestamptz[];
+    leaves bytea[];
     appended bigint;
     now_recorded timestamptz;
     new_chain bytea;
@@ -202,7 +212,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'userlog has no partition %', in_partition USING ERRCODE = 'no_data_found';
     END IF;
-    now_recorded := greatest(head.recorded_at, date_trunc('milliseconds', clock_timestamp()));
+    now_recorded := date_trunc('milliseconds', clock_timestamp());
     IF cardinality(new_stream_ids) > 0 THEN
         INSERT INTO userlog.streams (partition, stream_id, application_id, user_id, key_id, data_key)
         SELECT in_partition, n.stream_id, n.application_id, n.user_id, n.key_id, n.data_key
@@ -252,31 +262,108 @@ BEGIN
     INTO outcomes, positions, appended
     FROM placed p;
     IF appended > 0 THEN
-        SELECT sha256(head.chain || string_agg(sha256(
-            int4send(in_partition) || int8send(i.position) || uuid_send(i.stream_id)
-            || int2send(i.kind) || timestamptz_send(i.occurred_at) || timestamptz_send(now_recorded)
-            || i.identity || i.digest || i.payload), ''::bytea ORDER BY i.position))
-        INTO new_chain
-        FROM unnest(outcomes, positions, in_stream_ids, in_kinds, in_occurred_ats,
-                in_identities, in_digests, in_payloads)
-            AS i (outcome, "position", stream_id, kind, occurred_at, identity, digest, payload)
-        WHERE i.outcome = 'appended';
+        SELECT array_agg(t.recorded_at ORDER BY t.n)
+        INTO recorded_ats
+        FROM (
+            SELECT i.n, greatest(head.recorded_at,
+                max(coalesce(i.recorded_at, now_recorded)) FILTER (WHERE i.outcome = 'appended')
+                    OVER (ORDER BY i.n)) AS recorded_at
+            FROM unnest(outcomes, in_recorded_ats) WITH ORDINALITY AS i (outcome, recorded_at, n)
+        ) t;
+        SELECT array_agg(l.leaf ORDER BY l.n),
+            sha256(head.chain || string_agg(l.leaf, ''::bytea ORDER BY l.n)
+                FILTER (WHERE l.outcome = 'appended'))
+        INTO leaves, new_chain
+        FROM (
+            SELECT i.n, i.outcome, sha256(
+                int4send(in_partition) || int8send(i.position) || uuid_send(i.stream_id)
+                || int2send(i.kind) || timestamptz_send(i.occurred_at)
+                || timestamptz_send(i.recorded_at) || i.identity || i.digest || i.payload) AS leaf
+            FROM unnest(outcomes, positions, recorded_ats, in_stream_ids, in_kinds,
+                    in_occurred_ats, in_identities, in_digests, in_payloads) WITH ORDINALITY
+                AS i (outcome, "position", recorded_at, stream_id, kind, occurred_at, identity,
+                    digest, payload, n)
+        ) l;
         INSERT INTO userlog.events (partition, kind, position, stream_id, occurred_at, recorded_at,
-            identity, digest, payload, chain)
-        SELECT in_partition, i.kind, i.position, i.stream_id, i.occurred_at, now_recorded,
-            i.identity, i.digest, i.payload,
+            identity, digest, leaf, payload, chain)
+        SELECT in_partition, i.kind, i.position, i.stream_id, i.occurred_at, i.recorded_at,
+            i.identity, i.digest, substring(i.leaf FROM 1 FOR 8), i.payload,
             CASE WHEN i.position = head.position + appended THEN new_chain END
-        FROM unnest(outcomes, positions, in_stream_ids, in_kinds, in_occurred_ats,
-                in_identities, in_digests, in_payloads)
-            AS i (outcome, "position", stream_id, kind, occurred_at, identity, digest, payload)
+        FROM unnest(outcomes, positions, recorded_ats, leaves, in_stream_ids, in_kinds,
+                in_occurred_ats, in_identities, in_digests, in_payloads)
+            AS i (outcome, "position", recorded_at, leaf, stream_id, kind, occurred_at, identity,
+                digest, payload)
         WHERE i.outcome = 'appended';
         UPDATE userlog.log_head h
-        SET position = head.position + appended, chain = new_chain, recorded_at = now_recorded
+        SET position = head.position + appended, chain = new_chain,
+            recorded_at = recorded_ats[cardinality(recorded_ats)]
         WHERE h.partition = in_partition;
     END IF;
     RETURN QUERY SELECT r.outcome, r.position FROM unnest(outcomes, positions) AS r (outcome, "position");
 END
 $$;
+
+-- Destroys a user's key, deletes their rows in every read model and appends user.erased, in one
+-- transaction. Returns the position of that event; null if the user is unknown, or erased already.
+-- The head is taken first, as append() does, so no append is half way between key and log.
+CREATE FUNCTION userlog.erase(
+    in_partition integer,
+    in_recorded_at timestamptz,
+    in_stream_id uuid,
+    in_key_id bigint,
+    in_identity bytea,
+    in_digest bytea
+) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    appended_at bigint;
+    now_erased timestamptz := coalesce(in_recorded_at, date_trunc('milliseconds', clock_timestamp()));
+BEGIN
+    PERFORM FROM userlog.log_head h WHERE h.partition = in_partition FOR UPDATE;
+    UPDATE userlog.streams s SET data_key = NULL, key_id = in_key_id, erased_at = now_erased
+    WHERE s.partition = in_partition AND s.stream_id = in_stream_id AND s.data_key IS NOT NULL;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    SELECT a.position INTO appended_at FROM userlog.append(
+        in_partition, ARRAY[in_recorded_at], '{}', '{}', '{}', '{}', '{}', ARRAY[in_stream_id],
+        ARRAY[in_key_id], ARRAY[4::smallint], ARRAY[now_erased], ARRAY[in_identity],
+        ARRAY[in_digest], ARRAY[''::bytea]) a;
+    UPDATE userlog.streams s SET erased_position = appended_at
+    WHERE s.partition = in_partition AND s.stream_id = in_stream_id;
+    DELETE FROM userlog.users u WHERE u.partition = in_partition AND u.stream_id = in_stream_id;
+    DELETE FROM userlog.history h WHERE h.partition = in_partition AND h.stream_id = in_stream_id;
+    RETURN appended_at;
+END
+$$;
+
+-- The service works as this role. It reads everything, writes the read models and quarantine, and
+-- changes the log through append() and erase() alone.
+DO $$
+BEGIN
+    BEGIN
+        CREATE ROLE userlog_app NOLOGIN;
+    EXCEPTION WHEN duplicate_object OR unique_violation THEN
+        NULL;
+    END;
+    IF NOT pg_has_role(CURRENT_USER, 'userlog_app', 'MEMBER') THEN
+        GRANT userlog_app TO CURRENT_USER;
+    END IF;
+END
+$$;
+
+GRANT USAGE ON SCHEMA userlog TO userlog_app;
+
+GRANT SELECT ON ALL TABLES IN SCHEMA userlog TO userlog_app;
+
+GRANT INSERT, UPDATE, DELETE ON userlog.quarantine, userlog.projections, userlog.generations,
+    userlog.checkpoints, userlog.users, userlog.history TO userlog_app;
+
+REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA userlog FROM PUBLIC;
+
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA userlog TO userlog_app;
 
 INSERT INTO userlog.projections (name, active_generation) VALUES ('users', 1);
 

@@ -46,6 +46,7 @@ def make_app(runtime: Runtime, secrets: Secrets) -> web.Application:
             web.post(WEBHOOK_PATH, handlers.webhook),
             web.get(user, handlers.user),
             web.get(f"{user}/history", handlers.history),
+            web.delete(f"{user}/personal-data", handlers.erase),
             web.get("/v1/status", handlers.status),
             web.get("/health/live", handlers.live),
             web.get("/health/ready", handlers.ready),

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import structlog
 from aiohttp import web
 
 from api import params
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from projections.read_model import Order, User
 
 _PAGE_ROWS = 100
+_log = structlog.stdlib.get_logger("userlog.http")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -88,6 +90,20 @@ class Handlers:
         if not found.entries and after is None:
             raise await self._missing(stream)
         return answer(found)
+
+    async def erase(self, request: web.Request) -> web.Response:
+        """Erase a user for good; again: nothing more to do."""
+        stream = self._stream(request)
+        params.Params(request.query).done()
+        done = await self._runtime.log.erase(stream)
+        if not done.known or done.erased_at is None:
+            raise Problem(404, "No such user", "no event of this user is known; check both ids")
+        _log.info("user erased", position=str(done.position) if done.position else None)
+        destroyed = ["key", "state", "history"] if done.position else []
+        position = str(done.position) if done.position else None
+        return answer(
+            {"destroyed": destroyed, "position": position, "erased_at": rfc3339(done.erased_at)}
+        )
 
     async def status(self, request: web.Request) -> web.Response:
         """Answer how far the log and the read models have come."""

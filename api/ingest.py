@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from api.payloads import Decoded, decode
+from api.payloads import decode
 from eventstore.events import Appended, Outcome
+from projections.deliveries import UnreadableError
 
 if TYPE_CHECKING:
+    import uuid
+
     from eventstore.log import EventLog
     from eventstore.quarantine import Quarantine
 
@@ -41,32 +44,48 @@ class Ingest:
 
     async def deliver(self, body: bytes) -> Receipt:
         """Read a delivery and keep what is in it; UnavailableError means: send it again."""
+        receipt, problem = await self._take(body)
+        if problem is not None:
+            key = await self._quarantine.put(body, problem.reason, problem.detail)
+            said = {"reason": problem.reason, "detail": problem.detail}
+            _log.warning("delivery quarantined", quarantine_id=str(key), **said)
+        return receipt
+
+    async def replay(self, key: uuid.UUID) -> bool:
+        """Try a delivery in quarantine again; return whether all of it could be taken now."""
+        found = await self._quarantine.show(key)
+        if found is None:
+            return False
+        _, body = found
+        _, problem = await self._take(body)
+        if problem is None:
+            await self._quarantine.remove(key)
+        return problem is None
+
+    async def _take(self, body: bytes) -> tuple[Receipt, UnreadableError | None]:
+        """Append what can be read; return the first reason why not all of it could be taken."""
         decoded = decode(body)
         if not decoded.events and not decoded.rejected:
             _log.debug("delivery ignored")
-            return Receipt(ignored=1)
+            return Receipt(ignored=1), None
         appended = await self._log.append(decoded.events) if decoded.events else []
-        receipt = _receipt(appended)
-        conflicts = sum(1 for one in appended if one.outcome is Outcome.CONFLICT)
-        receipt.quarantined = len(decoded.rejected) + conflicts
-        if receipt.quarantined:
-            await self._set_aside(body, decoded, appended)
-        return receipt
-
-    async def _set_aside(self, body: bytes, decoded: Decoded, appended: list[Appended]) -> None:
-        if decoded.rejected:
-            reason, detail = decoded.rejected[0].reason, decoded.rejected[0].detail
-        else:
-            first = next(one for one in appended if one.outcome is Outcome.CONFLICT)
-            reason = "same-id-other-content"
-            detail = f"position {first.position} has the same event id and other content"
-        key = await self._quarantine.put(body, reason, detail)
-        _log.warning("delivery quarantined", quarantine_id=str(key), reason=reason, detail=detail)
+        problems = [*decoded.rejected, *_conflicts(appended)]
+        return _receipt(appended, len(problems)), problems[0] if problems else None
 
 
-def _receipt(appended: list[Appended]) -> Receipt:
+def _conflicts(appended: list[Appended]) -> list[UnreadableError]:
+    reason, detail = "same-id-other-content", "position {} has the same event id, other content"
+    return [
+        UnreadableError(reason, detail.format(one.position))
+        for one in appended
+        if one.outcome is Outcome.CONFLICT
+    ]
+
+
+def _receipt(appended: list[Appended], quarantined: int) -> Receipt:
     def count(outcome: Outcome) -> int:
         return sum(1 for one in appended if one.outcome is outcome)
 
     positions = [str(one.position) for one in appended if one.outcome is not Outcome.CONFLICT]
-    return Receipt(count(Outcome.APPENDED), count(Outcome.DUPLICATE), positions=positions)
+    counts = (count(Outcome.APPENDED), count(Outcome.DUPLICATE), 0, quarantined)
+    return Receipt(*counts, positions)

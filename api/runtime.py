@@ -32,9 +32,12 @@ _log = structlog.stdlib.get_logger("userlog")
 class Runtime:
     """The parts of a running userlog."""
 
-    def __init__(self, settings: Settings, log: EventLog, quarantine: Quarantine) -> None:
+    def __init__(
+        self, settings: Settings, master_key: MasterKey, log: EventLog, quarantine: Quarantine
+    ) -> None:
         """Made by `opened`."""
         self.settings = settings
+        self.master_key = master_key
         self.log = log
         self.quarantine = quarantine
         self.ingest = Ingest(log, quarantine)
@@ -66,16 +69,26 @@ async def install(url: str, settings: Settings, partitions: int = 1) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, secrets: Secrets) -> AsyncGenerator[Runtime]:
-    """Open the database, installing the schema if it is empty, and everything upon it."""
+async def opened(
+    settings: Settings, secrets: Secrets, *, owner: bool = False
+) -> AsyncGenerator[Runtime]:
+    """Open the database, installing the schema if it is empty, and everything upon it.
+
+    Only what makes or drops tables needs to be their `owner`.
+    """
     async with database_url(settings) as url:
         if await install(url, settings):
             _log.info("schema installed", version=database.SCHEMA_VERSION)
         pool = await database.open_pool(
-            url, size=settings.pool_connections_max, timeout_s=settings.database_timeout_s
+            url,
+            size=settings.pool_connections_max,
+            timeout_s=settings.database_timeout_s,
+            owner=owner,
         )
         try:
-            runtime = await _open(pool, settings, MasterKey(secrets.master_key))
+            runtime = await _open(
+                pool, settings, MasterKey(secrets.master_key, secrets.previous_master_key)
+            )
             yield runtime
             await runtime.log.close()
         finally:
@@ -87,7 +100,7 @@ async def _open(pool: Pool, settings: Settings, master_key: MasterKey) -> Runtim
         settings.queue_rows_max, settings.batch_rows_max, settings.batch_bytes_max
     )
     log = await EventLog.open(pool, master_key, limits)
-    return Runtime(settings, log, Quarantine(pool, log.partitions, master_key))
+    return Runtime(settings, master_key, log, Quarantine(pool, log.partitions, master_key))
 
 
 async def _close(pool: Pool, timeout_s: float) -> None:

@@ -29,6 +29,7 @@ class Secrets(msgspec.Struct, frozen=True):
 
     webhook_secrets: list[str]
     master_key: bytes
+    previous_master_key: bytes | None
     api_token: str
     made: list[str]
 
@@ -47,8 +48,47 @@ def obtain(settings: Settings) -> Secrets:
         name: _generated(settings, name, made) if name in missing else getattr(settings, name)
         for name in FILES
     }
-    key = key_bytes(texts["master_key"])
-    return Secrets(secrets_of(texts["webhook_secrets"]), key, texts["api_token"], made)
+    return Secrets(
+        secrets_of(texts["webhook_secrets"]),
+        key_bytes(texts["master_key"]),
+        _previous(settings),
+        texts["api_token"],
+        made,
+    )
+
+
+def previous_file(settings: Settings) -> Path:
+    """Where a generated master key is kept while it is being rotated."""
+    return Path(settings.data_dir) / f"{FILES['master_key']}.previous"
+
+
+def _previous(settings: Settings) -> bytes | None:
+    if settings.previous_master_key is not None:
+        return key_bytes(settings.previous_master_key)
+    path = previous_file(settings)
+    if settings.master_key is UNSET and path.exists():
+        return key_bytes(path.read_text(encoding="utf-8").strip())
+    return None
+
+
+def prepare_rotation(settings: Settings) -> None:
+    """Put a new generated master key in the old one's place, and the old one beside it.
+
+    SettingsError if the key is not a generated one. A rotation that was prepared already stays
+    as it is.
+    """
+    if settings.master_key is not UNSET:
+        raise SettingsError(
+            f"{PREFIX}MASTER_KEY is set: set {PREFIX}PREVIOUS_MASTER_KEY to it, and it to a new key"
+        )
+    path, previous = Path(settings.data_dir) / FILES["master_key"], previous_file(settings)
+    if previous.exists():
+        return
+    draft = path.with_suffix(".next")
+    draft.unlink(missing_ok=True)
+    _write_once(draft, _master_key())
+    os.link(path, previous)
+    draft.replace(path)
 
 
 def _refuse_generated(settings: Settings, missing: list[str]) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIX = "USERLOG_"
-SECRETS = ("webhook_secrets", "master_key", "api_token")
+SECRETS = ("webhook_secrets", "master_key", "previous_master_key", "api_token")
 _HIDDEN = ("database_url", *SECRETS)
 _MASTER_KEY_BYTES = 32
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -57,6 +57,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     master_key: Annotated[
         str | UnsetType, _about("wraps the users' keys; base64 of 32 bytes", "q83vEjRWeJ…=")
     ] = UNSET
+    previous_master_key: Annotated[
+        str | None, _about("opens what the master key does not, while rotating", "q83vEjRWeJ…=")
+    ] = None
     api_token: Annotated[str | UnsetType, _about("bearer token for reading", "a-long-word")] = UNSET
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _about("what to log", "info")
@@ -160,6 +163,8 @@ def _check_secrets(settings: Settings) -> None:
         raise SettingsError(f"{PREFIX}WEBHOOK_SECRETS is empty; example: new-secret,old-secret")
     if settings.master_key is not UNSET:
         key_bytes(settings.master_key)
+    if settings.previous_master_key is not None:
+        key_bytes(settings.previous_master_key)
 
 
 def secrets_of(text: str) -> list[str]:
@@ -183,7 +188,7 @@ def shown(settings: Settings, name: str) -> str:
     """Return a setting's value for people; secrets are hidden."""
     value = getattr(settings, name)
     if name in SECRETS:
-        return "generated" if value is UNSET else "set, hidden"
+        return "generated" if value is UNSET else "not set" if value is None else "set, hidden"
     if name == "database_url":
         return "embedded PostgreSQL" if value is None else "set, hidden"
     return str(value)

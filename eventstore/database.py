@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
 
 SCHEMA_VERSION = 1
+APPLICATION_ROLE = "userlog_app"
 SERVER_VERSION_MIN = 15
 _INSTALL_LOCK = 0x757365726C6F67
 """Advisory lock number: only keeps two installers apart, nothing later depends on it."""
@@ -31,18 +33,36 @@ def schema_path() -> Path:
     raise SchemaError(msg)
 
 
-def schema_statements() -> list[str]:
-    """Split `schema.sql` at its blank lines, so that each statement can be sent alone."""
-    parts = schema_path().read_text(encoding="utf-8").split("\n\n")
+def guard_path() -> Path:
+    """Find `guard.sql`, the triggers that only a single server has."""
+    return Path(__file__).with_name("guard.sql")
+
+
+def statements(path: Path) -> list[str]:
+    """Split a file of ours at its blank lines, so that each statement can be sent alone."""
+    parts = path.read_text(encoding="utf-8").split("\n\n")
     return [part for part in parts if any(not line.startswith("--") for line in part.splitlines())]
 
 
-async def open_pool(url: str, *, size: int, timeout_s: float) -> Pool:
-    """Open a pool of connections; `timeout_s` bounds every statement and every connecting."""
+async def open_pool(url: str, *, size: int, timeout_s: float, owner: bool = False) -> Pool:
+    """Open a pool of connections; `timeout_s` bounds every statement and every connecting.
+
+    They work as `userlog_app`, which can't change the log but through its functions; as the
+    `owner` of the schema only where tables are made and dropped.
+    """
     with database_errors():
         return await asyncpg.create_pool(
-            url, min_size=1, max_size=size, timeout=timeout_s, command_timeout=timeout_s
+            url,
+            min_size=1,
+            max_size=size,
+            timeout=timeout_s,
+            command_timeout=timeout_s,
+            init=None if owner else _become_application,
         )
+
+
+async def _become_application(connection: Connection) -> None:
+    await connection.execute(f"SET ROLE {APPLICATION_ROLE}")
 
 
 async def install(connection: Connection, partitions: int = 1) -> bool:
@@ -60,10 +80,25 @@ async def install(connection: Connection, partitions: int = 1) -> bool:
         if await connection.fetchval("SELECT to_regnamespace('userlog') IS NOT NULL"):
             await check(connection)
             return False
-        for statement in schema_statements():
-            await connection.execute(statement)
+        await _run(connection, schema_path())
         await _add_partitions(connection, partitions)
+        with contextlib.suppress(asyncpg.FeatureNotSupportedError):
+            async with connection.transaction():
+                await _run(connection, guard_path())
     return True
+
+
+async def _run(connection: Connection, path: Path) -> None:
+    try:
+        for statement in statements(path):
+            await connection.execute(statement)
+    except asyncpg.InsufficientPrivilegeError as error:
+        msg = (
+            f"this database user may not install {path.name} ({error.args[0]}); it must be able to"
+            " create a schema, and the role userlog_app unless an administrator has created it and"
+            " granted it to this user"
+        )
+        raise SchemaError(msg) from error
 
 
 async def _add_partitions(connection: Connection, partitions: int) -> None:

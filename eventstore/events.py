@@ -72,7 +72,9 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
 
     `identity` names the event within its stream: two events with equal identities are one and
     the same. `content` is what makes them differ when they should not. `payload` is the delivery
-    as received, restricted to this user. `occurred_at` is in UTC, to the millisecond.
+    as received, restricted to this user; None if it is of a user who was erased. `occurred_at` is
+    in UTC, to the millisecond. Only an import brings a `recorded_at`, from the log it comes from;
+    it counts unless the partition has a later one.
     """
 
     application_id: str
@@ -81,11 +83,15 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
     occurred_at: datetime
     identity: bytes
     content: bytes
-    payload: bytes
+    payload: bytes | None
+    recorded_at: datetime | None = None
 
 
 class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
-    """An event as it stands in the log; `payload` is None once its user has been erased."""
+    """An event as it stands in the log.
+
+    `payload` is None once its user has been erased; `after_erasure` tells events that came later.
+    """
 
     position: Position
     stream: Stream
@@ -93,6 +99,7 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
     occurred_at: datetime
     recorded_at: datetime
     payload: bytes | None
+    after_erasure: bool = False
 
 
 class Outcome(enum.Enum):

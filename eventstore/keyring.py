@@ -93,6 +93,11 @@ class Keyring:
             del self._keys[next(iter(self._keys))]
         return key
 
+    def tombstone(self, stream: Stream) -> StreamKey:
+        """Make what is left of a user's key when they are erased: it names, and opens nothing."""
+        naming = self._master.tombstone_key(stream.stream_id.bytes)
+        return StreamKey(stream, secrets.randbits(_KEY_ID_BITS), naming, erased=True)
+
     def forget(self, stream: Stream) -> None:
         """Drop a key that turned out to be another one in the database."""
         self._keys.pop(stream.stream_id, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from eventstore import database, store
 from eventstore.appender import Appender, AppenderLimits
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 _SEAL_ATTEMPTS_MAX = 3
 _STALE = "stale"
 _KEYS_CAPACITY = 100_000
+
+
+class Erasure(NamedTuple):
+    """What an erasure found: `position` only if this one did it."""
+
+    known: bool
+    position: Position | None
+    erased_at: datetime | None
 
 
 class EventLog:
@@ -102,7 +110,22 @@ class EventLog:
 
     async def is_erased(self, stream: Stream) -> bool:
         """Say whether a user has been erased."""
-        return await store.is_erased(self.pool, stream)
+        _, erased_at = await store.find_stream(self.pool, stream)
+        return erased_at is not None
+
+    async def erase(self, stream: Stream, recorded_at: datetime | None = None) -> Erasure:
+        """Destroy a user's key and their rows in every read model, for good.
+
+        Their events stay in the log, sealed for ever; what arrives later is recorded without its
+        payload. Erasing again changes nothing. Only an import brings a `recorded_at`.
+        """
+        number = await store.erase(self.pool, self.keyring.tombstone(stream), recorded_at)
+        self.keyring.forget(stream)
+        if number is not None:
+            self.appended()
+        known, erased_at = await store.find_stream(self.pool, stream)
+        position = Position(stream.partition, number) if number is not None else None
+        return Erasure(known, position, erased_at)
 
     async def close(self) -> None:
         """Finish what is queued; the pool stays its owner's to close."""

@@ -57,7 +57,7 @@ class Quarantine:
             )
         return key
 
-    async def list(self, limit: int) -> list[Quarantined]:
+    async def newest(self, limit: int) -> list[Quarantined]:
         """Return the most recently seen, newest first."""
         with database_errors():
             rows = await self._pool.fetch(_SQL["quarantine_list"], limit)
@@ -71,6 +71,18 @@ class Quarantine:
             return None
         data_key = self._master.unwrap(row["data_key"], key.bytes)
         return _quarantined(row), data_key.open(row["body"], key.bytes)
+
+    async def keys(self, reason: str | None) -> list[uuid.UUID]:
+        """Return the ids of all, or of all with one reason, the oldest first."""
+        with database_errors():
+            rows = await self._pool.fetch(_SQL["quarantine_keys"], reason)
+        return [row["id"] for row in rows]
+
+    async def remove(self, key: uuid.UUID) -> bool:
+        """Throw one away; return whether it was there."""
+        with database_errors():
+            found = await self._pool.fetchval(_SQL["quarantine_remove"], self._partition(key), key)
+        return found is not None
 
     async def count(self) -> int:
         """Return how many deliveries are in quarantine."""

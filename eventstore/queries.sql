@@ -1,7 +1,11 @@
 -- The log's statements. append() itself is in schema.sql.
 
 -- [append] One batch for one partition, in one round trip.
-SELECT outcome, position FROM userlog.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
+SELECT outcome, position
+FROM userlog.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14);
+
+-- [erase] Destroy a user's key and rows, and append user.erased; null if there is nothing to do.
+SELECT userlog.erase($1, $2, $3, $4, $5, $6);
 
 -- [stream_keys] The keys of some users of one partition; an erased user's data_key is null.
 SELECT stream_id, key_id, data_key FROM userlog.streams WHERE partition = $1 AND stream_id = ANY($2);
@@ -14,7 +18,7 @@ SELECT partition, position, chain, recorded_at FROM userlog.log_head ORDER BY pa
 
 -- [read_log] The log of one partition after a position, in order.
 SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.payload,
-    s.application_id, s.user_id, s.key_id, s.data_key
+    s.application_id, s.user_id, s.key_id, s.data_key, s.erased_position
 FROM userlog.events e
 JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
 WHERE e.partition = $1 AND e.position > $2
@@ -23,7 +27,7 @@ LIMIT $3;
 
 -- [read_streams] All events of some users up to a position, each user's in order of position.
 SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.payload,
-    s.application_id, s.user_id, s.key_id, s.data_key
+    s.application_id, s.user_id, s.key_id, s.data_key, s.erased_position
 FROM userlog.events e
 JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
 WHERE e.partition = $1 AND e.stream_id = ANY($2) AND e.position <= $3
@@ -31,14 +35,49 @@ ORDER BY e.stream_id, e.position;
 
 -- [read_stream_until] One user's events that happened by $3 and were recorded by $4.
 SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.payload,
-    s.application_id, s.user_id, s.key_id, s.data_key
+    s.application_id, s.user_id, s.key_id, s.data_key, s.erased_position
 FROM userlog.events e
 JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
 WHERE e.partition = $1 AND e.stream_id = $2 AND e.occurred_at <= $3 AND e.recorded_at <= $4
 ORDER BY e.position;
 
--- [stream_erased] Has this user been erased? No row: never heard of.
+-- [stream_erased] When has this user been erased? No row: never heard of.
 SELECT erased_at FROM userlog.streams WHERE partition = $1 AND stream_id = $2;
+
+-- [verify_page] The log of one partition after a position, as it is stored, for `verify`.
+SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.digest, e.leaf,
+    e.payload, e.chain, s.stream_id IS NOT NULL AS has_stream, s.key_id, s.data_key
+FROM userlog.events e
+LEFT JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
+WHERE e.partition = $1 AND e.position > $2
+ORDER BY e.position
+LIMIT $3;
+
+-- [beyond_head] The first event behind the head, which append() never leaves there.
+SELECT min(e.position) FROM userlog.log_head h
+JOIN userlog.events e ON e.partition = h.partition AND e.position > h.position
+WHERE h.partition = $1;
+
+-- [chain_at] The hash over everything up to a position, if a batch ended there.
+SELECT chain FROM userlog.events WHERE partition = $1 AND position = $2;
+
+-- [streams_wrapped] Users' wrapped keys after an id, for rotation.
+SELECT stream_id AS id, data_key FROM userlog.streams
+WHERE partition = $1 AND stream_id > $2 AND data_key IS NOT NULL ORDER BY stream_id LIMIT $3;
+
+-- [streams_rewrap] Replace wrapped keys, unless they have been destroyed meanwhile.
+UPDATE userlog.streams s SET data_key = n.new
+FROM unnest($2::uuid[], $3::bytea[], $4::bytea[]) AS n (id, old, new)
+WHERE s.partition = $1 AND s.stream_id = n.id AND s.data_key = n.old;
+
+-- [quarantine_wrapped] Wrapped keys of the quarantine after an id, for rotation.
+SELECT id, data_key FROM userlog.quarantine
+WHERE partition = $1 AND id > $2 ORDER BY id LIMIT $3;
+
+-- [quarantine_rewrap] Replace wrapped keys.
+UPDATE userlog.quarantine q SET data_key = n.new
+FROM unnest($2::uuid[], $3::bytea[], $4::bytea[]) AS n (id, old, new)
+WHERE q.partition = $1 AND q.id = n.id AND q.data_key = n.old;
 
 -- [quarantine_put] Keep a delivery that could not be read, or count it once more.
 INSERT INTO userlog.quarantine (partition, id, reason, detail, data_key, body)
@@ -55,6 +94,13 @@ FROM userlog.quarantine ORDER BY last_seen DESC, id LIMIT $1;
 -- [quarantine_get] One delivery in quarantine.
 SELECT id, reason, detail, first_seen, last_seen, times_seen, data_key, body
 FROM userlog.quarantine WHERE partition = $1 AND id = $2;
+
+-- [quarantine_keys] All in quarantine, or all with one reason, the oldest first.
+SELECT id FROM userlog.quarantine
+WHERE $1::text IS NULL OR reason = $1 ORDER BY first_seen, id;
+
+-- [quarantine_remove] Throw one away.
+DELETE FROM userlog.quarantine WHERE partition = $1 AND id = $2 RETURNING id;
 
 -- [quarantine_count] How many deliveries are in quarantine.
 SELECT count(*) FROM userlog.quarantine;

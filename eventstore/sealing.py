@@ -68,8 +68,8 @@ class DataKey:
         ).digest()
 
     def digest(self, content: bytes) -> bytes:
-        """Return the 16-byte keyed digest of an event's content."""
-        return hashlib.blake2b(content, key=self._naming, person=b"digest", digest_size=16).digest()
+        """Return the 8-byte keyed digest of an event's content."""
+        return hashlib.blake2b(content, key=self._naming, person=b"digest", digest_size=8).digest()
 
     def seal(self, payload: bytes, context: bytes) -> bytes:
         """Compress and encrypt; `context` must be given again to open."""
@@ -82,16 +82,21 @@ class DataKey:
 
 
 class MasterKey:
-    """The key that wraps the users' keys; it lives outside the database."""
+    """The key that wraps the users' keys; it lives outside the database.
 
-    __slots__ = ("_cipher", "_tombstones")
+    While it is being rotated, a previous one still opens what the new one does not.
+    """
 
-    def __init__(self, secret: bytes) -> None:
+    __slots__ = ("_cipher", "_previous", "_tombstones")
+
+    def __init__(self, secret: bytes, previous: bytes | None = None) -> None:
         """Take the 32 secret bytes; ValueError for any other number."""
-        if len(secret) != KEY_BYTES:
-            msg = f"a master key has {KEY_BYTES} bytes, this one has {len(secret)}"
-            raise ValueError(msg)
+        for given in (secret, previous):
+            if given is not None and len(given) != KEY_BYTES:
+                msg = f"a master key has {KEY_BYTES} bytes, this one has {len(given)}"
+                raise ValueError(msg)
         self._cipher = AESGCM(_derive(secret, b"wrap"))
+        self._previous = AESGCM(_derive(previous, b"wrap")) if previous else None
         self._tombstones = _derive(secret, b"tombstone")
 
     def new_data_key(self, context: bytes) -> tuple[bytes, DataKey]:
@@ -101,7 +106,25 @@ class MasterKey:
 
     def unwrap(self, wrapped: bytes, context: bytes) -> DataKey:
         """Open a wrapped key; SealBrokenError if this is not the master key that wrapped it."""
-        return DataKey(_open(self._cipher, wrapped, context))
+        return DataKey(self._open(wrapped, context)[0])
+
+    @property
+    def has_previous(self) -> bool:
+        """Whether it is being rotated."""
+        return self._previous is not None
+
+    def rewrap(self, wrapped: bytes, context: bytes) -> bytes | None:
+        """Wrap a key of the previous master key with this one; None if it is already."""
+        secret, is_previous = self._open(wrapped, context)
+        return _seal(self._cipher, secret, context) if is_previous else None
+
+    def _open(self, wrapped: bytes, context: bytes) -> tuple[bytes, bool]:
+        try:
+            return _open(self._cipher, wrapped, context), False
+        except SealBrokenError:
+            if self._previous is None:
+                raise
+            return _open(self._previous, wrapped, context), True
 
     def tombstone_key(self, context: bytes) -> DataKey:
         """Return the key that names an erased user's later events; it seals nothing."""

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from eventstore.keyring import Keyring
 
 _SQL = sql.load("eventstore")
-_NO_PAYLOAD = b""
+NO_PAYLOAD = b""
+_ERASURE = b"erased"
 _FIRST = datetime.min.replace(tzinfo=UTC) + timedelta(milliseconds=1)
 _LAST = datetime.max.replace(tzinfo=UTC, microsecond=999_000)
 """What lies beyond, the driver stores as an infinity, which does not come back as a time."""
@@ -37,6 +38,7 @@ class SealedEvent(msgspec.Struct, frozen=True, gc=False):
     identity: bytes
     digest: bytes
     payload: bytes
+    recorded_at: datetime | None
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -51,26 +53,32 @@ def seal(event: NewEvent, key: StreamKey) -> SealedEvent:
     """Seal an event with its user's key. Of an erased user's event nothing readable is kept."""
     identity = key.data_key.identity(event.identity)
     digest = key.data_key.digest(event.content)
-    payload = _NO_PAYLOAD
-    if not key.erased:
-        payload = key.data_key.seal(event.payload, _context(key.stream.stream_id, identity))
+    payload = NO_PAYLOAD
+    if event.payload is not None and not key.erased:
+        payload = key.data_key.seal(event.payload, context_of(key.stream.stream_id, identity))
     occurred_at = min(max(event.occurred_at, _FIRST), _LAST)
-    return SealedEvent(key, event.kind, occurred_at, identity, digest, payload)
+    about = (event.kind, occurred_at, identity, digest)
+    return SealedEvent(key, *about, payload, event.recorded_at)
 
 
-def _context(stream_id: uuid.UUID, identity: bytes) -> bytes:
+def context_of(stream_id: uuid.UUID, identity: bytes) -> bytes:
+    """Return what a payload is bound to: it opens nowhere else."""
     return stream_id.bytes + identity
 
 
 async def append_batch(
-    pool: Pool, partition: int, batch: Sequence[SealedEvent]
+    pool: Pool,
+    partition: int,
+    batch: Sequence[SealedEvent],
 ) -> list[tuple[str, int]]:
     """Append in one round trip; return (outcome, number of the position) for each, in order."""
+    imported = any(item.recorded_at for item in batch)
     new = {item.key.stream.stream_id: item.key for item in batch if not item.key.stored}.values()
     with database_errors():
         rows = await pool.fetch(
             _SQL["append"],
             partition,
+            [item.recorded_at for item in batch] if imported else None,
             [key.stream.stream_id for key in new],
             [key.stream.application_id for key in new],
             [key.stream.user_id for key in new],
@@ -87,6 +95,21 @@ async def append_batch(
     for key in new:
         key.stored = True
     return [(row["outcome"], row["position"]) for row in rows]
+
+
+async def erase(pool: Pool, key: StreamKey, recorded_at: datetime | None = None) -> int | None:
+    """Put a tombstone in a key's place; return the event's number, None if there was no key."""
+    with database_errors():
+        number: int | None = await pool.fetchval(
+            _SQL["erase"],
+            key.stream.partition,
+            recorded_at,
+            key.stream.stream_id,
+            key.key_id,
+            key.data_key.identity(_ERASURE),
+            key.data_key.digest(_ERASURE),
+        )
+    return number
 
 
 async def check_key(pool: Pool, keyring: Keyring) -> None:
@@ -140,11 +163,11 @@ async def read_stream_until(
     return [_recorded(row, stream.partition, keyring) for row in rows]
 
 
-async def is_erased(pool: Pool, stream: Stream) -> bool:
-    """Say whether a user has been erased."""
+async def find_stream(pool: Pool, stream: Stream) -> tuple[bool, datetime | None]:
+    """Say whether a user was ever heard of, and when they were erased."""
     with database_errors():
         row = await pool.fetchrow(_SQL["stream_erased"], stream.partition, stream.stream_id)
-    return row is not None and row["erased_at"] is not None
+    return (False, None) if row is None else (True, row["erased_at"])
 
 
 def _recorded(row: asyncpg.Record, partition: int, keyring: Keyring) -> RecordedEvent:
@@ -162,12 +185,13 @@ def _recorded(row: asyncpg.Record, partition: int, keyring: Keyring) -> Recorded
         row["occurred_at"],
         row["recorded_at"],
         payload,
+        after_erasure=row["position"] > (row["erased_position"] or row["position"]),
     )
 
 
 def _opened(row: asyncpg.Record, keyring: Keyring) -> bytes | None:
     key = keyring.of_row(row)
     sealed: bytes = row["payload"]
-    if key is None or sealed == _NO_PAYLOAD:
+    if key is None or sealed == NO_PAYLOAD:
         return None
-    return key.open(sealed, _context(row["stream_id"], row["identity"]))
+    return key.open(sealed, context_of(row["stream_id"], row["identity"]))

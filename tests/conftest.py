@@ -27,10 +27,15 @@ _numbers = itertools.count()
 
 
 class Stack(NamedTuple):
-    """An open userlog on a database of its own."""
+    """An open userlog on a database of its own.
+
+    `pool` is the service's, with the rights of the service; `admin` may do everything, and the
+    log's guards are off there.
+    """
 
     url: str
     pool: database.Pool
+    admin: database.Pool
     log: EventLog
     quarantine: Quarantine
     ingest: Ingest
@@ -106,12 +111,15 @@ async def open_stack() -> AsyncIterator[Callable[[str], Awaitable[Stack]]]:
     """Open userlogs on databases, as a process of its own would; closed after the test."""
     opened: list[Stack] = []
 
-    async def open_one(url: str) -> Stack:
-        pool = await database.open_pool(url, size=5, timeout_s=30)
+    async def open_one(url: str, *, owner: bool = False) -> Stack:
+        pool = await database.open_pool(url, size=5, timeout_s=30, owner=owner)
+        admin = await asyncpg.create_pool(
+            url, min_size=0, max_size=2, server_settings={"session_replication_role": "replica"}
+        )
         key = MasterKey(MASTER_KEY)
         log = await EventLog.open(pool, key)
         quarantine = Quarantine(pool, log.partitions, key)
-        stack = Stack(url, pool, log, quarantine, Ingest(log, quarantine), ReadModel(log))
+        stack = Stack(url, pool, admin, log, quarantine, Ingest(log, quarantine), ReadModel(log))
         opened.append(stack)
         return stack
 
@@ -119,6 +127,7 @@ async def open_stack() -> AsyncIterator[Callable[[str], Awaitable[Stack]]]:
     for stack in opened:
         await stack.log.close()
         await stack.pool.close()
+        await stack.admin.close()
 
 
 @pytest.fixture

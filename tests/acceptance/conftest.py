@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import aiohttp
 import msgspec
@@ -82,12 +83,14 @@ class Home:
     @asynccontextmanager
     async def serving(self) -> AsyncGenerator[Service]:
         """Serve on a free port; on leaving, stop it unless the test has."""
-        process = await self._start("serve", "--port", "0")
+        log = self.folder.with_suffix(".log")
+        with log.open("ab") as stderr:  # a pipe that nobody reads would stop the service
+            process = await self._start("serve", "--port", "0", stderr=stderr)
         assert process.stdout
         greeting = (await process.stdout.readline()).decode()
         if " serves at " not in greeting:
-            _, err = await process.communicate()
-            pytest.fail(f"the service did not start: {err.decode()}")
+            await process.wait()
+            pytest.fail(f"the service did not start: {log.read_text()}")
         token = (self.folder / "api-token").read_text().strip()
         service = Service(process, greeting.split()[-1], token)
         try:
@@ -103,13 +106,15 @@ class Home:
         """The process id of the embedded PostgreSQL."""
         return int((self.folder / "postgres" / "postmaster.pid").read_text().split()[0])
 
-    async def _start(self, *arguments: str) -> asyncio.subprocess.Process:
+    async def _start(
+        self, *arguments: str, stderr: BinaryIO | int = subprocess.PIPE
+    ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             *self._program,
             *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
             env=self._environ,
             cwd=self.folder.parent,
         )

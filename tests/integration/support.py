@@ -161,7 +161,7 @@ def _leaf(row: asyncpg.Record) -> bytes:
 
 async def erase(stack: Stack, user_id: str) -> None:
     """Do to a user's key what an erasure does."""
-    await stack.pool.execute(
+    await stack.admin.execute(
         "UPDATE userlog.streams SET data_key = NULL, erased_at = now(), key_id = key_id + 1"
         " WHERE user_id = $1",
         user_id,

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from tests.conftest import Stack
     from tests.integration.support import Lines
 
-SECRETS = Secrets(["old secret", "new secret"], b"a master key for tests only 32 b", "token", [])
+KEY = b"a master key for tests only 32 b"
+SECRETS = Secrets(["old secret", "new secret"], KEY, None, "token", [])
 AUTH = {"Authorization": "Bearer token"}
 USER = f"/v1/applications/{APP}/users/{SAMPLE_USER}"
 VERBATIM = Path(__file__).parents[1].joinpath("samples", "delete-verbatim.json").read_bytes()
@@ -194,7 +195,7 @@ async def test_unreadable(service: Service, body: bytes, reason: str) -> None:
     for times in (1, 2):
         answer = await service.post(body)
         assert (answer.status, answer.body) == (200, {**NOTHING, "quarantined": 1})
-        (kept,) = await service.runtime.quarantine.list(10)
+        (kept,) = await service.runtime.quarantine.newest(10)
         assert (kept.reason, kept.times_seen) == (reason, times)
         assert await service.runtime.quarantine.show(kept.id) == (kept, body)
     assert await assert_empty(service, quarantined=1)
@@ -209,7 +210,7 @@ async def test_good_and_bad_entries(service: Service) -> None:
     assert (answer.status, answer.body) == (200, expected)
     ((kept, whole),) = [
         shown
-        for one in await service.runtime.quarantine.list(10)
+        for one in await service.runtime.quarantine.newest(10)
         if (shown := await service.runtime.quarantine.show(one.id))
     ]
     assert (kept.reason, whole) == ("no-user", body)
@@ -227,7 +228,7 @@ async def test_same_id_other_content(service: Service) -> None:
     other = one.replace(b'"A"', b'"B"')
     assert (await service.post(one)).body["accepted"] == 1
     assert (await service.post(other)).body == {**NOTHING, "quarantined": 1}
-    (kept,) = await service.runtime.quarantine.list(10)
+    (kept,) = await service.runtime.quarantine.newest(10)
     assert (kept.reason, "0:1" in kept.detail) == ("same-id-other-content", True)
 
 

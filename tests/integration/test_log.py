@@ -144,7 +144,9 @@ async def test_reader_sees_no_gap(stack: Stack, open_stack: OpenStack, partition
 async def test_clock_set_back(stack: Stack) -> None:
     """recorded_at does not go back when the server's clock does."""
     await stack.log.append([event(name="1")])
-    await stack.pool.execute("UPDATE userlog.log_head SET recorded_at = '2999-01-01T00:00:00.001Z'")
+    await stack.admin.execute(
+        "UPDATE userlog.log_head SET recorded_at = '2999-01-01T00:00:00.001Z'"
+    )
     await stack.log.append([event(name="2")])
     await stack.log.append([event(name="3")])
     times = [e.recorded_at for e in await _everything(stack)]
@@ -175,7 +177,7 @@ async def test_key_forgotten_during_look_up(stack: Stack) -> None:
     both = [event("at hand"), event("to be looked up")]
     async with holding(stack.url, "LOCK TABLE userlog.streams"):
         appending = asyncio.create_task(stack.log.append(both))
-        await blocked(stack.pool)
+        await blocked(stack.admin)
         stack.log.keyring.forget(stack.log.stream(APP, "at hand"))
     assert _outcomes(await appending) == [("appended", 1), ("appended", 2)]
 
@@ -216,7 +218,7 @@ async def test_one_bad_event_fails_alone(stack: Stack) -> None:
     await _prepare_keys(stack, "a", "nul\0", "b")
     async with holding(stack.url, HEADS):
         first = asyncio.create_task(stack.log.append([event("a", "first")]))
-        await blocked(stack.pool)
+        await blocked(stack.admin)
         rest = asyncio.gather(
             *(stack.log.append([event(user)]) for user in ("a", "nul\0", "b")),
             return_exceptions=True,
@@ -256,7 +258,7 @@ async def test_full_queue(stack: Stack) -> None:
     log = await EventLog.open(stack.pool, MasterKey(b"a master key for tests only 32 b"), limits)
     async with holding(stack.url, HEADS):
         first = asyncio.create_task(log.append([event("a"), event("b")]))
-        await blocked(stack.pool)
+        await blocked(stack.admin)
         with pytest.raises(QueueFullError):
             await log.append([event("c"), event("d")])
         last = asyncio.create_task(log.append([event("e")]))
@@ -282,7 +284,7 @@ async def test_abandoned_call(stack: Stack) -> None:
     await _prepare_keys(stack, "u")
     async with holding(stack.url, HEADS):
         calls = [asyncio.create_task(stack.log.append([event(name=f"{n}")])) for n in range(3)]
-        await blocked(stack.pool)
+        await blocked(stack.admin)
         for call in calls:
             call.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
@@ -296,7 +298,7 @@ async def test_close_drains(stack: Stack) -> None:
     await _prepare_keys(stack, "u")
     async with holding(stack.url, HEADS):
         calls = [asyncio.create_task(stack.log.append([event(name=f"{n}")])) for n in range(3)]
-        await blocked(stack.pool)
+        await blocked(stack.admin)
         closing = asyncio.create_task(stack.log.close())
         await stack.pool.fetchval("SELECT 1")
         assert not closing.done()
@@ -365,7 +367,7 @@ async def test_as_known_at(stack: Stack) -> None:
     stream = stack.log.stream(APP, "u")
     for n in (1, 2):
         moment = f"2999-01-01T00:00:0{n}Z"
-        await stack.pool.execute(f"UPDATE userlog.log_head SET recorded_at = '{moment}'")
+        await stack.admin.execute(f"UPDATE userlog.log_head SET recorded_at = '{moment}'")
         await stack.log.append([event(name=f"{n}", occurred_at=T0 + timedelta(hours=-n))])
     first, second = await _everything(stack)
     step = timedelta(milliseconds=1)

@@ -76,7 +76,7 @@ async def _reset(stack: Stack) -> None:
         "DELETE FROM userlog.history",
         "UPDATE userlog.checkpoints SET position = 0",
     ):
-        await stack.pool.execute(statement)
+        await stack.admin.execute(statement)
 
 
 async def test_samples_in_any_order(stack: Stack) -> None:
@@ -207,7 +207,7 @@ async def test_unreadable_event_stops(stack: Stack) -> None:
 async def test_altered_event_stops(stack: Stack, lines: Lines, follow: Follow) -> None:
     """An altered event stops the projector in sight, with its position, until it is repaired."""
     await _deliver(stack, delivery(at_ms=1), delivery(at_ms=2), delivery(at_ms=3, first_name="C"))
-    await stack.pool.execute(f"{_ALTER} 2")
+    await stack.admin.execute(f"{_ALTER} 2")
     with pytest.raises(SealBrokenError):
         await catch_up(stack.log, 10)
     projector = follow(stack)
@@ -217,7 +217,7 @@ async def test_altered_event_stops(stack: Stack, lines: Lines, follow: Follow) -
     (lag,) = await stack.read_model.lags()
     assert (lag.position, lag.lag_positions) == (0, 3)
     assert lag.lag_s >= 0
-    await stack.pool.execute(f"{_RESTORE} 2")
+    await stack.admin.execute(f"{_RESTORE} 2")
     await stack.read_model.wait_for(Position(0, 3), PATIENCE_S)
     assert await _user(stack, "u") == ("active", b'{"first_name":"C"}')
     assert lines.all() == []
@@ -233,20 +233,20 @@ async def test_each_trouble_is_said(
         proxy.cut()
         follow(behind)
         await lines.until("projector waits for the database")
-        await stack.pool.execute(f"{_ALTER} 1")
+        await stack.admin.execute(f"{_ALTER} 1")
         proxy.restore()
         await lines.until("projector stands still")
-        await stack.pool.execute(f"{_RESTORE} 1")
+        await stack.admin.execute(f"{_RESTORE} 1")
         await stack.read_model.wait_for(Position(0, 1), PATIENCE_S)
 
 
 async def test_defect_is_said(stack: Stack, lines: Lines, follow: Follow) -> None:
     """What nobody foresaw does not end the projector in silence either."""
     await _deliver(stack, delivery(at_ms=1))
-    await stack.pool.execute("ALTER TABLE userlog.history RENAME TO renamed")
+    await stack.admin.execute("ALTER TABLE userlog.history RENAME TO renamed")
     follow(stack)
     await lines.until("projector stands still")
-    await stack.pool.execute("ALTER TABLE userlog.renamed RENAME TO history")
+    await stack.admin.execute("ALTER TABLE userlog.renamed RENAME TO history")
     await stack.read_model.wait_for(Position(0, 1), PATIENCE_S)
 
 
@@ -255,7 +255,7 @@ async def test_other_partitions_go_on(stack: Stack) -> None:
     """An event that can't be projected stops its own partition and no other."""
     for n in range(40):
         await _deliver(stack, delivery(f"u{n}"))
-    await stack.pool.execute(f"{_ALTER} 1 AND partition = 0")
+    await stack.admin.execute(f"{_ALTER} 1 AND partition = 0")
     with pytest.raises(SealBrokenError):
         await catch_up(stack.log, 3)
     heads = [head.position.number for head in await stack.log.heads()]

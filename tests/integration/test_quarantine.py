@@ -24,7 +24,7 @@ async def test_counted_not_doubled(stack: Stack) -> None:
     assert await stack.quarantine.put(b"{", "no-users", "read better") == key
     other = await stack.quarantine.put(b"[", "not-json", "cut off")
     assert await stack.quarantine.count() == 2
-    newest, older = await stack.quarantine.list(10)
+    newest, older = await stack.quarantine.newest(10)
     assert (newest.id, newest.times_seen) == (other, 1)
     assert (older.id, older.times_seen, older.reason) == (key, 2, "no-users")
     assert older.first_seen < older.last_seen <= newest.last_seen
@@ -34,7 +34,7 @@ async def test_list_newest_first(stack: Stack) -> None:
     """The list begins with what was seen last, and is as long as asked for."""
     keys = [await stack.quarantine.put(b"%d" % n, "not-json", "") for n in range(6)]
     await stack.quarantine.put(b"2", "not-json", "")
-    listed = [one.id for one in await stack.quarantine.list(4)]
+    listed = [one.id for one in await stack.quarantine.newest(4)]
     assert listed == [keys[2], keys[5], keys[4], keys[3]]
 
 

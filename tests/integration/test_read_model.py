@@ -25,7 +25,7 @@ async def _deliver(stack: Stack, *bodies: bytes) -> None:
     """Append each delivery one second after the other, whatever the clock says."""
     for body in bodies:
         head = (await stack.log.heads())[0].recorded_at
-        await stack.pool.execute(
+        await stack.admin.execute(
             "UPDATE userlog.log_head SET recorded_at = $1", max(head + 1000 * MS, R0)
         )
         await stack.ingest.deliver(body)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
 
     OpenStack = Callable[[str], Awaitable[Stack]]
 
+
+@pytest.fixture
+def open_stack(open_stack: Callable[..., Awaitable[Stack]]) -> OpenStack:
+    """A rebuild makes and drops tables, so it works as their owner."""
+    return partial(open_stack, owner=True)
+
+
 MANY = pytest.mark.parametrize("partitions", [1, 4], indirect=True, ids="{}-partitions".format)
 CHECKPOINTS = "SELECT 1 FROM userlog.checkpoints WHERE generation = 1 FOR UPDATE"
 
@@ -49,8 +57,8 @@ async def _fill(stack: Stack, users: int = 20, events: int = 5) -> None:
 
 
 async def _damage(stack: Stack) -> None:
-    await stack.pool.execute("UPDATE userlog.users SET state = '{}', lifecycle = 'blocked'")
-    await stack.pool.execute("UPDATE userlog.history SET changes = '[]'")
+    await stack.admin.execute("UPDATE userlog.users SET state = '{}', lifecycle = 'blocked'")
+    await stack.admin.execute("UPDATE userlog.history SET changes = '[]'")
 
 
 async def _generations(stack: Stack) -> list[str]:
@@ -76,7 +84,7 @@ async def test_repairs(stack: Stack) -> None:
     await _fill(stack)
     before = await tables(stack.pool)
     await _damage(stack)
-    await stack.pool.execute("DELETE FROM userlog.history WHERE position % 2 = 0")
+    await stack.admin.execute("DELETE FROM userlog.history WHERE position % 2 = 0")
     told: list[tuple[int, int]] = []
     number = await rebuild(stack.log, batch_max=7, progress=lambda *so_far: told.append(so_far))
     assert await tables(stack.pool) == before
@@ -154,7 +162,7 @@ async def test_one_at_a_time(stack: Stack, open_stack: OpenStack) -> None:
     other = await open_stack(stack.url)
     async with holding(stack.url, CHECKPOINTS):
         first = asyncio.create_task(rebuild(stack.log, batch_max=100, progress=_quiet))
-        await blocked(other.pool)
+        await blocked(other.admin)
         with pytest.raises(RebuildRunningError, match="another rebuild"):
             await rebuild(other.log, batch_max=100, progress=_quiet)
     assert await first == 2
@@ -242,7 +250,7 @@ async def test_appends_during_fill(stack: Stack) -> None:
     await _fill(stack)
     async with holding(stack.url, CHECKPOINTS):
         building = asyncio.create_task(rebuild(stack.log, batch_max=100, progress=_quiet))
-        await blocked(stack.pool)
+        await blocked(stack.admin)
         receipt = await stack.ingest.deliver(delivery("new", first_name="N"))
     await building
     await catch_up(stack.log, 10)

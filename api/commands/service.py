@@ -1,0 +1,150 @@
+"""Commands that run the service and look after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from api import handlers, render, send, serve
+from api import settings as settings_module
+from api.app import WEBHOOK_PATH
+from api.commands.common import (
+    FailedError,
+    Json,
+    new_group,
+    progress,
+    read_settings,
+    run,
+    with_runtime,
+)
+from api.runtime import database_url, install, opened
+from api.secret_files import obtain
+from api.settings import PREFIX, Settings
+from projections.projector import catch_up
+from projections.rebuild import rebuild
+
+if TYPE_CHECKING:
+    from api.runtime import Runtime
+
+app = new_group()
+_OK = 200
+
+
+@app.command("init")
+def init_command(
+    partitions: Annotated[
+        int, typer.Option(min=1, max=1024, help="Parts of the log; fixed for ever.")
+    ] = 1,
+) -> None:
+    """Create the schema; serve does it too on an empty database."""
+    settings = read_settings()
+    obtain(settings)
+
+    async def work() -> bool:
+        async with database_url(settings) as url:
+            return await install(url, settings, partitions)
+
+    render.plain("schema installed" if run(work()) else "the schema is there already")
+
+
+@app.command("serve")
+def serve_command(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.")] = None,
+    project: Annotated[
+        bool, typer.Option("--projector/--no-projector", help="Keep the read models up to date.")
+    ] = True,
+) -> None:
+    """Take webhooks, answer questions, and project, until Ctrl-C."""
+    settings = read_settings(log_level=None, host=host, port=port)
+
+    def say(text: str) -> None:
+        print(text, flush=True)  # noqa: T201 - the greeting is this command's output
+
+    run(serve.serve(settings, project=project, say=say))
+
+
+@app.command("project")
+def project_command(
+    once: Annotated[bool, typer.Option("--once", help="Catch up and exit.")] = False,
+) -> None:
+    """Keep the read models up to date, without serving."""
+    settings = read_settings(log_level=None)
+    if not once:
+        run(serve.project_forever(settings))
+        return
+
+    async def work() -> int:
+        async with opened(settings, obtain(settings)) as runtime:
+            return await catch_up(runtime.log, settings.projector_batch_rows_max)
+
+    render.plain(f"{run(work())} events projected")
+
+
+@app.command("rebuild")
+def rebuild_command(json: Json = False) -> None:
+    """Make the read models again from the log, while everything goes on."""
+
+    async def work(runtime: Runtime) -> int:
+        with progress("rebuilding") as update:
+            batch = runtime.settings.rebuild_batch_rows_max
+            return await rebuild(runtime.log, batch_max=batch, progress=update)
+
+    generation = with_runtime(work, owner=True)
+    if json:
+        render.as_json({"generation": generation})
+    else:
+        render.plain(f"generation {generation} answers now")
+
+
+@app.command("send")
+def send_command(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Deliveries; none: the documented samples.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Where to; default: the local service.")] = None,
+    json: Json = False,
+) -> None:
+    """Sign deliveries and post them, to try an endpoint."""
+    settings = read_settings()
+    secret = obtain(settings).webhook_secrets[0]
+    url = url or f"http://{settings.host}:{settings.port}{WEBHOOK_PATH}"
+    try:
+        sent: list[send.Sent] = run(send.send(url, secret, files or []))
+    except OSError as error:
+        raise FailedError(f"{error.filename} can't be read ({error.strerror})") from None
+    if json:
+        render.as_json(sent)
+    else:
+        render.sent(sent)
+    if any(one.status != _OK for one in sent):
+        raise FailedError("not every delivery was answered with 200")
+
+
+@app.command("status")
+def status_command(json: Json = False) -> None:
+    """Show how far the log and the read models have come."""
+    found: dict[str, Any] = with_runtime(handlers.status)
+    if json:
+        render.as_json(found)
+    else:
+        render.status(found)
+
+
+@app.command("settings")
+def settings_command(json: Json = False) -> None:
+    """Show every setting, its value, origin and meaning; secrets stay hidden."""
+    settings, origins = settings_module.load()
+    rows: list[tuple[str, str, str, str, str]] = []
+    for field in msgspec.structs.fields(Settings):
+        meaning, example = settings_module.about(field)
+        value = settings_module.shown(settings, field.name)
+        rows.append((PREFIX + field.name.upper(), value, origins[field.name], meaning, example))
+    columns = ("setting", "value", "origin", "meaning", "example")
+    if json:
+        render.as_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        render.table(columns, rows)

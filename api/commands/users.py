@@ -1,0 +1,119 @@
+"""Commands about one user."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from api import render
+from api.commands.common import (
+    Application,
+    FailedError,
+    Json,
+    UserId,
+    Yes,
+    confirm,
+    moment,
+    new_group,
+    with_runtime,
+)
+from projections.read_model import rfc3339
+
+if TYPE_CHECKING:
+    from api.runtime import Runtime
+    from eventstore.log import Erasure
+    from projections.read_model import History, User
+
+app = new_group()
+_NOBODY = "no such user, or nothing known of them by that time"
+ValidAt = Annotated[
+    str | None, typer.Option("--valid-at", help="As they were at this time (RFC 3339).")
+]
+KnownAt = Annotated[
+    str | None, typer.Option("--known-at", help="By what had been recorded at this time.")
+]
+
+
+@app.command("user")
+def user_command(
+    application_id: Application,
+    user_id: UserId,
+    valid_at: ValidAt = None,
+    known_at: KnownAt = None,
+    json: Json = False,
+) -> None:
+    """Show who a user is, or was."""
+    valid, known = moment(valid_at, "--valid-at"), moment(known_at, "--known-at")
+
+    async def work(runtime: Runtime) -> User | None:
+        stream = runtime.log.stream(application_id, user_id)
+        if await runtime.log.is_erased(stream):
+            raise FailedError("the data of this user was erased")
+        if valid is None and known is None:
+            return await runtime.read_model.user(stream)
+        return await runtime.read_model.user_at(stream, valid, known)
+
+    found: User | None = with_runtime(work)
+    if found is None:
+        raise FailedError(_NOBODY)
+    if json:
+        render.as_json(found)
+    else:
+        render.user(found)
+
+
+@app.command("history")
+def history_command(
+    application_id: Application,
+    user_id: UserId,
+    known_at: KnownAt = None,
+    order: Annotated[Literal["asc", "desc"], typer.Option(help="Oldest or newest first.")] = "asc",
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Entries to show.")] = 100,
+    after: Annotated[str | None, typer.Option(help="Go on after this mark.")] = None,
+    json: Json = False,
+) -> None:
+    """Show what happened to a user, in the order in which it happened."""
+    known = moment(known_at, "--known-at")
+    page: dict[str, Any] = {"order": order, "limit": limit, "after": after}
+
+    async def work(runtime: Runtime) -> History:
+        stream = runtime.log.stream(application_id, user_id)
+        if await runtime.log.is_erased(stream):
+            raise FailedError("the data of this user was erased")
+        if known is not None:
+            return await runtime.read_model.history_at(stream, known, **page)
+        return await runtime.read_model.history(stream, **page)
+
+    try:
+        found: History = with_runtime(work)
+    except ValueError:
+        raise typer.BadParameter("give back the mark unchanged", param_hint="--after") from None
+    if not found.entries:
+        raise FailedError(_NOBODY)
+    if json:
+        render.as_json(found)
+    else:
+        render.history(found)
+
+
+@app.command("erase")
+def erase_command(
+    application_id: Application, user_id: UserId, yes: Yes = False, json: Json = False
+) -> None:
+    """Destroy a user's data for good: their key and their rows in every read model."""
+    confirm(f"Erase user {user_id} of {application_id} for good?", yes=yes)
+
+    async def work(runtime: Runtime) -> Erasure:
+        return await runtime.log.erase(runtime.log.stream(application_id, user_id))
+
+    found: Erasure = with_runtime(work)
+    if not found.known or found.erased_at is None:
+        raise FailedError("no such user")
+    if json:
+        position = str(found.position) if found.position else None
+        render.as_json({"erased_at": rfc3339(found.erased_at), "position": position})
+    elif found.position:
+        render.plain(f"erased: key and read models are gone, event {found.position} says so")
+    else:
+        render.plain(f"nothing to do: erased already at {rfc3339(found.erased_at)}")

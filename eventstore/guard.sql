@@ -1,0 +1,19 @@
+-- A guard for a single server: nobody, the owner included, changes the log's rows by accident.
+-- Distributed PostgreSQL refuses triggers on its tables; there this file is left out, and the
+-- rights in schema.sql remain. A superuser can switch it off (session_replication_role), which
+-- `userlog verify` is for.
+
+CREATE FUNCTION userlog.refuse_change() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    RAISE EXCEPTION 'the log is immutable: % on userlog.events is refused', TG_OP
+        USING ERRCODE = 'restrict_violation';
+END
+$$;
+
+CREATE TRIGGER events_are_immutable BEFORE UPDATE OR DELETE ON userlog.events
+FOR EACH ROW EXECUTE FUNCTION userlog.refuse_change();
+
+CREATE TRIGGER events_are_not_emptied BEFORE TRUNCATE ON userlog.events
+FOR EACH STATEMENT EXECUTE FUNCTION userlog.refuse_change();

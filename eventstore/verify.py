@@ -1,0 +1,195 @@
+"""Proof that the log is whole: re-reads it and recomputes everything that was computed.
+
+What it proves, per partition: positions are dense from 1 to the head; `recorded_at` never goes
+back; every event is the one whose hash was taken when it was appended; the chain of these hashes
+leads to the head's; every payload opens with its user's key, or belongs to an erased user. What
+it can't see alone is a log that was cut off, or written again as a whole, by somebody who can
+write it all: for that, note a head's position and hash elsewhere and give them back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from eventstore import sql
+from eventstore.errors import SealBrokenError, database_errors
+from eventstore.events import Kind, Position
+from eventstore.store import NO_PAYLOAD, Head, context_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import asyncpg
+
+    from eventstore.keyring import Keyring
+    from eventstore.log import EventLog
+
+_SQL = sql.load("eventstore")
+_PAGE_ROWS = 2_000
+_LEAF_BYTES = 8
+_NO_CHAIN = bytes(32)
+_POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """The first place of a partition where the log is not what it was, and what is wrong there."""
+
+    position: Position
+    problem: str
+
+
+class Note(msgspec.Struct, frozen=True):
+    """A head's position and hash as noted elsewhere; written `0:42:<hex>`."""
+
+    position: Position
+    chain: bytes
+
+    @classmethod
+    def parse(cls, text: str) -> Note:
+        """Read a note; ValueError for anything else."""
+        position, _, chain = text.rpartition(":")
+        return cls(Position.parse(position), bytes.fromhex(chain))
+
+
+async def verify(
+    log: EventLog, *, notes: list[Note], progress: Callable[[int, int], None]
+) -> list[Finding]:
+    """Verify all partitions; return the first finding of each that has one.
+
+    `progress` is told (events verified, events in all) after each page. Events appended meanwhile
+    are left for the next time.
+    """
+    findings: list[Finding] = []
+    heads = await log.heads()
+    total = sum(head.position.number for head in heads)
+    before = 0
+    for head in heads:
+        finding = await _verify_partition(log, head, before, total, progress)
+        finding = finding or await _compare(log, head, notes)
+        if finding:
+            findings.append(finding)
+        before += head.position.number
+    return findings
+
+
+async def _verify_partition(
+    log: EventLog, head: Head, before: int, total: int, progress: Callable[[int, int], None]
+) -> Finding | None:
+    partition = head.position.partition
+    walk = _Walk(partition, log.keyring)
+    while walk.position < head.position.number:
+        with database_errors():
+            rows = await log.pool.fetch(_SQL["verify_page"], partition, walk.position, _PAGE_ROWS)
+        for row in rows:
+            if row["position"] > head.position.number:
+                break
+            for problem in walk.step(row):
+                return Finding(Position(partition, walk.position), problem)
+        if not rows:
+            missing = Position(partition, walk.position + 1)
+            return Finding(missing, f"is missing; the head says {head.position}")
+        progress(before + walk.position, total)
+    return walk.end(head) or await _beyond_head(log, partition)
+
+
+async def _beyond_head(log: EventLog, partition: int) -> Finding | None:
+    with database_errors():
+        number: int | None = await log.pool.fetchval(_SQL["beyond_head"], partition)
+    if number is None:
+        return None
+    return Finding(Position(partition, number), "lies beyond the head: it was never appended")
+
+
+class _Walk:
+    """Goes through a partition event by event."""
+
+    def __init__(self, partition: int, keyring: Keyring) -> None:
+        self._partition = partition
+        self._keyring = keyring
+        self._recorded_at: datetime | None = None
+        self._chain = _NO_CHAIN
+        self._leaves: list[bytes] = []
+        self.position = 0
+
+    def step(self, row: asyncpg.Record) -> Iterator[str]:
+        """Take the next event; yield what is wrong with it. The position moves to it first."""
+        self.position += 1
+        if row["position"] != self.position:
+            yield "is missing"
+            return
+        leaf = _leaf(self._partition, row)
+        if leaf[:_LEAF_BYTES] != row["leaf"]:
+            yield "was altered after it had been appended"
+        if self._recorded_at is not None and row["recorded_at"] < self._recorded_at:
+            yield "was recorded before the event in front of it"
+        yield from self._opens(row)
+        self._recorded_at = row["recorded_at"]
+        self._leaves.append(leaf)
+        if row["chain"] is not None:
+            yield from self._close_batch(row["chain"])
+
+    def _close_batch(self, stored: bytes) -> Iterator[str]:
+        chain = hashlib.sha256(self._chain + b"".join(self._leaves)).digest()
+        if chain != stored:
+            first = self.position - len(self._leaves) + 1
+            self.position = first
+            yield f"or one of the {len(self._leaves)} events from it on is not what was appended"
+        self._chain = chain
+        self._leaves.clear()
+
+    def _opens(self, row: asyncpg.Record) -> Iterator[str]:
+        if not row["has_stream"]:
+            yield "belongs to a user whose key and name are gone without being erased"
+            return
+        try:
+            key = self._keyring.of_row(row)
+            if key is not None and row["payload"] != NO_PAYLOAD:
+                key.open(row["payload"], context_of(row["stream_id"], row["identity"]))
+            elif key is not None and row["kind"] != Kind.ERASED:
+                yield "has no payload although its user was not erased"
+        except SealBrokenError as error:
+            yield f"has a payload or key that {error}"
+
+    def end(self, head: Head) -> Finding | None:
+        if self._leaves or self._chain != head.chain:
+            return Finding(
+                head.position, "is the head, but the chain of hashes does not lead to it"
+            )
+        if self._recorded_at is not None and self._recorded_at != head.recorded_at:
+            return Finding(head.position, "was not recorded when the head says")
+        return None
+
+
+def _leaf(partition: int, row: asyncpg.Record) -> bytes:
+    """Hash an event as append() does."""
+    placed = struct.pack(">iq", partition, row["position"]) + row["stream_id"].bytes
+    times = struct.pack(
+        ">hqq", row["kind"], _microseconds(row["occurred_at"]), _microseconds(row["recorded_at"])
+    )
+    sealed: bytes = row["identity"] + row["digest"] + row["payload"]
+    return hashlib.sha256(placed + times + sealed).digest()
+
+
+def _microseconds(time: datetime) -> int:
+    return (time - _POSTGRES_EPOCH) // _MICROSECOND
+
+
+async def _compare(log: EventLog, head: Head, notes: list[Note]) -> Finding | None:
+    """Hold a verified partition against what was noted of it elsewhere."""
+    for note in notes:
+        partition, number = note.position
+        if partition != head.position.partition:
+            continue
+        if number > head.position.number:
+            return Finding(note.position, f"is missing: the log ends at {head.position}")
+        with database_errors():
+            chain = await log.pool.fetchval(_SQL["chain_at"], partition, number)
+        if (chain or _NO_CHAIN) != note.chain:
+            return Finding(note.position, "has another hash than was noted: history was rewritten")
+    return None

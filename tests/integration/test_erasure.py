@@ -1,0 +1,118 @@
+"""Erasure: what is gone, what stays, and what never comes back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from api.transfer import export_lines
+from eventstore.embedded import psql_path
+from eventstore.events import Position
+from eventstore.verify import verify
+from projections.projector import catch_up
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tests.conftest import Stack
+
+APP = "channel-1"
+PHONE, EMAIL = "5550001234", "somebody.special@example.org"
+
+
+def delivery(user_id: str, name: str, kind: str = "update", at: int = 0) -> bytes:
+    """Make a delivery that holds a phone and an e-mail."""
+    user: dict[str, Any] = {"user_id": user_id, "application_id": APP, "first_name": name}
+    user["phone_numbers"] = [{"phone": PHONE, "country_code": 91}]
+    user["emails"] = [{"email": EMAIL, "primary": True}]
+    event = {"name": "user", "type": kind, "created_timestamp": 1_700_000_000_000 + at}
+    return json.dumps({"event": event, "payload": [{"user": user}]}).encode()
+
+
+async def rows(stack: Stack, table: str) -> list[Any]:
+    """Return a table's rows."""
+    found = await stack.pool.fetch(f"SELECT * FROM userlog.{table} ORDER BY position")
+    return [tuple(row) for row in found]
+
+
+async def test_an_erased_user_is_gone_everywhere_but_in_the_log(stack: Stack) -> None:
+    """Key and rows are destroyed, the sealed events stay as they are, and verify passes."""
+    await stack.ingest.deliver(delivery("1", "First"))
+    await stack.ingest.deliver(delivery("1", "Second", at=1))
+    await stack.ingest.deliver(delivery("2", "Other"))
+    await catch_up(stack.log, 100)
+    before = await rows(stack, "events")
+    stream = stack.log.stream(APP, "1")
+
+    erased = await stack.log.erase(stream)
+
+    assert erased.position == Position(0, 4)
+    assert (await rows(stack, "events"))[:3] == before
+    assert await stack.read_model.user(stream) is None
+    assert {row[2] for row in await rows(stack, "history")} == {
+        stack.log.stream(APP, "2").stream_id
+    }
+    assert await stack.log.is_erased(stream)
+    assert await verify(stack.log, notes=[], progress=lambda *_: None) == []
+    again = await stack.log.erase(stream)
+    assert (again.position, again.erased_at) == (None, erased.erased_at)
+
+
+async def test_what_arrives_later_brings_nothing_back(
+    stack: Stack, open_stack: Callable[[str], Awaitable[Stack]]
+) -> None:
+    """It is acknowledged and recorded without payload, even by a process that knew the key."""
+    other = await open_stack(stack.url)
+    await other.ingest.deliver(delivery("1", "First"))
+    await stack.log.erase(stack.log.stream(APP, "1"))
+    for process in (other, stack, other):
+        receipt = await process.ingest.deliver(delivery("1", "Back", at=1))
+        assert receipt.positions == ["0:3"]
+    await catch_up(stack.log, 100)
+    assert await stack.read_model.user(stack.log.stream(APP, "1")) is None
+    payloads = [row["payload"] for row in await stack.pool.fetch("SELECT * FROM userlog.events")]
+    assert sum(1 for payload in payloads if payload == b"") == 2
+
+
+@pytest.mark.parametrize("batch", [1, 100])
+async def test_a_projector_that_lags_brings_nothing_back(stack: Stack, batch: int) -> None:
+    """Events from before the erasure, projected only after it, leave no row behind."""
+    await stack.ingest.deliver(delivery("1", "First"))
+    await stack.ingest.deliver(delivery("2", "Other"))
+    await stack.log.erase(stack.log.stream(APP, "1"))
+    await catch_up(stack.log, batch)
+    assert [row[4] for row in await stack.pool.fetch("SELECT * FROM userlog.users")] == ["2"]
+
+
+async def test_an_export_holds_nothing_readable_of_an_erased_user(stack: Stack) -> None:
+    """Of an erased user's events an export has only when and what kind they were."""
+    await stack.ingest.deliver(delivery("1", "First"))
+    await stack.log.erase(stack.log.stream(APP, "1"))
+    lines = [line async for line in export_lines(stack.log, stack.quarantine, {})]
+    assert [json.loads(line)["userlog"]["event"] for line in lines] == [
+        "user.updated",
+        "user.erased",
+    ]
+    text = b"\n".join(lines).decode()
+    assert not any(word in text for word in ("First", PHONE, EMAIL))
+
+
+async def test_a_dump_of_the_database_holds_nothing_of_an_erased_user(stack: Stack) -> None:
+    """A byte search through a dump finds the user's phone and e-mail before, and not after."""
+    await stack.ingest.deliver(delivery("1", "First"))
+    await catch_up(stack.log, 100)
+    assert PHONE in dump(stack.url)
+    await stack.log.erase(stack.log.stream(APP, "1"))
+    found = dump(stack.url)
+    assert PHONE not in found
+    assert EMAIL not in found
+    assert "First" not in found
+
+
+def dump(url: str) -> str:
+    """Dump a database with the wheel's pg_dump, which reads servers of every version here."""
+    command = [str(psql_path().with_name("pg_dump")), "--inserts", url]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -67,7 +67,7 @@ def context_of(stream_id: uuid.UUID, identity: bytes) -> bytes:
 
 
 async def append_batch(
-    pool: Pool,
+    source: Pool | Connection,
     partition: int,
     batch: Sequence[SealedEvent],
 ) -> list[tuple[str, int]]:
@@ -75,7 +75,7 @@ async def append_batch(
     imported = any(item.recorded_at for item in batch)
     new = {item.key.stream.stream_id: item.key for item in batch if not item.key.stored}.values()
     with database_errors():
-        rows = await pool.fetch(
+        rows = await source.fetch(
             _SQL["append"],
             partition,
             [item.recorded_at for item in batch] if imported else None,

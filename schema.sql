@@ -84,11 +84,13 @@ CREATE INDEX events_stream ON userlog.events (partition, stream_id, occurred_at,
 
 -- Signed deliveries that could not be read. id is a hash of the body, so a platform that
 -- repeats itself adds to times_seen and not to the disk. The body is sealed with a key of its own.
+-- headers are the few that help to find out who sent it.
 CREATE TABLE userlog.quarantine (
     partition integer NOT NULL,
     id uuid NOT NULL,
     reason text NOT NULL,
     detail text NOT NULL,
+    headers json NOT NULL,
     first_seen timestamptz NOT NULL DEFAULT now(),
     last_seen timestamptz NOT NULL DEFAULT now(),
     times_seen bigint NOT NULL DEFAULT 1,

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from projections.read_model import Order, User
 
 _PAGE_ROWS = 100
+_KEPT_HEADERS = ("content-type", "user-agent", "x-fp-event-id")
+"""Kept with a delivery in quarantine, to find out who sent it."""
 _log = structlog.stdlib.get_logger("userlog.http")
 _encode = msgspec.json.Encoder().encode
 
@@ -49,7 +51,8 @@ class Handlers:
             if is_ping(body):
                 return answer(Receipt(ignored=1))
             raise Problem(401, "Signature missing or wrong", _SIGNATURE_HELP)
-        return answer(await self._runtime.ingest.deliver(body))
+        kept = {name: request.headers[name] for name in _KEPT_HEADERS if name in request.headers}
+        return answer(await self._runtime.ingest.deliver(body, kept))
 
     async def user(self, request: web.Request) -> web.Response:
         """Answer who a user is, or was."""

@@ -17,6 +17,7 @@ from projections.deliveries import UnreadableError
 
 if TYPE_CHECKING:
     import uuid
+    from collections.abc import Mapping
 
     from eventstore.log import EventLog
     from eventstore.quarantine import Quarantine
@@ -42,11 +43,14 @@ class Ingest:
         self._log = log
         self._quarantine = quarantine
 
-    async def deliver(self, body: bytes) -> Receipt:
-        """Read a delivery and keep what is in it; UnavailableError means: send it again."""
+    async def deliver(self, body: bytes, headers: Mapping[str, str] | None = None) -> Receipt:
+        """Read a delivery and keep what is in it; UnavailableError means: send it again.
+
+        `headers` are kept beside what has to go into quarantine.
+        """
         receipt, problem = await self._take(body)
         if problem is not None:
-            key = await self._quarantine.put(body, problem.reason, problem.detail)
+            key = await self._quarantine.put(body, problem.reason, problem.detail, headers)
             said = {"reason": problem.reason, "detail": problem.detail}
             _log.warning("delivery quarantined", quarantine_id=str(key), **said)
         return receipt

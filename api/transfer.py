@@ -42,6 +42,7 @@ class Held(msgspec.Struct, frozen=True):
     last_seen: datetime
     times_seen: int
     body: str
+    headers: dict[str, str] = {}
 
 
 class Member(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -210,7 +211,7 @@ class Importer:
 
     async def _hold(self, held: Held) -> None:
         body = base64.b64decode(held.body)
-        await self._quarantine.put(body, held.reason, held.detail)
+        await self._quarantine.put(body, held.reason, held.detail, held.headers)
         self.done.quarantined += 1
 
 

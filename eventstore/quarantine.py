@@ -17,6 +17,8 @@ from eventstore import sql
 from eventstore.errors import database_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import asyncpg
 
     from eventstore.database import Pool
@@ -26,11 +28,16 @@ _SQL = sql.load("eventstore")
 
 
 class Quarantined(msgspec.Struct, frozen=True):
-    """A delivery in quarantine. `detail` says where it fails, never what stands there."""
+    """A delivery in quarantine.
+
+    `detail` says where it fails, never what stands there; `headers` are those that help to find
+    out who sent it.
+    """
 
     id: uuid.UUID
     reason: str
     detail: str
+    headers: dict[str, str]
     first_seen: datetime
     last_seen: datetime
     times_seen: int
@@ -45,15 +52,18 @@ class Quarantine:
         self._partitions = partitions
         self._master = master_key
 
-    async def put(self, body: bytes, reason: str, detail: str) -> uuid.UUID:
+    async def put(
+        self, body: bytes, reason: str, detail: str, headers: Mapping[str, str] | None = None
+    ) -> uuid.UUID:
         """Keep a body; the same body again is only counted. Durable when this returns."""
         digest = hashlib.sha256(body).digest()
         key = uuid.UUID(bytes=digest[:16])
         wrapped, data_key = self._master.new_data_key(key.bytes)
         sealed = data_key.seal(body, key.bytes)
+        about = (reason, detail, msgspec.json.encode(headers or {}).decode())
         with database_errors():
             await self._pool.execute(
-                _SQL["quarantine_put"], self._partition(key), key, reason, detail, wrapped, sealed
+                _SQL["quarantine_put"], self._partition(key), key, *about, wrapped, sealed
             )
         return key
 
@@ -95,4 +105,6 @@ class Quarantine:
 
 
 def _quarantined(row: asyncpg.Record) -> Quarantined:
-    return Quarantined(*(row[name] for name in Quarantined.__struct_fields__))
+    values = {name: row[name] for name in Quarantined.__struct_fields__}
+    values["headers"] = msgspec.json.decode(row["headers"])
+    return Quarantined(**values)

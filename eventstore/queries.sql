@@ -80,19 +80,19 @@ FROM unnest($2::uuid[], $3::bytea[], $4::bytea[]) AS n (id, old, new)
 WHERE q.partition = $1 AND q.id = n.id AND q.data_key = n.old;
 
 -- [quarantine_put] Keep a delivery that could not be read, or count it once more.
-INSERT INTO userlog.quarantine (partition, id, reason, detail, data_key, body)
-VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO userlog.quarantine (partition, id, reason, detail, headers, data_key, body)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (partition, id) DO UPDATE
 SET last_seen = excluded.last_seen, times_seen = quarantine.times_seen + 1,
-    reason = excluded.reason, detail = excluded.detail
+    reason = excluded.reason, detail = excluded.detail, headers = excluded.headers
 RETURNING (times_seen = 1) AS first_time;
 
 -- [quarantine_list] The newest in quarantine, without their bodies.
-SELECT id, reason, detail, first_seen, last_seen, times_seen
+SELECT id, reason, detail, headers, first_seen, last_seen, times_seen
 FROM userlog.quarantine ORDER BY last_seen DESC, id LIMIT $1;
 
 -- [quarantine_get] One delivery in quarantine.
-SELECT id, reason, detail, first_seen, last_seen, times_seen, data_key, body
+SELECT id, reason, detail, headers, first_seen, last_seen, times_seen, data_key, body
 FROM userlog.quarantine WHERE partition = $1 AND id = $2;
 
 -- [quarantine_keys] All in quarantine, or all with one reason, the oldest first.

@@ -197,6 +197,8 @@ async def test_unreadable(service: Service, body: bytes, reason: str) -> None:
         assert (answer.status, answer.body) == (200, {**NOTHING, "quarantined": 1})
         (kept,) = await service.runtime.quarantine.newest(10)
         assert (kept.reason, kept.times_seen) == (reason, times)
+        assert kept.headers["user-agent"]
+        assert "x-fp-signature" not in kept.headers
         assert await service.runtime.quarantine.show(kept.id) == (kept, body)
     assert await assert_empty(service, quarantined=1)
 

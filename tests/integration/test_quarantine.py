@@ -20,13 +20,15 @@ pytestmark = pytest.mark.parametrize(
 
 async def test_counted_not_doubled(stack: Stack) -> None:
     """The same body again is counted, with its newest reason; another body is another row."""
-    key = await stack.quarantine.put(b"{", "not-json", "cut off")
-    assert await stack.quarantine.put(b"{", "no-users", "read better") == key
+    key = await stack.quarantine.put(b"{", "not-json", "cut off", {"user-agent": "first"})
+    again = await stack.quarantine.put(b"{", "no-users", "read better", {"user-agent": "second"})
+    assert again == key
     other = await stack.quarantine.put(b"[", "not-json", "cut off")
     assert await stack.quarantine.count() == 2
     newest, older = await stack.quarantine.newest(10)
     assert (newest.id, newest.times_seen) == (other, 1)
     assert (older.id, older.times_seen, older.reason) == (key, 2, "no-users")
+    assert (older.headers, newest.headers) == ({"user-agent": "second"}, {})
     assert older.first_seen < older.last_seen <= newest.last_seen
 
 

@@ -63,3 +63,24 @@ async def test_sealed_at_rest(stack: Stack) -> None:
     )
     with pytest.raises(SealBrokenError):
         await other.show(key)
+
+
+async def test_replay(stack: Stack) -> None:
+    """What can be read by now goes into the log and leaves the quarantine; the rest stays."""
+    good = await stack.quarantine.put(SAMPLES[0], "not-json", "by an older reader")
+    bad = await stack.quarantine.put(b"{", "not-json", "cut off")
+    replayed = [await stack.ingest.replay(key) for key in (good, bad, uuid.uuid4())]
+    assert replayed == [True, False, False]
+    (left,) = await stack.quarantine.newest(10)
+    assert (left.id, left.times_seen) == (bad, 1)
+    assert sum(head.position.number for head in await stack.log.heads()) == 1
+
+
+async def test_choose_and_remove(stack: Stack) -> None:
+    """Ids are found by reason, the oldest first; what is removed is gone, once."""
+    first = await stack.quarantine.put(b"{", "not-json", "")
+    second = await stack.quarantine.put(b"[", "no-users", "")
+    assert await stack.quarantine.keys(None) == [first, second]
+    assert await stack.quarantine.keys("no-users") == [second]
+    assert [await stack.quarantine.remove(second) for _ in range(2)] == [True, False]
+    assert await stack.quarantine.count() == 1

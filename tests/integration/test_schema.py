@@ -137,3 +137,50 @@ async def test_partition_leads(stack: Stack) -> None:
     )
     assert {row["relname"] for row in found} >= {"events", "streams", "users", "history_g1"}
     assert [row["index"] for row in found if row["first"] != "partition"] == []
+
+
+BREACHES = {
+    "a table of users without partition": """
+        SELECT c.relname FROM pg_class c
+        WHERE c.relnamespace = 'userlog'::regnamespace AND c.relkind IN ('r', 'p')
+            AND c.relname NOT IN ('meta', 'projections', 'generations')
+            AND NOT EXISTS (SELECT FROM pg_attribute a
+                WHERE a.attrelid = c.oid AND a.attname = 'partition')""",
+    "partition of another type": """
+        SELECT attrelid::regclass::text FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+        WHERE c.relnamespace = 'userlog'::regnamespace AND c.relkind IN ('r', 'p')
+            AND attname = 'partition' AND (atttypid <> 'integer'::regtype OR NOT attnotnull)""",
+    "a number that is not from the head": """
+        SELECT relname FROM pg_class
+        WHERE relnamespace = 'userlog'::regnamespace AND relkind = 'S'""",
+    "a generated or identity column": """
+        SELECT attrelid::regclass::text FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+        WHERE c.relnamespace = 'userlog'::regnamespace AND (attidentity <> '' OR attgenerated <> '')
+    """,
+    "a foreign key": """
+        SELECT conname FROM pg_constraint
+        WHERE connamespace = 'userlog'::regnamespace AND contype = 'f'""",
+    "a trigger but the guard's": """
+        SELECT tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+        WHERE c.relnamespace = 'userlog'::regnamespace AND NOT tgisinternal
+            AND tgname NOT IN ('events_are_immutable', 'events_are_not_emptied')""",
+    "a right on single columns": """
+        SELECT attrelid::regclass::text FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+        WHERE c.relnamespace = 'userlog'::regnamespace AND attacl IS NOT NULL""",
+    "a function that is not of one partition": """
+        SELECT proname FROM pg_proc
+        WHERE pronamespace = 'userlog'::regnamespace AND proname <> 'refuse_change'
+            AND (proargnames[1] <> 'in_partition' OR proargtypes[0] <> 'integer'::regtype)""",
+    "a statement of a function without partition": """
+        SELECT proname FROM pg_proc
+        WHERE pronamespace = 'userlog'::regnamespace AND proname <> 'refuse_change'
+            AND regexp_count(prosrc, '(FROM|UPDATE) userlog\\.\\w+ [a-z]\\M')
+                <> regexp_count(prosrc, '[a-z]\\.partition = in_partition')""",
+}
+
+
+@pytest.mark.parametrize("breach", BREACHES)
+async def test_what_a_distributed_database_needs(stack: Stack, breach: str) -> None:
+    """Nothing in the catalogue keeps log, heads and read models from being spread by partition."""
+    found = await stack.admin.fetch(BREACHES[breach])
+    assert [tuple(row) for row in found] == []

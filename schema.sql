@@ -18,6 +18,7 @@
 --   - Positions are dense per partition and become visible in order: append() takes the row of
 --     log_head before it numbers anything, so max(position) = count(*) = log_head.position.
 --   - recorded_at never decreases with position, and is whole milliseconds, as answers show it.
+--   - occurred_at is at most five minutes after recorded_at: see append().
 --   - Nothing updates or deletes an event: userlog_app has no right to, and works on the log
 --     through append() and erase() alone. guard.sql adds a trigger that stops the owner too.
 --
@@ -130,7 +131,8 @@ CREATE TABLE userlog.checkpoints (
 
 -- The user as they are now. order_key is the effective order of the newest event that is in
 -- the state: an event below it came late. state is JSON kept as text, so that it comes back
--- byte for byte.
+-- byte for byte. since says when those of its fields were first heard of that the user's first
+-- event did not have: {"name": epoch milliseconds}.
 CREATE TABLE userlog.users (
     partition integer NOT NULL,
     generation integer NOT NULL,
@@ -140,6 +142,7 @@ CREATE TABLE userlog.users (
     company_id bigint,
     lifecycle text NOT NULL CHECK (lifecycle IN ('active', 'blocked', 'deleted')),
     state json NOT NULL,
+    since json NOT NULL,
     order_key bytea NOT NULL,
     position bigint NOT NULL,
     kind smallint NOT NULL,
@@ -148,7 +151,8 @@ CREATE TABLE userlog.users (
     PRIMARY KEY (partition, generation, stream_id)
 ) PARTITION BY LIST (generation);
 
--- What each event changed, in effective order.
+-- What each event changed, in effective order. stated_at is the time that the sender stated, if
+-- that was too far ahead to be believed.
 CREATE TABLE userlog.history (
     partition integer NOT NULL,
     generation integer NOT NULL,
@@ -158,6 +162,7 @@ CREATE TABLE userlog.history (
     kind smallint NOT NULL,
     occurred_at timestamptz NOT NULL,
     recorded_at timestamptz NOT NULL,
+    stated_at timestamptz,
     late boolean NOT NULL,
     summary json NOT NULL,
     changes json NOT NULL,
@@ -178,6 +183,9 @@ CREATE TABLE userlog.history_g1 PARTITION OF userlog.history FOR VALUES IN (1);
 -- look-up (the planner can't merge it into a join), and switching off the scans that stale
 -- statistics would choose keeps it an index look-up, so the cost per item stays constant.
 -- in_recorded_ats is null but for an import, which brings the times of the log it comes from.
+-- An event that says it occurs more than five minutes after it is recorded, because its sender's
+-- clock runs ahead, counts as having occurred when it is recorded: it must not outrank all that
+-- comes after it. What it said stays in its payload.
 CREATE FUNCTION userlog.append(
     in_partition integer,
     in_recorded_ats timestamptz[],
@@ -204,6 +212,7 @@ DECLARE
     head userlog.log_head;
     outcomes text[];
     positions bigint[];
+    occurred_ats timestamptz[];
     recorded_ats timestamptz[];
     leaves bytea[];
     appended bigint;
@@ -264,13 +273,16 @@ BEGIN
     INTO outcomes, positions, appended
     FROM placed p;
     IF appended > 0 THEN
-        SELECT array_agg(t.recorded_at ORDER BY t.n)
-        INTO recorded_ats
+        SELECT array_agg(t.recorded_at ORDER BY t.n), array_agg(
+            CASE WHEN t.occurred_at > t.recorded_at + interval '5 minutes' THEN t.recorded_at
+                ELSE t.occurred_at END ORDER BY t.n)
+        INTO recorded_ats, occurred_ats
         FROM (
-            SELECT i.n, greatest(head.recorded_at,
+            SELECT i.n, i.occurred_at, greatest(head.recorded_at,
                 max(coalesce(i.recorded_at, now_recorded)) FILTER (WHERE i.outcome = 'appended')
                     OVER (ORDER BY i.n)) AS recorded_at
-            FROM unnest(outcomes, in_recorded_ats) WITH ORDINALITY AS i (outcome, recorded_at, n)
+            FROM unnest(outcomes, in_occurred_ats, in_recorded_ats) WITH ORDINALITY
+                AS i (outcome, occurred_at, recorded_at, n)
         ) t;
         SELECT array_agg(l.leaf ORDER BY l.n),
             sha256(head.chain || string_agg(l.leaf, ''::bytea ORDER BY l.n)
@@ -282,7 +294,7 @@ BEGIN
                 || int2send(i.kind) || timestamptz_send(i.occurred_at)
                 || timestamptz_send(i.recorded_at) || i.identity || i.digest || i.payload) AS leaf
             FROM unnest(outcomes, positions, recorded_ats, in_stream_ids, in_kinds,
-                    in_occurred_ats, in_identities, in_digests, in_payloads) WITH ORDINALITY
+                    occurred_ats, in_identities, in_digests, in_payloads) WITH ORDINALITY
                 AS i (outcome, "position", recorded_at, stream_id, kind, occurred_at, identity,
                     digest, payload, n)
         ) l;
@@ -292,7 +304,7 @@ BEGIN
             i.identity, i.digest, substring(i.leaf FROM 1 FOR 8), i.payload,
             CASE WHEN i.position = head.position + appended THEN new_chain END
         FROM unnest(outcomes, positions, recorded_ats, leaves, in_stream_ids, in_kinds,
-                in_occurred_ats, in_identities, in_digests, in_payloads)
+                occurred_ats, in_identities, in_digests, in_payloads)
             AS i (outcome, "position", recorded_at, leaf, stream_id, kind, occurred_at, identity,
                 digest, payload)
         WHERE i.outcome = 'appended';

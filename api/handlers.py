@@ -16,12 +16,11 @@ from api.problems import Problem
 from api.signatures import HEADER, verify
 from eventstore.errors import LogError
 from eventstore.events import Position
-from projections.read_model import NotReachedError, parse_mark, rfc3339
+from projections.read_model import FOREVER, NotReachedError, Page, parse_mark, rfc3339
 
 if TYPE_CHECKING:
     from api.runtime import Runtime
     from eventstore.events import Stream
-    from projections.read_model import Order, User
 
 _PAGE_ROWS = 100
 _KEPT_HEADERS = ("content-type", "user-agent", "x-fp-event-id")
@@ -63,34 +62,28 @@ class Handlers:
         min_position = query.take("min_position", partial(_position, self._runtime.log.partitions))
         query.done()
         await self._wait(min_position)
-        found = await self._find(stream, valid_at, known_at)
+        found = await self._runtime.read_model.user(stream, valid_at, known_at)
         if found is None:
             raise await self._missing(stream)
         return answer(found)
-
-    async def _find(self, stream: Stream, valid_at: Any, known_at: Any) -> User | None:  # noqa: ANN401
-        if valid_at is None and known_at is None:
-            return await self._runtime.read_model.user(stream)
-        if await self._runtime.log.is_erased(stream):
-            return None
-        return await self._runtime.read_model.user_at(stream, valid_at, known_at)
 
     async def history(self, request: web.Request) -> web.Response:
         """Answer what happened to a user, in effective order."""
         stream = self._stream(request)
         query = params.Params(request.query)
+        valid_at = query.take("valid_at", params.moment)
         known_at = query.take("known_at", params.moment)
         min_position = query.take("min_position", partial(_position, self._runtime.log.partitions))
-        limit = query.take("limit", self._limit) or _PAGE_ROWS
-        after = query.take("after", _mark)
-        order: Any = query.take("order", params.one_of("asc", "desc"))
+        page = Page(
+            order="desc" if query.take("order", params.one_of("asc", "desc")) == "desc" else "asc",
+            limit=query.take("limit", self._limit) or _PAGE_ROWS,
+            after=query.take("after", parse_mark),
+            valid_at=valid_at or FOREVER,
+        )
         query.done()
         await self._wait(min_position)
-        ask = self._runtime.read_model.history
-        if known_at is not None:
-            ask = partial(self._runtime.read_model.history_at, known_at=known_at)
-        found = await ask(stream, order=_order(order), limit=limit, after=after)
-        if not found.entries and after is None:
+        found = await self._runtime.read_model.history(stream, known_at, page)
+        if not found.entries and page.after is None:
             raise await self._missing(stream)
         return answer(found)
 
@@ -161,15 +154,6 @@ async def _body(request: web.Request) -> bytes:
     except (web.RequestPayloadError, ConnectionError):
         detail = "it ended early, or is not encoded as its headers say"
         raise Problem(400, "Body not received", detail) from None
-
-
-def _order(text: str | None) -> Order:
-    return "desc" if text == "desc" else "asc"
-
-
-def _mark(text: str) -> str:
-    parse_mark(text)
-    return text
 
 
 def _position(partitions: int, text: str) -> Position:

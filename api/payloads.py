@@ -12,10 +12,8 @@ from projections.deliveries import (
     PING_TOPIC,
     USER_TOPIC,
     Delivery,
-    Entry,
     UnreadableError,
     identifier,
-    moment,
     read_delivery,
     read_entry,
     refuse_too_deep,
@@ -93,7 +91,7 @@ def _event(delivery: Delivery, raw: bytes, alone: bytes, nth: Counter[tuple[str,
         raise UnreadableError("no-user-id", "a user without a usable `user_id`, `_id` or `id`")
     if application_id is None:
         raise UnreadableError("no-application-id", "a user of no, or of several, applications")
-    occurred_at = delivery.occurred_at or _own_time(entry)
+    occurred_at = delivery.occurred_at or entry.time()
     if occurred_at is None:
         raise UnreadableError("no-time", "no usable `created_timestamp`, and no `updated_at`")
     content = bytes((kind,)) + msgspec.json.encode(entry, order="sorted")
@@ -101,14 +99,6 @@ def _event(delivery: Delivery, raw: bytes, alone: bytes, nth: Counter[tuple[str,
     identity = _identity(delivery, occurred_at, content, nth[user])
     nth[user] += 1
     return NewEvent(application_id, user_id, kind, occurred_at, identity, content, alone)
-
-
-def _own_time(entry: Entry) -> datetime | None:
-    for name in ("updated_at", "updatedAt", "created_at", "createdAt"):
-        found = moment(entry.user.get(name))
-        if found is not None:
-            return found
-    return None
 
 
 def _identity(delivery: Delivery, occurred_at: datetime, content: bytes, nth: int) -> bytes:

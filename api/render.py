@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from api.send import Sent
     from eventstore.quarantine import Quarantined
-    from projections.read_model import History, User
+    from projections.read_model import User
 
+CONTACTS = {"emails": "e-mail", "phone_numbers": "phone"}
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
@@ -60,37 +61,23 @@ def user(found: User) -> None:
 
 
 def _contacts(name: str, value: Any) -> object:  # noqa: ANN401 - any JSON
-    if name not in ("phone_numbers", "emails") or not is_list(value):
+    if name not in CONTACTS or not is_list(value):
         return value
-    return "\n".join(_contact(item) for item in value) or "none"
+    return "\n".join(map(contact, value)) or "none"
 
 
-def _contact(item: Any) -> str:  # noqa: ANN401 - any JSON
+def contact(item: Any) -> str:  # noqa: ANN401 - any JSON
+    """Write a phone or an e-mail as people do, and what is said of it."""
     if not is_object(item):
         return msgspec.json.encode(item).decode()
-    number = item.get("phone")
-    code = item.get("country_code")
-    number = f"+{code} {number}" if number is not None and code is not None else number
+    number, code = item.get("phone"), item.get("country_code")
+    if number is not None and code is not None:
+        number = f"+{code} {number}"
     flags = [flag for flag in ("primary", "verified") if item.get(flag)]
     if item.get("active") is False:
         flags.append("inactive")
-    return f"{item.get('email') or number} ({', '.join(flags)})" if flags else str(number)
-
-
-def history(found: History) -> None:
-    """Print a history as a timeline."""
-    for entry in found.entries:
-        late = " (came late)" if entry.late else ""
-        plain(f"{entry.occurred_at}  {', '.join(entry.summary)}{late}   [{entry.position}]")
-        for change in entry.changes:
-            name = change.field if change.key is None else f"{change.field} {change.key}"
-            plain(f"    {name}: {_value(change.old)} -> {_value(change.new)}")
-    if found.next:
-        plain(f"more: --after {found.next}")
-
-
-def _value(value: object) -> str:
-    return msgspec.json.encode(value).decode()
+    said = f" ({', '.join(flags)})" if flags else ""
+    return f"{item.get('email') or number}{said}"
 
 
 def quarantine(found: list[Quarantined]) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import enum
 import hashlib
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple, Self
 
 import msgspec
+
+CLOCK_AHEAD_MAX = timedelta(minutes=5)
+"""How much later than it is recorded an event may say it occurred; append() holds to it."""
 
 
 class Kind(enum.IntEnum):
@@ -89,6 +92,9 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
 
 class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
     """An event as it stands in the log.
+
+    `occurred_at` is at most CLOCK_AHEAD_MAX after `recorded_at`: an event that says more counts as
+    having occurred when it was recorded.
 
     `payload` is None once its user has been erased; `after_erasure` tells events that came later.
     """

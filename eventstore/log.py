@@ -102,11 +102,9 @@ class EventLog:
         """Return the end of every partition."""
         return await store.heads(self.pool)
 
-    async def read_user(
-        self, stream: Stream, valid_at: datetime, known_at: datetime
-    ) -> list[RecordedEvent]:
-        """Read what had happened to a user by `valid_at` and was recorded by `known_at`."""
-        return await store.read_stream_until(self.pool, self.keyring, stream, valid_at, known_at)
+    async def read_user(self, stream: Stream, known_at: datetime) -> list[RecordedEvent]:
+        """Read what was recorded of a user by `known_at`."""
+        return await store.read_stream(self.pool, self.keyring, stream, known_at)
 
     async def is_erased(self, stream: Stream) -> bool:
         """Say whether a user has been erased."""

@@ -33,12 +33,12 @@ JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_i
 WHERE e.partition = $1 AND e.stream_id = ANY($2) AND e.position <= $3
 ORDER BY e.stream_id, e.position;
 
--- [read_stream_until] One user's events that happened by $3 and were recorded by $4.
+-- [read_stream] One user's events that were recorded by $3.
 SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.payload,
     s.application_id, s.user_id, s.key_id, s.data_key, s.erased_position
 FROM userlog.events e
 JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
-WHERE e.partition = $1 AND e.stream_id = $2 AND e.occurred_at <= $3 AND e.recorded_at <= $4
+WHERE e.partition = $1 AND e.stream_id = $2 AND e.recorded_at <= $3
 ORDER BY e.position;
 
 -- [stream_erased] When has this user been erased? No row: never heard of.

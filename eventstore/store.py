@@ -140,7 +140,7 @@ async def read(
     """Read one partition's events after a position, in order, at most `limit`."""
     with database_errors():
         rows = await source.fetch(_SQL["read_log"], after.partition, after.number, limit)
-    return [_recorded(row, after.partition, keyring) for row in rows]
+    return [recorded(row, after.partition, keyring) for row in rows]
 
 
 async def read_streams(
@@ -149,18 +149,16 @@ async def read_streams(
     """Read all events of some users of one partition up to a position, user by user."""
     with database_errors():
         rows = await source.fetch(_SQL["read_streams"], until.partition, stream_ids, until.number)
-    return [_recorded(row, until.partition, keyring) for row in rows]
+    return [recorded(row, until.partition, keyring) for row in rows]
 
 
-async def read_stream_until(
-    pool: Pool, keyring: Keyring, stream: Stream, valid_at: datetime, known_at: datetime
+async def read_stream(
+    pool: Pool, keyring: Keyring, stream: Stream, known_at: datetime
 ) -> list[RecordedEvent]:
-    """Read a user's events with occurred_at <= valid_at and recorded_at <= known_at."""
+    """Read a user's events with recorded_at <= known_at."""
     with database_errors():
-        rows = await pool.fetch(
-            _SQL["read_stream_until"], stream.partition, stream.stream_id, valid_at, known_at
-        )
-    return [_recorded(row, stream.partition, keyring) for row in rows]
+        rows = await pool.fetch(_SQL["read_stream"], stream.partition, stream.stream_id, known_at)
+    return [recorded(row, stream.partition, keyring) for row in rows]
 
 
 async def find_stream(pool: Pool, stream: Stream) -> tuple[bool, datetime | None]:
@@ -170,7 +168,8 @@ async def find_stream(pool: Pool, stream: Stream) -> tuple[bool, datetime | None
     return (False, None) if row is None else (True, row["erased_at"])
 
 
-def _recorded(row: asyncpg.Record, partition: int, keyring: Keyring) -> RecordedEvent:
+def recorded(row: asyncpg.Record, partition: int, keyring: Keyring) -> RecordedEvent:
+    """Open a row of events joined with streams."""
     stream_id: uuid.UUID = row["stream_id"]
     position = Position(partition, row["position"])
     try:

@@ -95,6 +95,14 @@ class Entry(msgspec.Struct, frozen=True):
                 return found
         return None
 
+    def time(self) -> datetime | None:
+        """Return when the user says they were last touched."""
+        for name in ("updated_at", "updatedAt", "created_at", "createdAt"):
+            found = moment(self.user.get(name))
+            if found is not None:
+                return found
+        return None
+
 
 _decode_body = msgspec.json.Decoder(_Body).decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode

@@ -19,19 +19,20 @@ UPDATE userlog.checkpoints SET position = $4, updated_at = now()
 WHERE partition = $1 AND projection = $2 AND generation = $3;
 
 -- [users_get] The states of some users.
-SELECT stream_id, company_id, lifecycle, state, order_key, position, kind, occurred_at, recorded_at
+SELECT stream_id, company_id, lifecycle, state, since, order_key, position, kind, occurred_at,
+    recorded_at
 FROM userlog.users
 WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
 
 -- [users_put] Write some users.
 INSERT INTO userlog.users (partition, generation, stream_id, application_id, user_id, company_id,
-    lifecycle, state, order_key, position, kind, occurred_at, recorded_at)
+    lifecycle, state, since, order_key, position, kind, occurred_at, recorded_at)
 SELECT $1, $2, u.*
-FROM unnest($3::uuid[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::json[], $9::bytea[],
-    $10::bigint[], $11::smallint[], $12::timestamptz[], $13::timestamptz[]) AS u
+FROM unnest($3::uuid[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::json[], $9::json[],
+    $10::bytea[], $11::bigint[], $12::smallint[], $13::timestamptz[], $14::timestamptz[]) AS u
 ON CONFLICT (partition, generation, stream_id) DO UPDATE
 SET company_id = excluded.company_id, lifecycle = excluded.lifecycle, state = excluded.state,
-    order_key = excluded.order_key, position = excluded.position, kind = excluded.kind,
+    since = excluded.since, order_key = excluded.order_key, position = excluded.position, kind = excluded.kind,
     occurred_at = excluded.occurred_at, recorded_at = excluded.recorded_at;
 
 -- [users_drop] Forget some users.
@@ -42,10 +43,10 @@ DELETE FROM userlog.history WHERE partition = $1 AND generation = $2 AND stream_
 
 -- [history_put] Write some entries.
 INSERT INTO userlog.history (partition, generation, stream_id, order_key, position, kind,
-    occurred_at, recorded_at, late, summary, changes)
+    occurred_at, recorded_at, stated_at, late, summary, changes)
 SELECT $1, $2, h.*
 FROM unnest($3::uuid[], $4::bytea[], $5::bigint[], $6::smallint[], $7::timestamptz[],
-    $8::timestamptz[], $9::boolean[], $10::json[], $11::json[]) AS h;
+    $8::timestamptz[], $9::timestamptz[], $10::boolean[], $11::json[], $12::json[]) AS h;
 
 -- [user] One user in the active generation.
 SELECT u.company_id, u.lifecycle, u.state, u.position, u.kind, u.occurred_at, u.recorded_at
@@ -53,23 +54,61 @@ FROM userlog.projections p
 JOIN userlog.users u ON u.generation = p.active_generation
 WHERE p.name = 'users' AND u.partition = $1 AND u.stream_id = $2;
 
--- [history_asc] A user's history from an entry on, oldest first.
-SELECT h.order_key, h.position, h.kind, h.occurred_at, h.recorded_at, h.late, h.summary, h.changes
+-- [events_back] A user's events from a moment back, the newest first, of those recorded by $5, at
+-- positions up to $6. Each row has the end of the log besides and, for the first look, which has
+-- no bound $6, the user's row in the active generation: it says what to look for, if every event
+-- of the user is in it. Events that are not are looked for along the log's end, of at most 1,000,
+-- so that it costs little however many the user has.
+SELECT h.position AS head, u.state, u.since, u.company_id, e.*
+FROM userlog.log_head h
+LEFT JOIN LATERAL (
+    SELECT u.state, u.since, u.company_id
+    FROM userlog.projections p
+    JOIN userlog.checkpoints c ON c.projection = p.name AND c.generation = p.active_generation
+    JOIN userlog.users u ON u.generation = p.active_generation AND u.partition = c.partition
+    WHERE p.name = 'users' AND c.partition = $1 AND u.stream_id = $2
+        AND h.position < $6::bigint AND h.position - c.position <= 1000
+        AND NOT EXISTS (
+            SELECT FROM (
+                SELECT w.stream_id FROM userlog.events w
+                WHERE w.partition = $1 AND w.position > c.position ORDER BY w.position LIMIT 1000
+            ) w WHERE w.stream_id = $2
+        )
+) u ON true
+CROSS JOIN LATERAL (
+    SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.payload,
+        s.application_id, s.user_id, s.key_id, s.data_key, s.erased_position
+    FROM userlog.events e
+    JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
+    WHERE e.partition = $1 AND e.stream_id = $2 AND (e.occurred_at, e.position) <= ($3, $4::bigint)
+        AND e.recorded_at <= $5 AND e.position <= $6
+    ORDER BY e.occurred_at DESC, e.position DESC
+    LIMIT $7
+) e
+WHERE h.partition = $1
+ORDER BY e.occurred_at DESC, e.position DESC;
+
+-- [history_asc] A user's history from an entry on, oldest first, below an order key.
+SELECT h.order_key, h.position, h.kind, h.occurred_at, h.recorded_at, h.stated_at, h.late,
+    h.summary, h.changes
 FROM userlog.projections p
 JOIN userlog.history h ON h.generation = p.active_generation
 WHERE p.name = 'users' AND h.partition = $1 AND h.stream_id = $2
     AND ($3::bytea IS NULL OR (h.order_key, h.position) > ($3, $4::bigint))
+    AND h.order_key < $5
 ORDER BY h.order_key, h.position
-LIMIT $5;
+LIMIT $6;
 
 -- [history_desc] The same, newest first.
-SELECT h.order_key, h.position, h.kind, h.occurred_at, h.recorded_at, h.late, h.summary, h.changes
+SELECT h.order_key, h.position, h.kind, h.occurred_at, h.recorded_at, h.stated_at, h.late,
+    h.summary, h.changes
 FROM userlog.projections p
 JOIN userlog.history h ON h.generation = p.active_generation
 WHERE p.name = 'users' AND h.partition = $1 AND h.stream_id = $2
     AND ($3::bytea IS NULL OR (h.order_key, h.position) < ($3, $4::bigint))
+    AND h.order_key < $5
 ORDER BY h.order_key DESC, h.position DESC
-LIMIT $5;
+LIMIT $6;
 
 -- [checkpoint] How far the active generation of a partition has come.
 SELECT c.position FROM userlog.projections p

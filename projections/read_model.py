@@ -13,23 +13,26 @@ from eventstore import sql
 from eventstore.errors import database_errors
 from eventstore.events import Kind, Position
 from projections.history import Change, HistoryEntry, replay
-from projections.state import Lifecycle, encode_fields, read_event
+from projections.point_in_time import state_at
+from projections.state import Lifecycle, encode_fields, order_key_after, read_event
 
 if TYPE_CHECKING:
     import asyncpg
 
-    from eventstore.events import RecordedEvent, Stream
+    from eventstore.events import Stream
     from eventstore.log import EventLog
     from projections.state import UserEvent
 
 _SQL = sql.load("projections")
-_FOREVER = datetime.max.replace(tzinfo=UTC)
+FOREVER = datetime.max.replace(tzinfo=UTC)
 _WAIT_FIRST_S = 0.005
 _WAIT_LONGEST_S = 0.2
 _MARK = re.compile(r"([0-9a-f]{82})([0-9a-f]{1,15})")
 """An order key of 41 bytes, and a position."""
 
 Order: TypeAlias = Literal["asc", "desc"]
+Mark: TypeAlias = tuple[bytes, int]
+"""The place of an entry in a history: its order key and the number of its position."""
 
 
 class AsOf(msgspec.Struct, frozen=True):
@@ -52,8 +55,12 @@ class User(msgspec.Struct, frozen=True):
     as_of: AsOf
 
 
-class Entry(msgspec.Struct, frozen=True):
-    """What one event changed."""
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one event changed.
+
+    `stated_at` is there when the sender stated a time so far ahead that `occurred_at` is the time
+    of recording instead.
+    """
 
     position: str
     event_type: str
@@ -62,6 +69,29 @@ class Entry(msgspec.Struct, frozen=True):
     late: bool
     summary: list[str]
     changes: list[Change]
+    stated_at: str | None = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Which part of a history to return, in effective order.
+
+    Only entries that had occurred by `valid_at`, inclusive, and only those that follow `after`,
+    the mark of the page before.
+    """
+
+    order: Order = "asc"
+    limit: int = 100
+    after: Mark | None = None
+    valid_at: datetime = FOREVER
+
+    def follows(self, mark: Mark) -> bool:
+        """Say whether an entry comes after the page before."""
+        if self.after is None:
+            return True
+        return mark > self.after if self.order == "asc" else mark < self.after
+
+
+FIRST_PAGE = Page()
 
 
 class History(msgspec.Struct, frozen=True):
@@ -95,8 +125,23 @@ class ReadModel:
         """The log says where users are."""
         self._log = log
 
-    async def user(self, stream: Stream) -> User | None:
-        """Return the user as they are now; None if the read model has none."""
+    async def user(
+        self, stream: Stream, valid_at: datetime | None = None, known_at: datetime | None = None
+    ) -> User | None:
+        """Return the user as they were at `valid_at`, by what was recorded by `known_at`.
+
+        Both ends are inclusive; without both, as they are now in the read model. None if nothing
+        had happened, or was known, by then.
+        """
+        if valid_at is None and known_at is None:
+            return await self._user_now(stream)
+        state = await state_at(self._log, stream, valid_at or FOREVER, known_at or FOREVER)
+        if state is None:
+            return None
+        raw = msgspec.Raw(encode_fields(state.fields))
+        return _user(stream, state.company_id, state.lifecycle, raw, AsOf(*_place(state.last)))
+
+    async def _user_now(self, stream: Stream) -> User | None:
         with database_errors():
             row = await self._log.pool.fetchrow(_SQL["user"], stream.partition, stream.stream_id)
         if row is None:
@@ -105,59 +150,36 @@ class ReadModel:
         as_of = AsOf(**_about(row, stream.partition))
         return _user(stream, row["company_id"], row["lifecycle"], state, as_of)
 
-    async def user_at(
-        self, stream: Stream, valid_at: datetime | None, known_at: datetime | None
-    ) -> User | None:
-        """Return the user as they were at `valid_at`, by what was recorded by `known_at`.
-
-        Both ends are inclusive. None if nothing had happened, or was known, by then.
-        """
-        events = await self._log.read_user(stream, valid_at or _FOREVER, known_at or _FOREVER)
-        state, _ = _replay(events)
-        if state is None:
-            return None
-        last = state.last
-        as_of = AsOf(*_place(last))
-        raw = msgspec.Raw(encode_fields(state.fields))
-        return _user(stream, state.company_id, state.lifecycle, raw, as_of)
-
     async def history(
-        self, stream: Stream, *, order: Order = "asc", limit: int = 100, after: str | None = None
+        self, stream: Stream, known_at: datetime | None = None, page: Page = FIRST_PAGE
     ) -> History:
-        """Return a page in effective order; ValueError if `after` is none of ours."""
-        order_key, position = (None, None) if after is None else parse_mark(after)
-        query = _SQL[f"history_{order}"]
-        args = (stream.partition, stream.stream_id, order_key, position, limit + 1)
-        with database_errors():
-            found = await self._log.pool.fetch(query, *args)
-        page = found[:limit]
-        more = len(found) > limit
-        mark = _after(page[-1]["order_key"], page[-1]["position"]) if more else None
-        return History([_stored_entry(row, stream.partition) for row in page], mark)
+        """Return a page of the history, as it stood when nothing recorded later was known.
 
-    async def history_at(
-        self,
-        stream: Stream,
-        known_at: datetime,
-        *,
-        order: Order = "asc",
-        limit: int = 100,
-        after: str | None = None,
-    ) -> History:
-        """Return the same as it stood when nothing recorded after `known_at` was known."""
-        _, entries = _replay(await self._log.read_user(stream, _FOREVER, known_at))
-        keys = [(entry.event.order_key, entry.event.position.number) for entry in entries]
-        if order == "desc":
-            entries, keys = entries[::-1], keys[::-1]
-        start = 0
-        if after is not None:
-            mark = parse_mark(after)
-            start = sum(1 for key in keys if (key <= mark if order == "asc" else key >= mark))
-        page = entries[start : start + limit]
-        more = start + limit < len(entries)
-        return History(
-            [_entry(one) for one in page], _after(*keys[start + limit - 1]) if more else None
-        )
+        With `known_at`, all that was recorded of the user by then is read.
+        """
+        if known_at is None:
+            return await self._history_now(stream, page)
+        events = await self._log.read_user(stream, known_at)
+        _, entries = replay(read_event(event) for event in events if event.payload is not None)
+        if page.order == "desc":
+            entries.reverse()
+        kept = [
+            e for e in entries if e.event.occurred_at <= page.valid_at and page.follows(_mark(e))
+        ]
+        return _cut([(_entry(one), _mark(one)) for one in kept], page.limit)
+
+    async def _history_now(self, stream: Stream, page: Page) -> History:
+        order_key, position = page.after or (None, None)
+        query = _SQL[f"history_{page.order}"]
+        until = order_key_after(page.valid_at)
+        args = (stream.partition, stream.stream_id, order_key, position, until, page.limit + 1)
+        with database_errors():
+            rows = await self._log.pool.fetch(query, *args)
+        found = [
+            (_stored_entry(row, stream.partition), (row["order_key"], row["position"]))
+            for row in rows
+        ]
+        return _cut(found, page.limit)
 
     async def wait_for(self, position: Position, timeout_s: float) -> None:
         """Return when the read model has reached a position; NotReachedError after the timeout."""
@@ -198,10 +220,6 @@ def _lag(row: asyncpg.Record, now: datetime) -> Lag:
     )
 
 
-def _replay(events: list[RecordedEvent]) -> tuple[Any, list[HistoryEntry]]:
-    return replay(read_event(event) for event in events if event.payload is not None)
-
-
 def _user(
     stream: Stream, company_id: int | None, lifecycle: Lifecycle, state: msgspec.Raw, as_of: AsOf
 ) -> User:
@@ -233,18 +251,33 @@ def _stored_entry(row: asyncpg.Record, partition: int) -> Entry:
         late=row["late"],
         summary=msgspec.json.decode(row["summary"], type=list[str]),
         changes=msgspec.json.decode(row["changes"], type=list[Change]),
+        stated_at=_maybe(row["stated_at"]),
     )
 
 
 def _entry(entry: HistoryEntry) -> Entry:
-    return Entry(*_place(entry.event), entry.late, entry.summary, entry.changes)
+    stated_at = _maybe(entry.event.stated_at)
+    return Entry(*_place(entry.event), entry.late, entry.summary, entry.changes, stated_at)
 
 
-def _after(order_key: bytes, position: int) -> str:
-    return f"{order_key.hex()}{position:x}"
+def _maybe(time: datetime | None) -> str | None:
+    return rfc3339(time) if time else None
 
 
-def parse_mark(text: str) -> tuple[bytes, int]:
+def _mark(entry: HistoryEntry) -> Mark:
+    return entry.event.order_key, entry.event.position.number
+
+
+def _cut(found: list[tuple[Entry, Mark]], limit: int) -> History:
+    """Cut a page off entries of which there may be more."""
+    following = None
+    if len(found) > limit:
+        order_key, position = found[limit - 1][1]
+        following = f"{order_key.hex()}{position:x}"
+    return History([entry for entry, _ in found[:limit]], following)
+
+
+def parse_mark(text: str) -> Mark:
     """Read a page's `next`; ValueError for anything else."""
     found = _MARK.fullmatch(text)
     if not found:

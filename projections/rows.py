@@ -42,7 +42,8 @@ def state_of(row: asyncpg.Record, partition: int) -> UserState:
         company_id=row["company_id"],
         fields={},
     )
-    return UserState(row["company_id"], row["lifecycle"], fields, last)
+    since: dict[str, int] = msgspec.json.decode(row["since"])
+    return UserState(row["company_id"], row["lifecycle"], fields, last, since)
 
 
 async def read_states(
@@ -87,6 +88,7 @@ def _user_row(stream: Stream, state: UserState) -> tuple[Any, ...]:
         state.company_id,
         state.lifecycle,
         encode_fields(state.fields).decode(),
+        encode_fields(state.since).decode(),
         state.last.order_key,
         state.last.position.number,
         state.last.kind,
@@ -113,6 +115,7 @@ def _history_row(stream_id: uuid.UUID, entry: HistoryEntry) -> tuple[Any, ...]:
         entry.event.kind,
         entry.event.occurred_at,
         entry.event.recorded_at,
+        entry.event.stated_at,
         entry.late,
         msgspec.json.encode(entry.summary).decode(),
         msgspec.json.encode(entry.changes, order="sorted").decode(),

@@ -1,4 +1,4 @@
-"""The fold: what a user is, from the events about them. Pure.
+"""The fold: what a user is, from the events about them, forwards or backwards. Pure.
 
 Effective order: by the time the event happened, then by kind (create, update, delete), then by
 the user's own `updated_at` and `__v`, then by content. Nothing in it depends on arrival.
@@ -54,7 +54,8 @@ _LOWEST = -_BIAS
 class UserEvent(msgspec.Struct, frozen=True):
     """An event of the log, read: `fields` holds only what it carries, in snake_case.
 
-    `order_key` sorts, as bytes, in effective order.
+    `order_key` sorts, as bytes, in effective order. `stated_at` is there when the sender stated a
+    time too far ahead to be believed.
     """
 
     order_key: bytes
@@ -64,15 +65,21 @@ class UserEvent(msgspec.Struct, frozen=True):
     recorded_at: datetime
     company_id: int | None
     fields: Fields
+    stated_at: datetime | None = None
 
 
 class UserState(msgspec.Struct, frozen=True):
-    """A user after some events, and the newest of these in effective order."""
+    """A user after some events, and the newest of these in effective order.
+
+    `since` has the names that the user's first event did not carry, and when they were first
+    heard of, in epoch milliseconds.
+    """
 
     company_id: int | None
     lifecycle: Lifecycle
     fields: Fields
     last: UserEvent
+    since: dict[str, int] = {}
 
 
 def read_event(event: RecordedEvent) -> UserEvent:
@@ -80,6 +87,7 @@ def read_event(event: RecordedEvent) -> UserEvent:
     delivery = read_delivery(event.payload or b"")
     (raw,) = split_payload(delivery.payload)
     entry = read_entry(raw)
+    stated_at = delivery.occurred_at or entry.time()
     return UserEvent(
         order_key=_order_key(event, entry, delivery.event_id or ""),
         position=event.position,
@@ -88,6 +96,7 @@ def read_event(event: RecordedEvent) -> UserEvent:
         recorded_at=event.recorded_at,
         company_id=delivery.company_id,
         fields=fields_of(entry),
+        stated_at=stated_at if stated_at and stated_at > event.occurred_at else None,
     )
 
 
@@ -97,22 +106,28 @@ def _order_key(event: RecordedEvent, entry: Entry, event_id: str) -> bytes:
     content = msgspec.json.encode([event_id, entry], order="sorted")
     return b"".join(
         (
-            _sortable(_milliseconds(event.occurred_at)),
+            _sortable(milliseconds(event.occurred_at)),
             bytes((event.kind,)),
-            _sortable(_milliseconds(updated_at) if updated_at else _LOWEST),
+            _sortable(milliseconds(updated_at) if updated_at else _LOWEST),
             _sortable(version if type(version) is int and abs(version) < _BIAS else _LOWEST),
             hashlib.blake2b(content, digest_size=16).digest(),
         )
     )
 
 
-def _milliseconds(time: datetime) -> int:
+def milliseconds(time: datetime) -> int:
+    """Return a time as epoch milliseconds."""
     since = time - _EPOCH
     return (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
 
 
 def _sortable(number: int) -> bytes:
     return (number + _BIAS).to_bytes(8)
+
+
+def order_key_after(time: datetime) -> bytes:
+    """Return what every order key of an event that occurred by then, inclusive, is below."""
+    return _sortable(milliseconds(time) + 1)
 
 
 def fields_of(entry: Entry) -> Fields:
@@ -163,14 +178,67 @@ def _contact(item: object) -> object:
 
 def fold(state: UserState | None, event: UserEvent) -> UserState:
     """Apply the next event in effective order."""
-    before = state.fields if state else {}
+    if state is None:
+        return UserState(
+            event.company_id, _lifecycle(event.kind, event.fields), event.fields, event
+        )
+    before = state.fields
     fields = {**before, **event.fields}
     if "extra" in before and "extra" in event.fields:
         fields["extra"] = {**before["extra"], **event.fields["extra"]}
-    company_id = event.company_id
-    if company_id is None and state:
-        company_id = state.company_id
-    return UserState(company_id, _lifecycle(event.kind, fields), fields, event)
+    company_id = state.company_id if event.company_id is None else event.company_id
+    since = state.since
+    if new := names_of(event.fields, event.company_id) - names_of(before, state.company_id):
+        since = {**since, **dict.fromkeys(new, milliseconds(event.occurred_at))}
+    return UserState(company_id, _lifecycle(event.kind, fields), fields, event, since)
+
+
+def names_of(fields: Fields, company_id: int | None) -> set[str]:
+    """Return the names of all that is known here, those below `extra` one by one."""
+    names = {f"extra.{name}" for name in fields.get("extra", ())} | fields.keys()
+    names.discard("extra")
+    if company_id is not None:
+        names.add("company_id")
+    return names
+
+
+class Recall:
+    """A user put together from their newest event backwards, until nothing older can matter.
+
+    The same as the fold: of each field the newest value counts.
+    """
+
+    def __init__(self, wanted: set[str] | None) -> None:
+        """`wanted` has every name that any of the events carries; None if that is not known."""
+        self._wanted = wanted
+        self._company_id: int | None = None
+        self._fields: Fields = {}
+        self._last: UserEvent | None = None
+
+    def add(self, event: UserEvent) -> None:
+        """Take the next older event in effective order."""
+        self._last = self._last or event
+        if self._company_id is None:
+            self._company_id = event.company_id
+        extra = {**event.fields.get("extra", {}), **self._fields.get("extra", {})}
+        self._fields = {**event.fields, **self._fields}
+        if extra:
+            self._fields["extra"] = extra
+        if self._wanted is not None:
+            self._wanted -= names_of(event.fields, event.company_id)
+
+    @property
+    def complete(self) -> bool:
+        """Whether older events can change nothing."""
+        return self._last is not None and self._wanted is not None and not self._wanted
+
+    @property
+    def state(self) -> UserState | None:
+        """The user; None before the first event."""
+        if self._last is None:
+            return None
+        lifecycle = _lifecycle(self._last.kind, self._fields)
+        return UserState(self._company_id, lifecycle, self._fields, self._last)
 
 
 def _lifecycle(kind: Kind, fields: Fields) -> Lifecycle:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from api import render
+from api import render, timeline
 from api.commands.common import (
     Application,
     FailedError,
@@ -18,17 +18,17 @@ from api.commands.common import (
     new_group,
     with_runtime,
 )
-from projections.read_model import rfc3339
+from projections.read_model import FOREVER, Page, parse_mark, rfc3339
 
 if TYPE_CHECKING:
     from api.runtime import Runtime
     from eventstore.log import Erasure
-    from projections.read_model import History, User
+    from projections.read_model import History, Mark, User
 
 app = new_group()
 _NOBODY = "no such user, or nothing known of them by that time"
 ValidAt = Annotated[
-    str | None, typer.Option("--valid-at", help="As they were at this time (RFC 3339).")
+    str | None, typer.Option("--valid-at", help="As it was at this time (RFC 3339).")
 ]
 KnownAt = Annotated[
     str | None, typer.Option("--known-at", help="By what had been recorded at this time.")
@@ -50,9 +50,7 @@ def user_command(
         stream = runtime.log.stream(application_id, user_id)
         if await runtime.log.is_erased(stream):
             raise FailedError("the data of this user was erased")
-        if valid is None and known is None:
-            return await runtime.read_model.user(stream)
-        return await runtime.read_model.user_at(stream, valid, known)
+        return await runtime.read_model.user(stream, valid, known)
 
     found: User | None = with_runtime(work)
     if found is None:
@@ -67,6 +65,7 @@ def user_command(
 def history_command(
     application_id: Application,
     user_id: UserId,
+    valid_at: ValidAt = None,
     known_at: KnownAt = None,
     order: Annotated[Literal["asc", "desc"], typer.Option(help="Oldest or newest first.")] = "asc",
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Entries to show.")] = 100,
@@ -74,27 +73,29 @@ def history_command(
     json: Json = False,
 ) -> None:
     """Show what happened to a user, in the order in which it happened."""
-    known = moment(known_at, "--known-at")
-    page: dict[str, Any] = {"order": order, "limit": limit, "after": after}
+    valid, known = moment(valid_at, "--valid-at"), moment(known_at, "--known-at")
+    page = Page(order, limit, _mark(after), valid or FOREVER)
 
     async def work(runtime: Runtime) -> History:
         stream = runtime.log.stream(application_id, user_id)
         if await runtime.log.is_erased(stream):
             raise FailedError("the data of this user was erased")
-        if known is not None:
-            return await runtime.read_model.history_at(stream, known, **page)
-        return await runtime.read_model.history(stream, **page)
+        return await runtime.read_model.history(stream, known, page)
 
-    try:
-        found: History = with_runtime(work)
-    except ValueError:
-        raise typer.BadParameter("give back the mark unchanged", param_hint="--after") from None
+    found: History = with_runtime(work)
     if not found.entries:
         raise FailedError(_NOBODY)
     if json:
         render.as_json(found)
     else:
-        render.history(found)
+        timeline.show(found, title=f"user {user_id} of {application_id}")
+
+
+def _mark(text: str | None) -> Mark | None:
+    try:
+        return None if text is None else parse_mark(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--after") from None
 
 
 @app.command("erase")

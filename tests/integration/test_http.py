@@ -366,7 +366,8 @@ async def test_missing(service: Service) -> None:
         assert_problem(await service.get(path), 404)
     for moment in ({"valid_at": "2023-06-13T09:48:47.620Z"}, {"known_at": "1999-01-01T00:00:00Z"}):
         assert_problem(await service.get(USER, **moment), 404)
-    assert_problem(await service.get(f"{USER}/history", known_at="0"), 404)
+    for given in ({"known_at": "0"}, {"valid_at": "0"}):
+        assert_problem(await service.get(f"{USER}/history", **given), 404)
     answer = await service.call("PUT", USER, headers=AUTH)
     assert_problem(answer, 405)
     assert "GET" in answer.headers["allow"]
@@ -451,7 +452,7 @@ BAD: list[tuple[str, dict[str, str], list[str]]] = [
     (f"{USER}/history", {"after": "00" * 41 + "f" * 16}, ["after"]),
     (f"{USER}/history", {"after": "00" * 41 + "-1"}, ["after"]),
     (f"{USER}/history", {"after": " " * 82 + "1"}, ["after"]),
-    (f"{USER}/history", {"valid_at": "0"}, ["valid_at"]),
+    (f"{USER}/history", {"updated_since": "0"}, ["updated_since"]),
     ("/v1/status", {"verbose": "1"}, ["verbose"]),
 ]  # fmt: skip
 

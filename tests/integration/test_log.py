@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -10,7 +10,7 @@ import pytest
 from eventstore import store
 from eventstore.appender import AppenderLimits
 from eventstore.errors import QueueFullError, UnavailableError, WrongKeyError
-from eventstore.events import Appended, Kind, NewEvent, Outcome, Position
+from eventstore.events import CLOCK_AHEAD_MAX, Appended, Kind, NewEvent, Outcome, Position
 from eventstore.log import EventLog
 from eventstore.sealing import MasterKey
 from tests.integration.support import (
@@ -363,7 +363,7 @@ async def test_killed_connections_under_load(stack: Stack, open_stack: OpenStack
 
 
 async def test_as_known_at(stack: Stack) -> None:
-    """A user's events are read by when they happened and when they were recorded, inclusively."""
+    """A user's events are read by when they were recorded, inclusively."""
     stream = stack.log.stream(APP, "u")
     for n in (1, 2):
         moment = f"2999-01-01T00:00:0{n}Z"
@@ -372,13 +372,28 @@ async def test_as_known_at(stack: Stack) -> None:
     first, second = await _everything(stack)
     step = timedelta(milliseconds=1)
 
-    async def read(valid_at: object, known_at: object) -> list[int]:
-        assert isinstance(valid_at, type(T0))
-        assert isinstance(known_at, type(T0))
-        found = await stack.log.read_user(stream, valid_at, known_at)
-        return [e.position.number for e in found]
+    async def read(known_at: datetime) -> list[int]:
+        return [e.position.number for e in await stack.log.read_user(stream, known_at)]
 
-    assert await read(T0, second.recorded_at) == [1, 2]
-    assert await read(T0, second.recorded_at - step) == [1]
-    assert await read(first.occurred_at - step, second.recorded_at) == [2]
-    assert await read(second.occurred_at, first.recorded_at) == []
+    assert await read(second.recorded_at) == [1, 2]
+    assert await read(second.recorded_at - step) == [1]
+    assert await read(first.recorded_at - step) == []
+
+
+async def test_a_clock_that_runs_ahead(stack: Stack) -> None:
+    """More than five minutes ahead of its recording, an event counts as occurring then."""
+    now = datetime(2999, 1, 1, tzinfo=UTC)
+    await stack.admin.execute("UPDATE userlog.log_head SET recorded_at = $1", now)
+    step = timedelta(milliseconds=1)
+    stated = [
+        now,
+        now + CLOCK_AHEAD_MAX,
+        now + CLOCK_AHEAD_MAX + step,
+        datetime(9999, 12, 31, tzinfo=UTC),
+    ]
+    named = [event(name=f"{n}", occurred_at=at) for n, at in enumerate(stated)]
+    await stack.log.append(named)
+    found = await _everything(stack)
+    assert [one.recorded_at for one in found] == [now] * 4
+    assert [one.occurred_at for one in found] == [now, now + CLOCK_AHEAD_MAX, now, now]
+    await assert_log_holds(stack)

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 import pytest
 
+from eventstore.errors import SealBrokenError
 from eventstore.events import Position
 from projections.projector import catch_up
-from projections.read_model import NotReachedError
+from projections.read_model import NotReachedError, Page, parse_mark
 from tests.integration.support import APP, T0, delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from projections.read_model import History, User
+    from projections.read_model import Entry, History, Order, User
     from tests.conftest import Stack
 
 MS = timedelta(milliseconds=1)
@@ -73,7 +74,7 @@ async def test_unknown(told: Stack) -> None:
     """A user nobody has told of is not there, in any application, at any time."""
     for stream in (told.log.stream(APP, "v"), told.log.stream("other", "u")):
         assert await told.read_model.user(stream) is None
-        assert await told.read_model.user_at(stream, None, R0 + timedelta(days=1)) is None
+        assert await told.read_model.user(stream, None, R0 + timedelta(days=1)) is None
         assert (await told.read_model.history(stream)).entries == []
 
 
@@ -83,7 +84,7 @@ async def test_unknown(told: Stack) -> None:
 )
 async def test_valid_at(told: Stack, after: int, name: str | None) -> None:
     """What had happened by a moment counts, to the millisecond, however late it came."""
-    found = await told.read_model.user_at(told.log.stream(APP, "u"), T0 + after * MS, None)
+    found = await told.read_model.user(told.log.stream(APP, "u"), T0 + after * MS, None)
     assert _name(found) == name
 
 
@@ -94,8 +95,8 @@ async def test_valid_at(told: Stack, after: int, name: str | None) -> None:
 async def test_known_at(told: Stack, after: int, name: str | None, entries: int) -> None:
     """What was recorded by a moment counts, to the millisecond, whenever it happened."""
     stream = told.log.stream(APP, "u")
-    assert _name(await told.read_model.user_at(stream, None, R0 + after * MS)) == name
-    history = await told.read_model.history_at(stream, R0 + after * MS)
+    assert _name(await told.read_model.user(stream, None, R0 + after * MS)) == name
+    history = await told.read_model.history(stream, R0 + after * MS)
     assert len(history.entries) == entries
 
 
@@ -104,7 +105,7 @@ async def test_both(told: Stack) -> None:
     stream = told.log.stream(APP, "u")
 
     async def name(valid_ms: int, known_ms: int) -> str | None:
-        found = await told.read_model.user_at(stream, T0 + valid_ms * MS, R0 + known_ms * MS)
+        found = await told.read_model.user(stream, T0 + valid_ms * MS, R0 + known_ms * MS)
         return _name(found)
 
     assert await name(1_000, 2_000) == "B"
@@ -126,10 +127,10 @@ async def test_history_then_and_now(told: Stack) -> None:
     first = ("0:1", False, {"first_name": "A", "gender": "x"})
     second = ("0:2", False, {"first_name": "C", "active": False})
     late = ("0:3", True, {"first_name": "B", "gender": None})
-    assert told_as(await told.read_model.history_at(stream, R0 + 1000 * MS)) == [first, second]
+    assert told_as(await told.read_model.history(stream, R0 + 1000 * MS)) == [first, second]
     now = await told.read_model.history(stream)
     assert told_as(now) == [first, late, second]
-    assert now == await told.read_model.history_at(stream, R0 + 2000 * MS)
+    assert now == await told.read_model.history(stream, R0 + 2000 * MS)
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
@@ -148,9 +149,8 @@ async def test_pages(
     model = stack.read_model
 
     async def page(after: str | None) -> History:
-        if known_at is None:
-            return await model.history(stream, order=order, limit=limit, after=after)
-        return await model.history_at(stream, known_at, order=order, limit=limit, after=after)
+        mark = None if after is None else parse_mark(after)
+        return await model.history(stream, known_at, Page(order, limit, mark))
 
     pages = [await page(None)]
     while pages[-1].next and len(pages) < 9:
@@ -163,6 +163,107 @@ async def test_pages(
     assert len(pages) == -(-7 // limit)
 
 
+@pytest.mark.parametrize("known_at", [None, R0 + timedelta(days=1)], ids=["now", "then"])
+async def test_history_until(told: Stack, known_at: datetime | None) -> None:
+    """`valid_at` ends a history, inclusively, and leaves its entries as they are."""
+    stream = told.log.stream(APP, "u")
+    whole = (await told.read_model.history(stream, known_at)).entries
+    for after_ms, count in ((-1, 0), (0, 1), (999, 1), (1_000, 2), (1_999, 2), (2_000, 3)):
+        until = T0 + timedelta(milliseconds=after_ms, microseconds=999)
+        orders: list[tuple[Order, list[Entry]]] = [("asc", whole[:count])]
+        orders.append(("desc", whole[:count][::-1]))
+        for order, expected in orders:
+            page = Page(order, valid_at=until)
+            assert (await told.read_model.history(stream, known_at, page)).entries == expected
+            rest = Page(order, limit=1, valid_at=until)
+            visited = [await told.read_model.history(stream, known_at, rest)]
+            while visited[-1].next:
+                rest = msgspec.structs.replace(rest, after=parse_mark(visited[-1].next))
+                visited.append(await told.read_model.history(stream, known_at, rest))
+            assert [entry for one in visited for entry in one.entries] == expected
+
+
+async def test_a_clock_that_runs_ahead(stack: Stack) -> None:
+    """An event dated far ahead is marked, stands where it was recorded, and shadows nothing."""
+    ahead = (datetime(9000, 1, 1, tzinfo=UTC) - T0) // MS
+    later = (R0 - T0) // MS + 5_000
+    await _deliver(
+        stack,
+        delivery(kind="create", first_name="A"),
+        delivery(at_ms=ahead, first_name="B"),
+        delivery(at_ms=later, first_name="C"),
+    )
+    stream = stack.log.stream(APP, "u")
+    assert _name(await stack.read_model.user(stream)) == "C"
+    for known_at in (None, R0 + timedelta(days=1)):
+        found = (await stack.read_model.history(stream, known_at)).entries
+        assert [(e.stated_at, e.late) for e in found] == [
+            (None, False),
+            ("9000-01-01T00:00:00.000Z", False),
+            (None, False),
+        ]
+        assert found[1].occurred_at == found[1].recorded_at
+    at = R0 + 1000 * MS
+    assert _name(await stack.read_model.user(stream, at)) == "B"
+    assert _name(await stack.read_model.user(stream, at - MS)) == "A"
+    assert _name(await stack.read_model.user(stream, None, at)) == "B"
+
+
+async def test_a_field_of_long_ago(stack: Stack) -> None:
+    """What only old events tell is found however many follow, whoever knows of it."""
+    names = [f"{n}" for n in range(60)]
+    await _deliver(stack, delivery(at_ms=-1, gender="x", first_name="before"))
+    for n, name in enumerate(names):
+        await stack.ingest.deliver(delivery(at_ms=n, first_name=name, active=True))
+    await stack.ingest.deliver(delivery(at_ms=59, rr_id="r", active=True, newcomer=1))
+    stream = stack.log.stream(APP, "u")
+    for _ in ("not projected", "projected"):
+        found = await stack.read_model.user(stream, T0 + 58 * MS)
+        assert found
+        assert msgspec.json.decode(found.state) == {
+            "active": True,
+            "first_name": "58",
+            "gender": "x",
+        }
+        found = await stack.read_model.user(stream, T0 + 59 * MS)
+        assert found
+        assert msgspec.json.decode(found.state) == {
+            "active": True,
+            "first_name": "59",
+            "gender": "x",
+            "rr_id": "r",
+            "extra": {"newcomer": 1},
+        }
+        await catch_up(stack.log, 100)
+
+
+async def test_late_events_while_reading(stack: Stack) -> None:
+    """A field told by a late event that no projector has seen yet counts at once."""
+    full = {"first_name": "A", "gender": "x"}
+    for n in range(10):
+        await stack.ingest.deliver(delivery(at_ms=n, **full))
+    await catch_up(stack.log, 100)
+    await stack.ingest.deliver(delivery(at_ms=-5, dob="2000-01-01"))
+    found = await stack.read_model.user(stack.log.stream(APP, "u"), T0 + 100 * MS)
+    assert found
+    assert msgspec.json.decode(found.state) == {**full, "dob": "2000-01-01"}
+
+
+async def test_reads_no_further_than_needed(stack: Stack) -> None:
+    """Of a long history of full snapshots, a question about a moment opens one event."""
+    for n in range(40):
+        await stack.ingest.deliver(delivery(at_ms=n, first_name=f"{n}", gender="x"))
+    await catch_up(stack.log, 100)
+    # Whoever opened any other event would fail at it.
+    await stack.admin.execute(
+        "UPDATE userlog.events SET payload = '\\xdead' WHERE occurred_at <> $1", T0 + 20 * MS
+    )
+    stream = stack.log.stream(APP, "u")
+    assert _name(await stack.read_model.user(stream, T0 + 20 * MS)) == "20"
+    with pytest.raises(SealBrokenError):
+        await stack.read_model.user(stream, T0 + 19 * MS)
+
+
 async def test_far_away_times(stack: Stack) -> None:
     """Events of the first and the last moment a time can have are found with the rest."""
     last = (datetime.max.replace(tzinfo=UTC) - T0) // MS
@@ -171,7 +272,7 @@ async def test_far_away_times(stack: Stack) -> None:
     stream = stack.log.stream(APP, "u")
     now = await stack.read_model.user(stream)
     assert _name(now) == f"{last}"
-    assert await stack.read_model.user_at(stream, None, R0 + timedelta(days=1)) == now
+    assert await stack.read_model.user(stream, None, R0 + timedelta(days=1)) == now
     assert len((await stack.read_model.history(stream)).entries) == 3
 
 

@@ -10,6 +10,7 @@ import pytest
 from eventstore.errors import UnavailableError
 from eventstore.events import Position
 from projections.projector import PoisonError, Projector, catch_up
+from projections.read_model import Page
 from projections.rebuild import RebuildRunningError, rebuild
 from tests.integration.support import (
     APP,
@@ -119,7 +120,7 @@ async def test_answers_all_the_time(stack: Stack, open_stack: OpenStack) -> None
         while not done.is_set():
             for stream in streams:
                 found = await reader.read_model.user(stream)
-                history = await reader.read_model.history(stream, order="desc", limit=3)
+                history = await reader.read_model.history(stream, page=Page("desc", 3))
                 assert found
                 assert len(history.entries) == 3
                 count = msgspec.json.decode(found.state)["extra"]["count"]

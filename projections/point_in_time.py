@@ -1,0 +1,99 @@
+"""A user at a moment: their events read from the log backwards, only as far as they matter.
+
+Which fields there are to look for is taken from the user's row in the read model, if it has all
+their events; then a user with a long history of full snapshots costs no more than one with a
+short one. Without it, everything is read. The values always come from the log.
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from eventstore import sql, store
+from eventstore.errors import database_errors
+from eventstore.events import CLOCK_AHEAD_MAX
+from projections.state import Recall, UserState, milliseconds, names_of, read_event
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from datetime import datetime
+
+    import asyncpg
+
+    from eventstore.events import Stream
+    from eventstore.log import EventLog
+
+_SQL = sql.load("projections")
+_PAGE_ROWS_FIRST = 4
+_PAGE_ROWS_MAX = 2_048
+_PAGE_GROWTH = 8
+_LAST_POSITION = 2**63 - 1
+
+
+async def state_at(
+    log: EventLog, stream: Stream, valid_at: datetime, known_at: datetime
+) -> UserState | None:
+    """Return a user by what had occurred by `valid_at` and was recorded by `known_at`.
+
+    Both ends are inclusive. None if there was nothing, or if the user has been erased.
+    """
+    recall: Recall | None = None
+    until = min(valid_at, _latest_known(known_at))
+    async with aclosing(_moments(log, stream, until, known_at)) as moments:
+        async for moment in moments:
+            if moment[0]["data_key"] is None:
+                return None
+            recall = recall or Recall(_wanted(moment[0], until))
+            recorded = (store.recorded(row, stream.partition, log.keyring) for row in moment)
+            events = [read_event(event) for event in recorded]
+            for event in sorted(events, key=lambda e: (e.order_key, e.position), reverse=True):
+                recall.add(event)
+            if recall.complete:
+                break
+    return recall.state if recall else None
+
+
+def _latest_known(known_at: datetime) -> datetime:
+    """Return when the latest of the events recorded by then can have occurred."""
+    try:
+        return known_at + CLOCK_AHEAD_MAX
+    except OverflowError:
+        return known_at
+
+
+async def _moments(
+    log: EventLog, stream: Stream, until: datetime, known_at: datetime
+) -> AsyncGenerator[list[asyncpg.Record]]:
+    """Yield a user's events by the time they occurred, latest first, those of one time together.
+
+    All as of the first look: what is appended meanwhile is not seen.
+    """
+    held: list[asyncpg.Record] = []
+    position, head, rows_max = _LAST_POSITION, _LAST_POSITION, _PAGE_ROWS_FIRST
+    while True:
+        args = (stream.partition, stream.stream_id, until, position, known_at, head, rows_max)
+        with database_errors():
+            rows = await log.pool.fetch(_SQL["events_back"], *args)
+        moments = [list(same) for _, same in groupby(held + rows, lambda row: row["occurred_at"])]
+        ended = len(rows) < rows_max
+        held = [] if ended or not moments else moments.pop()  # more of it may be on the next page
+        for moment in moments:
+            yield moment
+        if ended:
+            return
+        head, until, position = rows[0]["head"], rows[-1]["occurred_at"], rows[-1]["position"] - 1
+        rows_max = min(_PAGE_GROWTH * rows_max, _PAGE_ROWS_MAX)
+
+
+def _wanted(row: asyncpg.Record, until: datetime) -> set[str] | None:
+    """Return the names that events up to a moment may carry; None if that is not known."""
+    if row["state"] is None:
+        return None
+    since: dict[str, int] = msgspec.json.decode(row["since"])
+    names = names_of(msgspec.json.decode(row["state"]), row["company_id"])
+    last = milliseconds(until)
+    return {name for name in names if since.get(name, last) <= last}

@@ -7,7 +7,7 @@
 --   quarantine                        signed deliveries that could not be read, kept sealed
 --   projections, generations,         which read model answers, and how far each one has come
 --   checkpoints
---   users, history                    the read models, one table partition per generation
+--   users, history, activity          the read models, one table partition per generation
 --   append(), erase()                 the only ways to change the log
 --   userlog_app                       the role that the service works as
 --
@@ -169,9 +169,30 @@ CREATE TABLE userlog.history (
     PRIMARY KEY (partition, generation, stream_id, order_key, position)
 ) PARTITION BY LIST (generation);
 
+-- What each user adds to the numbers of their application on a day (UTC): whether they were new,
+-- how often they became deleted or blocked, and the change in the number of active users.
+CREATE TABLE userlog.activity (
+    partition integer NOT NULL,
+    generation integer NOT NULL,
+    stream_id uuid NOT NULL,
+    application_id text NOT NULL,
+    day date NOT NULL,
+    created integer NOT NULL,
+    deleted integer NOT NULL,
+    blocked integer NOT NULL,
+    active integer NOT NULL,
+    PRIMARY KEY (partition, generation, stream_id, day)
+) PARTITION BY LIST (generation);
+
+-- For the numbers of an application; what is counted stands in the index.
+CREATE INDEX activity_day ON userlog.activity (partition, generation, application_id, day)
+    INCLUDE (created, deleted, blocked, active);
+
 CREATE TABLE userlog.users_g1 PARTITION OF userlog.users FOR VALUES IN (1);
 
 CREATE TABLE userlog.history_g1 PARTITION OF userlog.history FOR VALUES IN (1);
+
+CREATE TABLE userlog.activity_g1 PARTITION OF userlog.activity FOR VALUES IN (1);
 
 -- Appends one batch to one partition and says of each item, in the order given:
 --   appended   it is in the log now, at this position
@@ -349,6 +370,7 @@ BEGIN
     WHERE s.partition = in_partition AND s.stream_id = in_stream_id;
     DELETE FROM userlog.users u WHERE u.partition = in_partition AND u.stream_id = in_stream_id;
     DELETE FROM userlog.history h WHERE h.partition = in_partition AND h.stream_id = in_stream_id;
+    DELETE FROM userlog.activity a WHERE a.partition = in_partition AND a.stream_id = in_stream_id;
     RETURN appended_at;
 END
 $$;
@@ -373,7 +395,7 @@ GRANT USAGE ON SCHEMA userlog TO userlog_app;
 GRANT SELECT ON ALL TABLES IN SCHEMA userlog TO userlog_app;
 
 GRANT INSERT, UPDATE, DELETE ON userlog.quarantine, userlog.projections, userlog.generations,
-    userlog.checkpoints, userlog.users, userlog.history TO userlog_app;
+    userlog.checkpoints, userlog.users, userlog.history, userlog.activity TO userlog_app;
 
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA userlog FROM PUBLIC;
 

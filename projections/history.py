@@ -8,7 +8,7 @@ import msgspec
 
 from eventstore.events import Kind
 from projections.deliveries import is_list, is_object
-from projections.state import Fields, UserEvent, UserState, fold
+from projections.state import Fields, Lifecycle, UserEvent, UserState, fold
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,12 +32,17 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class HistoryEntry(msgspec.Struct, frozen=True):
-    """One event and what it changed; `late` when an event after it had been recorded before."""
+    """One event and what it changed; `late` when an event after it had been recorded before.
+
+    `before` and `after` say where in their life the user was; `before` is None at the first event.
+    """
 
     event: UserEvent
     late: bool
     summary: list[str]
     changes: list[Change]
+    before: Lifecycle | None
+    after: Lifecycle
 
 
 def replay(events: Iterable[UserEvent]) -> tuple[UserState | None, list[HistoryEntry]]:
@@ -69,7 +74,9 @@ def late_ones(events: Iterable[UserEvent], newest: bytes = b"") -> set[Any]:
 def entry(before: UserState | None, after: UserState, *, late: bool) -> HistoryEntry:
     """Describe the step from one state to the next; `after.last` is the event that made it."""
     changes = list(_changes(before.fields if before else {}, after.fields))
-    return HistoryEntry(after.last, late, list(_summary(before, after, changes)), changes)
+    summary = list(_summary(before, after, changes))
+    was = before.lifecycle if before else None
+    return HistoryEntry(after.last, late, summary, changes, was, after.lifecycle)
 
 
 def _changes(before: Fields, after: Fields) -> Iterator[Change]:

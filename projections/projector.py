@@ -17,12 +17,12 @@ import structlog
 
 from eventstore import sql, store
 from eventstore.errors import LogError, UnavailableError, database_errors
-from eventstore.events import Position, RecordedEvent, Stream
-from projections import rows
+from eventstore.events import Position, RecordedEvent
+from projections import tables
 from projections.deliveries import UnreadableError
 from projections.history import HistoryEntry, entry, late_ones, replay
-from projections.rows import Generation
 from projections.state import UserEvent, UserState, fold, read_event
+from projections.tables import Folded, Generation
 
 if TYPE_CHECKING:
     import uuid
@@ -45,15 +45,6 @@ class Projected(msgspec.Struct, frozen=True):
 
     events: int
     position: Position
-
-
-class _Outcome(msgspec.Struct, frozen=True):
-    """What a batch means for one user; without a state, they are erased."""
-
-    stream: Stream
-    state: UserState | None
-    entries: list[HistoryEntry]
-    refolded: bool
 
 
 async def project_batch(log: EventLog, where: Generation, batch_max: int) -> Projected | None:
@@ -82,26 +73,26 @@ async def _apply(
     by_stream: dict[uuid.UUID, list[RecordedEvent]] = {}
     for event in events:
         by_stream.setdefault(event.stream.stream_id, []).append(event)
-    states = await rows.read_states(connection, where, list(by_stream))
-    outcomes: list[_Outcome] = []
+    states = await tables.read_states(connection, where, list(by_stream))
+    found: list[Folded] = []
     late: list[uuid.UUID] = []
     for stream_id, ours in by_stream.items():
-        outcome = _advance(states.get(stream_id), ours)
-        if outcome is None:
+        folded = _advance(states.get(stream_id), ours)
+        if folded is None:
             late.append(stream_id)
         else:
-            outcomes.append(outcome)
+            found.append(folded)
     if late:
-        outcomes += await _refold(connection, log, late, events[-1].position)
-    await _write(connection, where, outcomes)
+        found += await _refold(connection, log, late, events[-1].position)
+    await tables.write(connection, where, found)
 
 
-def _advance(state: UserState | None, events: list[RecordedEvent]) -> _Outcome | None:
+def _advance(state: UserState | None, events: list[RecordedEvent]) -> Folded | None:
     """Fold events onto a state; None if one of them came late and the user must be refolded."""
     stream = events[0].stream
     ours = _readable(events)
     if ours is None:
-        return _Outcome(stream, None, [], refolded=True)
+        return Folded(stream, None, [], whole=True)
     if late_ones(ours, state.last.order_key if state else b""):
         return None
     entries: list[HistoryEntry] = []
@@ -109,21 +100,21 @@ def _advance(state: UserState | None, events: list[RecordedEvent]) -> _Outcome |
         after = fold(state, event)
         entries.append(entry(state, after, late=False))
         state = after
-    return _Outcome(stream, state, entries, refolded=False)
+    return Folded(stream, state, entries, whole=False)
 
 
 async def _refold(
     connection: Connection, log: EventLog, stream_ids: Sequence[uuid.UUID], until: Position
-) -> list[_Outcome]:
+) -> list[Folded]:
     by_stream: dict[uuid.UUID, list[RecordedEvent]] = {}
     for event in await store.read_streams(connection, log.keyring, stream_ids, until):
         by_stream.setdefault(event.stream.stream_id, []).append(event)
-    outcomes: list[_Outcome] = []
+    found: list[Folded] = []
     for events in by_stream.values():
         ours = _readable(events)
         state, entries = replay(ours) if ours is not None else (None, [])
-        outcomes.append(_Outcome(events[0].stream, state, entries, refolded=True))
-    return outcomes
+        found.append(Folded(events[0].stream, state, entries, whole=True))
+    return found
 
 
 def _readable(events: list[RecordedEvent]) -> list[UserEvent] | None:
@@ -139,17 +130,6 @@ def _read(event: RecordedEvent) -> UserEvent:
     except UnreadableError as error:
         msg = f"event {event.position} can't be read: {error.reason}"
         raise PoisonError(msg) from error
-
-
-async def _write(connection: Connection, where: Generation, outcomes: list[_Outcome]) -> None:
-    erased = [one.stream.stream_id for one in outcomes if one.state is None]
-    refolded = [one.stream.stream_id for one in outcomes if one.state and one.refolded]
-    await rows.forget(connection, where, erased)
-    await rows.forget_history(connection, where, refolded)
-    written = [(one.stream, one.state) for one in outcomes if one.state]
-    await rows.write_states(connection, where, written)
-    entries = ((one.stream.stream_id, e) for one in outcomes for e in one.entries)
-    await rows.write_history(connection, where, entries)
 
 
 async def generations(log: EventLog, state: str) -> list[int]:

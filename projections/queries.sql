@@ -48,6 +48,28 @@ SELECT $1, $2, h.*
 FROM unnest($3::uuid[], $4::bytea[], $5::bigint[], $6::smallint[], $7::timestamptz[],
     $8::timestamptz[], $9::timestamptz[], $10::boolean[], $11::json[], $12::json[]) AS h;
 
+-- [activity_put] Add to the days of some users.
+INSERT INTO userlog.activity (partition, generation, stream_id, application_id, day, created,
+    deleted, blocked, active)
+SELECT $1, $2, a.*
+FROM unnest($3::uuid[], $4::text[], $5::date[], $6::integer[], $7::integer[], $8::integer[],
+    $9::integer[]) AS a
+ON CONFLICT (partition, generation, stream_id, day) DO UPDATE
+SET created = activity.created + excluded.created, deleted = activity.deleted + excluded.deleted,
+    blocked = activity.blocked + excluded.blocked, active = activity.active + excluded.active;
+
+-- [activity_drop] Forget the days of some users.
+DELETE FROM userlog.activity WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
+
+-- [activity] An application's days, all partitions together.
+SELECT a.day, sum(a.created) AS created, sum(a.deleted) AS deleted, sum(a.blocked) AS blocked,
+    sum(a.active) AS active
+FROM userlog.projections p
+JOIN userlog.activity a ON a.generation = p.active_generation
+WHERE p.name = 'users' AND a.partition = ANY($1) AND a.application_id = $2
+GROUP BY a.day
+ORDER BY a.day;
+
 -- [user] One user in the active generation.
 SELECT u.company_id, u.lifecycle, u.state, u.position, u.kind, u.occurred_at, u.recorded_at
 FROM userlog.projections p
@@ -158,5 +180,5 @@ SELECT c.relname, c.relname ~ '_g\d+$' AND i.inhrelid IS NOT NULL AS attached
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
-WHERE n.nspname = 'userlog' AND c.relkind = 'r' AND c.relname ~ '^(users|history)_g\d+$'
+WHERE n.nspname = 'userlog' AND c.relkind = 'r' AND c.relname ~ '^(users|history|activity)_g\d+$'
 ORDER BY c.relname;

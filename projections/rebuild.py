@@ -15,7 +15,7 @@ import asyncpg
 from eventstore import sql
 from eventstore.errors import LogError, database_errors
 from projections.projector import generations, project_batch
-from projections.rows import Generation
+from projections.tables import TABLES, Generation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from eventstore.log import EventLog
 
 _SQL = sql.load("projections")
-_TABLES = ("users", "history")
 _CATCH_UP_BATCH_MAX = 500
 
 
@@ -63,13 +62,13 @@ async def _only_rebuild(log: EventLog) -> AsyncGenerator[Connection]:
 async def _new_generation(connection: Connection) -> int:
     async with connection.transaction():
         number: int = await connection.fetchval(_SQL["generation_new"])
-        for table in _TABLES:
+        for name in (table.name for table in TABLES):
             # Attaching, unlike CREATE TABLE … PARTITION OF, waits for no reader and stops none.
             await connection.execute(
-                f"CREATE TABLE userlog.{table}_g{number} (LIKE userlog.{table} INCLUDING ALL)"
+                f"CREATE TABLE userlog.{name}_g{number} (LIKE userlog.{name} INCLUDING ALL)"
             )
             await connection.execute(
-                f"ALTER TABLE userlog.{table} ATTACH PARTITION userlog.{table}_g{number}"
+                f"ALTER TABLE userlog.{name} ATTACH PARTITION userlog.{name}_g{number}"
                 f" FOR VALUES IN ({number})"
             )
         await connection.execute(_SQL["generation_start"], number)

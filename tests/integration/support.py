@@ -171,7 +171,11 @@ async def erase(stack: Stack, user_id: str) -> None:
 async def tables(source: Source) -> list[list[tuple[Any, ...]]]:
     """Return what the active generation says, row by row, without its number."""
     found: list[list[tuple[Any, ...]]] = []
-    for table, order in (("users", "stream_id"), ("history", "stream_id, order_key, position")):
+    for table, order in (
+        ("users", "stream_id"),
+        ("history", "stream_id, order_key, position"),
+        ("activity", "stream_id, day"),
+    ):
         rows = await source.fetch(
             f"SELECT t.* FROM userlog.{table} t JOIN userlog.projections p"
             f" ON t.generation = p.active_generation ORDER BY partition, {order}"

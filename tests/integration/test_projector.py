@@ -9,7 +9,7 @@ import pytest
 from eventstore.errors import SealBrokenError, UnavailableError
 from eventstore.events import Position
 from projections.projector import PoisonError, Projector, catch_up, project_batch
-from projections.rows import Generation
+from projections.tables import Generation
 from tests.integration.support import (
     APP,
     PATIENCE_S,
@@ -74,6 +74,7 @@ async def _reset(stack: Stack) -> None:
     for statement in (
         "DELETE FROM userlog.users",
         "DELETE FROM userlog.history",
+        "DELETE FROM userlog.activity",
         "UPDATE userlog.checkpoints SET position = 0",
     ):
         await stack.admin.execute(statement)
@@ -171,7 +172,7 @@ async def test_killed_batch_leaves_nothing(stack: Stack) -> None:
         await kill(admin, await blocked(admin))
         with pytest.raises(UnavailableError):
             await projecting
-    assert await tables(stack.pool) == [[], []]
+    assert await tables(stack.pool) == [[], [], []]
     assert await stack.pool.fetchval("SELECT position FROM userlog.checkpoints") == 0
     assert await catch_up(stack.log, 10) == 3
 

@@ -1,0 +1,171 @@
+"""The read models as tables: the rows that a folded user has in each, and how they get there.
+
+To add a read model: a table in schema.sql that has a partition for each generation, erase() and
+`<table>_put` and `<table>_drop` in queries.sql for it, a pure function from a folded user to its
+rows, and a line in TABLES. Projector and rebuild need nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+
+from eventstore import sql
+from eventstore.events import Kind, Position, Stream
+from projections.history import HistoryEntry
+from projections.state import UserEvent, UserState, encode_fields
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Sequence
+
+    import asyncpg
+
+    from eventstore.database import Connection
+
+_SQL = sql.load("projections")
+
+Row: TypeAlias = tuple[Any, ...]
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """One generation of the read models in one partition."""
+
+    partition: int
+    number: int
+
+
+class Folded(msgspec.Struct, frozen=True):
+    """What the fold says of one user.
+
+    `entries` are those that are new or, if `whole`, all there are: then they replace what a read
+    model has. Without a state the user is erased.
+    """
+
+    stream: Stream
+    state: UserState | None
+    entries: list[HistoryEntry]
+    whole: bool
+
+
+class Table(msgspec.Struct, frozen=True):
+    """A read model: `userlog.<name>`, whose columns after partition and generation these are."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: Callable[[Folded], Iterator[Row]]
+
+
+def _users(folded: Folded) -> Iterator[Row]:
+    stream, state = folded.stream, folded.state
+    if state:
+        yield (
+            stream.stream_id,
+            stream.application_id,
+            stream.user_id,
+            state.company_id,
+            state.lifecycle,
+            encode_fields(state.fields).decode(),
+            encode_fields(state.since).decode(),
+            state.last.order_key,
+            state.last.position.number,
+            state.last.kind,
+            state.last.occurred_at,
+            state.last.recorded_at,
+        )
+
+
+def _history(folded: Folded) -> Iterator[Row]:
+    for entry in folded.entries:
+        yield (
+            folded.stream.stream_id,
+            entry.event.order_key,
+            entry.event.position.number,
+            entry.event.kind,
+            entry.event.occurred_at,
+            entry.event.recorded_at,
+            entry.event.stated_at,
+            entry.late,
+            msgspec.json.encode(entry.summary).decode(),
+            msgspec.json.encode(entry.changes, order="sorted").decode(),
+        )
+
+
+def _activity(folded: Folded) -> Iterator[Row]:
+    """Count by day, in UTC, what a user adds to their application's numbers."""
+    counts: Counter[tuple[Any, str]] = Counter()
+    for entry in folded.entries:
+        day = entry.event.occurred_at.date()
+        counts[day, "created"] += entry.before is None
+        counts[day, "deleted"] += entry.after == "deleted" != entry.before
+        counts[day, "blocked"] += entry.after == "blocked" != entry.before
+        counts[day, "active"] += (entry.after == "active") - (entry.before == "active")
+    for day in dict.fromkeys(day for day, _ in counts):
+        found = [counts[day, name] for name in ("created", "deleted", "blocked", "active")]
+        if any(found):
+            yield (folded.stream.stream_id, folded.stream.application_id, day, *found)
+
+
+TABLES = (
+    Table(
+        "users",
+        (
+            *("stream_id", "application_id", "user_id", "company_id", "lifecycle", "state"),
+            *("since", "order_key", "position", "kind", "occurred_at", "recorded_at"),
+        ),
+        _users,
+    ),
+    Table(
+        "history",
+        (
+            *("stream_id", "order_key", "position", "kind", "occurred_at", "recorded_at"),
+            *("stated_at", "late", "summary", "changes"),
+        ),
+        _history,
+    ),
+    Table(
+        "activity",
+        ("stream_id", "application_id", "day", "created", "deleted", "blocked", "active"),
+        _activity,
+    ),
+)
+
+
+async def write(connection: Connection, where: Generation, folded: Sequence[Folded]) -> None:
+    """Write what is new of some users into every read model."""
+    replaced = [one.stream.stream_id for one in folded if one.whole]
+    for table in TABLES:
+        if replaced:
+            drop = _SQL[f"{table.name}_drop"]
+            await connection.execute(drop, where.partition, where.number, replaced)
+        if rows := [row for one in folded for row in table.rows(one)]:
+            columns = zip(*rows, strict=True)
+            put = _SQL[f"{table.name}_put"]
+            await connection.execute(put, where.partition, where.number, *columns)
+
+
+def state_of(row: asyncpg.Record, partition: int) -> UserState:
+    """Read a row of users."""
+    fields: dict[str, Any] = msgspec.json.decode(row["state"])
+    last = UserEvent(
+        order_key=row["order_key"],
+        position=Position(partition, row["position"]),
+        kind=Kind(row["kind"]),
+        occurred_at=row["occurred_at"],
+        recorded_at=row["recorded_at"],
+        company_id=row["company_id"],
+        fields={},
+    )
+    since: dict[str, int] = msgspec.json.decode(row["since"])
+    return UserState(row["company_id"], row["lifecycle"], fields, last, since)
+
+
+async def read_states(
+    connection: Connection, where: Generation, stream_ids: Sequence[uuid.UUID]
+) -> dict[uuid.UUID, UserState]:
+    """Read the states of those users that have one."""
+    rows = await connection.fetch(_SQL["users_get"], where.partition, where.number, stream_ids)
+    return {row["stream_id"]: state_of(row, where.partition) for row in rows}

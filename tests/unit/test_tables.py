@@ -1,0 +1,69 @@
+"""What a folded user says in the tables of the read models."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+import pytest
+
+from eventstore.events import Stream
+from projections.history import replay
+from projections.tables import TABLES, Folded
+from tests.unit.support import APPLICATION, AT_MS, USER, delivery, read
+
+DAY_MS = 86_400_000
+STREAM = Stream.of(APPLICATION, USER, 1)
+(ACTIVITY,) = (table for table in TABLES if table.name == "activity")
+
+
+def days(*steps: tuple[int, str, dict[str, Any]]) -> dict[int, tuple[int, ...]]:
+    """Return (created, deleted, blocked, active) by day, of events on these days."""
+    bodies = [
+        delivery(type_=kind, at=AT_MS + day * DAY_MS + n, id_=n, **fields)
+        for n, (day, kind, fields) in enumerate(steps)
+    ]
+    state, entries = replay(read(*bodies))
+    rows = list(ACTIVITY.rows(Folded(STREAM, state, entries, whole=True)))
+    assert all(row[:2] == (STREAM.stream_id, APPLICATION) for row in rows)
+    return {(row[2] - date(2023, 6, 13)).days: row[3:] for row in rows}
+
+
+BLOCK, UNBLOCK = {"active": False}, {"active": True}
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([(0, "create", {})], {0: (1, 0, 0, 1)}),
+        ([(0, "create", {}), (1, "update", {"gender": "x"})], {0: (1, 0, 0, 1)}),
+        ([(0, "create", {}), (0, "delete", {})], {0: (1, 1, 0, 0)}),
+        ([(0, "create", {}), (2, "delete", {})], {0: (1, 0, 0, 1), 2: (0, 1, 0, -1)}),
+        ([(0, "create", BLOCK)], {0: (1, 0, 1, 0)}),
+        ([(0, "update", {}), (1, "update", BLOCK)], {0: (1, 0, 0, 1), 1: (0, 0, 1, -1)}),
+        (
+            [(0, "create", {}), (1, "update", BLOCK), (2, "update", UNBLOCK)],
+            {0: (1, 0, 0, 1), 1: (0, 0, 1, -1), 2: (0, 0, 0, 1)},
+        ),
+        (
+            [(0, "create", {}), (1, "update", BLOCK), (1, "update", UNBLOCK)],
+            {0: (1, 0, 0, 1), 1: (0, 0, 1, 0)},
+        ),
+        ([(0, "delete", {}), (1, "delete", {})], {0: (1, 1, 0, 0)}),
+        ([(0, "delete", {}), (1, "update", {})], {0: (1, 1, 0, 0), 1: (0, 0, 0, 1)}),
+        ([(0, "create", BLOCK), (1, "delete", {})], {0: (1, 0, 1, 0), 1: (0, 1, 0, 0)}),
+    ],
+)
+def test_what_a_day_counts(
+    steps: list[tuple[int, str, dict[str, Any]]], expected: dict[int, tuple[int, ...]]
+) -> None:
+    """Each step of a user's life counts once, on its day; what changes nothing counts nothing."""
+    assert days(*steps) == expected
+
+
+def test_columns_fit_rows() -> None:
+    """Every table's rows have its columns."""
+    state, entries = replay(read(delivery(type_="create")))
+    for table in TABLES:
+        (row,) = table.rows(Folded(STREAM, state, entries, whole=True))
+        assert len(row) == len(table.columns)

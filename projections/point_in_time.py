@@ -16,7 +16,7 @@ import msgspec
 from eventstore import sql, store
 from eventstore.errors import database_errors
 from eventstore.events import CLOCK_AHEAD_MAX
-from projections.state import Recall, UserState, milliseconds, names_of, read_event
+from projections.state import Recall, UserState, names_by, read_event
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from eventstore.events import Stream
     from eventstore.log import EventLog
+    from projections.state import Fields
 
 _SQL = sql.load("projections")
 _PAGE_ROWS_FIRST = 4
@@ -93,7 +94,6 @@ def _wanted(row: asyncpg.Record, until: datetime) -> set[str] | None:
     """Return the names that events up to a moment may carry; None if that is not known."""
     if row["state"] is None:
         return None
+    fields: Fields = msgspec.json.decode(row["state"])
     since: dict[str, int] = msgspec.json.decode(row["since"])
-    names = names_of(msgspec.json.decode(row["state"]), row["company_id"])
-    last = milliseconds(until)
-    return {name for name in names if since.get(name, last) <= last}
+    return names_by(until, fields, row["company_id"], since)

@@ -202,6 +202,14 @@ def names_of(fields: Fields, company_id: int | None) -> set[str]:
     return names
 
 
+def names_by(
+    until: datetime, fields: Fields, company_id: int | None, since: dict[str, int]
+) -> set[str]:
+    """Return, of a user after all their events, the names that those up to a moment may carry."""
+    last = milliseconds(until)
+    return {name for name in names_of(fields, company_id) if since.get(name, last) <= last}
+
+
 class Recall:
     """A user put together from their newest event backwards, until nothing older can matter.
 
@@ -210,7 +218,7 @@ class Recall:
 
     def __init__(self, wanted: set[str] | None) -> None:
         """`wanted` has every name that any of the events carries; None if that is not known."""
-        self._wanted = wanted
+        self._missing = wanted
         self._company_id: int | None = None
         self._fields: Fields = {}
         self._last: UserEvent | None = None
@@ -224,13 +232,13 @@ class Recall:
         self._fields = {**event.fields, **self._fields}
         if extra:
             self._fields["extra"] = extra
-        if self._wanted is not None:
-            self._wanted -= names_of(event.fields, event.company_id)
+        if self._missing is not None:
+            self._missing = self._missing - names_of(event.fields, event.company_id)
 
     @property
     def complete(self) -> bool:
         """Whether older events can change nothing."""
-        return self._last is not None and self._wanted is not None and not self._wanted
+        return self._last is not None and self._missing is not None and not self._missing
 
     @property
     def state(self) -> UserState | None:

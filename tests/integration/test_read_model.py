@@ -237,6 +237,15 @@ async def test_a_field_of_long_ago(stack: Stack) -> None:
         await catch_up(stack.log, 100)
 
 
+async def test_one_moment_of_many_events(stack: Stack) -> None:
+    """Events of one moment are ordered by version, not by arrival, however many there are."""
+    for n in range(12):
+        await stack.ingest.deliver(delivery(first_name=f"{n}", gender="x", __v=100 - n))
+    for _ in ("not projected", "projected"):
+        assert _name(await stack.read_model.user(stack.log.stream(APP, "u"), T0)) == "0"
+        await catch_up(stack.log, 100)
+
+
 async def test_late_events_while_reading(stack: Stack) -> None:
     """A field told by a late event that no projector has seen yet counts at once."""
     full = {"first_name": "A", "gender": "x"}

@@ -1,81 +1,20 @@
-"""In whatever order a user's events arrive, and however often, they make the same user.
-
-The reference below knows nothing of the fold: it looks, for each field by itself, for the newest
-event that carries it.
-"""
+"""In whatever order a user's events arrive, and however often, they make the same user."""
 
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from projections.history import HistoryEntry, replay
-from projections.state import UserEvent, UserState, encode_fields, read_event
-from tests.unit.support import AT_MS, encoded, entry, envelope, only, record
-
-KINDS = ("create", "update", "delete")
-PLAIN: dict[str, tuple[str, list[Any]]] = {
-    "first_name": ("firstName", ["A", "B", "", None]),
-    "gender": ("gender", ["male", "female", None]),
-    "active": ("active", [True, False, None]),
-    "profile_pic_url": ("profilePicUrl", ["/a", "/b"]),
-}
-FLAGS = {"verified": st.booleans(), "primary": st.booleans()}
-
-
-class Told(NamedTuple):
-    """What an event says, and the delivery that says it."""
-
-    kind: str
-    at: int
-    updated_at: int | None
-    version: int | None
-    fields: dict[str, Any]
-    body: bytes
-
-
-def _contacts(draw: st.DrawFn, value: str) -> Any:
-    values = {"email": ["a@b.c", "d@e.f"], "phone": ["1", "2"]}[value]
-    some = draw(st.lists(st.sampled_from(values), unique=True))
-    contacts = [{value: one, **draw(st.fixed_dictionaries({}, optional=FLAGS))} for one in some]
-    return draw(st.sampled_from([None, contacts, contacts, contacts]))
-
-
-@st.composite
-def tellings(draw: st.DrawFn) -> Told:
-    """An event with some fields, written in one case or the other or both."""
-    fields: dict[str, Any] = {}
-    user: dict[str, Any] = {}
-    for name, (camel, values) in PLAIN.items():
-        if draw(st.booleans()):
-            fields[name] = draw(st.sampled_from(values))
-            twins = [{name: fields[name]}, {camel: fields[name]}, {camel: "no", name: fields[name]}]
-            user |= draw(st.sampled_from(twins if camel != name else twins[:1]))
-    for name, camel, value in (
-        ("emails", "emails", "email"),
-        ("phone_numbers", "phoneNumbers", "phone"),
-    ):
-        if draw(st.booleans()):
-            fields[name] = _contacts(draw, value)
-            user[draw(st.sampled_from([name, camel]))] = fields[name]
-    extra = draw(st.dictionaries(st.sampled_from("xyz"), st.none() | st.integers(0, 2)))
-    fields |= {f"extra.{name}": value for name, value in extra.items()}
-    beside: dict[str, Any] = draw(
-        st.sampled_from([{}, {}, {"socialAccounts": []}, {"socialAccounts": [1]}])
-    )
-    if beside:
-        fields["social_accounts"] = beside["socialAccounts"]
-    updated_at = draw(st.sampled_from([None, AT_MS - 1, AT_MS]))
-    version = draw(st.sampled_from([None, 0, 1]))
-    ranks = {"updated_at": updated_at, "__v": version}
-    ranks = {name: value for name, value in ranks.items() if value is not None}
-    kind, at = draw(st.sampled_from(KINDS)), draw(st.sampled_from([AT_MS, AT_MS + 1, AT_MS + 2]))
-    made = envelope([entry(**user, **extra, **ranks) | beside], kind, at)
-    return Told(kind, at, updated_at, version, fields | ranks, encoded(made))
+from projections.state import Recall, UserEvent, UserState, encode_fields, names_by, read_event
+from tests.properties.lives import Told, identified, in_effective_order, reference, tellings
+from tests.unit.support import AT, only, record
 
 
 @st.composite
@@ -83,42 +22,22 @@ def arrivals(draw: st.DrawFn) -> tuple[list[Told], list[Told]]:
     """Events, with the platform's ids or without, and the same in another order, some repeated."""
     told = draw(st.lists(tellings(), min_size=1, max_size=6))
     if draw(st.booleans()):
-        told = [
-            one._replace(body=one.body.replace(b'"name":"user"', b'"name":"user","id":%d' % n))
-            for n, one in enumerate(told)
-        ]
+        told = identified(told)
     again = draw(st.lists(st.sampled_from(told), max_size=4))
     return told, draw(st.permutations(told + again))
 
 
 def recorded(told: list[Told]) -> list[tuple[UserEvent, Told]]:
     """Record events in order of arrival, duplicates dropped, and keep who told them."""
-    by_payload = {one.body: one for one in told}
-    kept = record(only(one.body) for one in told)
+    by_payload = {one.body(): one for one in told}
+    kept = record(only(one.body()) for one in told)
     return [(read_event(event), by_payload[event.payload or b""]) for event in kept]
 
 
-def in_effective_order(pairs: list[tuple[UserEvent, Told]]) -> list[tuple[UserEvent, Told]]:
-    """Sort by the documented rule; only the digest at its end is taken from the key."""
-
-    def rule(pair: tuple[UserEvent, Told]) -> tuple[Any, ...]:
-        event, told = pair
-        updated_at = -1 if told.updated_at is None else told.updated_at
-        version = -1 if told.version is None else told.version
-        return told.at, KINDS.index(told.kind), updated_at, version, event.order_key[-16:]
-
-    return sorted(pairs, key=rule)
-
-
-def reference(told: list[Told]) -> dict[str, Any]:
-    """Return a user's fields and lifecycle, field by field, from events in effective order."""
-    names = {name for one in told for name in one.fields}
-    newest = {n: next(t.fields[n] for t in reversed(told) if n in t.fields) for n in names}
-    extra = {n.removeprefix("extra."): newest.pop(n) for n in sorted(names) if n[:6] == "extra."}
-    fields = newest | ({"extra": extra} if extra else {})
-    living = "blocked" if fields.get("active") is False else "active"
-    lifecycle = "deleted" if told[-1].kind == "delete" else living
-    return {"fields": fields, "lifecycle": lifecycle}
+def sorted_pairs(told: list[Told]) -> list[tuple[UserEvent, Told]]:
+    """Return each event that counts, read, in effective order, with who told it."""
+    events = {told.identity: event for event, told in recorded(told)}
+    return [(events[one.identity], one) for one in in_effective_order(told)]
 
 
 def described(state: UserState | None) -> dict[str, Any]:
@@ -149,7 +68,7 @@ def test_any_order_and_any_repetition_give_the_same_user(
 @given(arrivals())
 def test_the_user_is_what_the_newest_events_say(arrived: tuple[list[Told], list[Told]]) -> None:
     """At every step of the history, the fold agrees with the field by field reference."""
-    pairs = in_effective_order(recorded(arrived[1]))
+    pairs = sorted_pairs(arrived[1])
     for length in range(1, len(pairs) + 1):
         state, _ = replay(event for event, _ in pairs[:length])
         assert described(state) == reference([told for _, told in pairs[:length]])
@@ -158,7 +77,7 @@ def test_the_user_is_what_the_newest_events_say(arrived: tuple[list[Told], list[
 @given(arrivals())
 def test_a_history_tells_every_difference(arrived: tuple[list[Told], list[Told]]) -> None:
     """Each entry's changes name just the fields that differ between the states around it."""
-    pairs = in_effective_order(recorded(arrived[1]))
+    pairs = sorted_pairs(arrived[1])
     _, entries = replay(event for event, _ in recorded(arrived[1]))
     assert [one.event for one in entries] == [event for event, _ in pairs]
     steps = [reference([told for _, told in pairs[:n]])["fields"] for n in range(1, len(pairs) + 1)]
@@ -185,3 +104,25 @@ def test_late_is_what_follows_an_earlier_recorded_one(
     for one in replay(events)[1]:
         before = (e for e in events if e.position < one.event.position)
         assert one.late == any(e.order_key > one.event.order_key for e in before)
+
+
+@given(arrivals(), st.data())
+def test_backwards_is_forwards(arrived: tuple[list[Told], list[Told]], data: st.DataObject) -> None:
+    """Put together from the newest event back, a user at any moment is what the fold makes."""
+    events = sorted((event for event, _ in recorded(arrived[1])), key=lambda e: e.order_key)
+    state, _ = replay(events)
+    assert state
+    until = AT + timedelta(milliseconds=data.draw(st.integers(-1, 4)))
+    known = data.draw(st.integers(0, len(events)))
+    seen = [e for e in events if e.occurred_at <= until and e.position.number <= known]
+    for wanted in (None, names_by(until, state.fields, state.company_id, state.since)):
+        recall = Recall(wanted)
+        for event in reversed(seen):
+            recall.add(event)
+            if recall.complete:
+                break
+        forwards, _ = replay(seen)
+        assert (recall.state is None) == (forwards is None)
+        if recall.state and forwards:
+            assert encode_fields(recall.state.fields) == encode_fields(forwards.fields)
+            assert msgspec.structs.replace(recall.state, since=forwards.since) == forwards

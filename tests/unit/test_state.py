@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from eventstore.events import Kind
-from projections.state import encode_fields, fold
+from projections.state import encode_fields, fold, names_by
 from tests.unit.support import (
+    AT,
     AT_MS,
     CREATE,
     DELETE,
@@ -243,3 +245,22 @@ def test_what_was_accepted_can_be_read_from_a_deeper_stack() -> None:
         return below(calls - 1) if calls else fields(delivery(deep=deepest))
 
     assert below(500) == {"extra": {"deep": deepest}}
+
+
+def test_names_at_a_moment() -> None:
+    """A name counts from the moment of the first event that carries it, to the millisecond."""
+    state = state_after(
+        delivery(type_="create", at=AT_MS, first_name="A", x=1),
+        delivery(at=AT_MS + 5, gender="x"),
+        delivery(at=AT_MS + 5, gender="y", y=1),
+        delivery(at=AT_MS + 9, first_name="B", y=2),
+    )
+
+    def names(after_ms: int) -> set[str]:
+        until = AT + timedelta(milliseconds=after_ms)
+        return names_by(until, state.fields, state.company_id, state.since)
+
+    first = {"first_name", "extra.x", "company_id"}
+    assert state.since == {"gender": AT_MS + 5, "extra.y": AT_MS + 5}
+    assert names(-1) == names(0) == names(4) == first
+    assert names(5) == names(9) == first | {"gender", "extra.y"}

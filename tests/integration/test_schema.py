@@ -174,8 +174,8 @@ BREACHES = {
     "a statement of a function without partition": """
         SELECT proname FROM pg_proc
         WHERE pronamespace = 'userlog'::regnamespace AND proname <> 'refuse_change'
-            AND regexp_count(prosrc, '(FROM|UPDATE) userlog\\.\\w+ [a-z]\\M')
-                <> regexp_count(prosrc, '[a-z]\\.partition = in_partition')""",
+            AND regexp_count(prosrc, '(FROM|UPDATE) userlog\\.\\w+ [a-z]\\M', 1, 'i')
+                <> regexp_count(prosrc, '[a-z]\\.partition = in_partition', 1, 'i')""",
 }
 
 

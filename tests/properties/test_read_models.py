@@ -29,7 +29,8 @@ USERS = ("u0", "u1", "u2")
 _applications = (f"application-{n}" for n in itertools.count())
 # One database serves all examples of a test: each has an application of its own.
 through_a_database = settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=settings().max_examples // 3,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 

@@ -8,6 +8,7 @@
 --   projections, generations,         which read model answers, and how far each one has come
 --   checkpoints
 --   users, history, activity          the read models, one table partition per generation
+--   tokens                            who may ask for what
 --   append(), erase()                 the only ways to change the log
 --   userlog_app                       the role that the service works as
 --
@@ -193,6 +194,18 @@ CREATE TABLE userlog.users_g1 PARTITION OF userlog.users FOR VALUES IN (1);
 CREATE TABLE userlog.history_g1 PARTITION OF userlog.history FOR VALUES IN (1);
 
 CREATE TABLE userlog.activity_g1 PARTITION OF userlog.activity FOR VALUES IN (1);
+
+-- Bearer tokens, as SHA-256. applications: null for all of them. A revoked token stays in the list.
+CREATE TABLE userlog.tokens (
+    id text PRIMARY KEY,
+    hash bytea NOT NULL,
+    name text NOT NULL,
+    scopes text[] NOT NULL,
+    applications text[],
+    created_at timestamptz NOT NULL DEFAULT now(),
+    last_used_at timestamptz,
+    revoked_at timestamptz
+);
 
 -- Appends one batch to one partition and says of each item, in the order given:
 --   appended   it is in the log now, at this position
@@ -395,7 +408,8 @@ GRANT USAGE ON SCHEMA userlog TO userlog_app;
 GRANT SELECT ON ALL TABLES IN SCHEMA userlog TO userlog_app;
 
 GRANT INSERT, UPDATE, DELETE ON userlog.quarantine, userlog.projections, userlog.generations,
-    userlog.checkpoints, userlog.users, userlog.history, userlog.activity TO userlog_app;
+    userlog.checkpoints, userlog.users, userlog.history, userlog.activity, userlog.tokens
+    TO userlog_app;
 
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA userlog FROM PUBLIC;
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import contextlib
 import re
 import time
 import uuid
@@ -14,7 +13,8 @@ from aiohttp import hdrs, web
 
 from api.handlers import Handlers
 from api.problems import Problem, unavailable
-from eventstore.errors import QueueFullError, UnavailableError
+from api.tokens import Access, Scope, Tokens
+from eventstore.errors import LogError, QueueFullError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,24 +30,32 @@ WEBHOOK_PATH = "/webhooks/fynd"
 _OPEN_PATHS = frozenset((WEBHOOK_PATH, "/health/live", "/health/ready"))
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _RETRY_AFTER_S = 5
+_ACCESS = web.RequestKey("access", Access)
 _log = structlog.stdlib.get_logger("userlog.http")
 
 
 def make_app(runtime: Runtime, secrets: Secrets) -> web.Application:
     """Build the application upon an open runtime."""
     handlers = Handlers(runtime, secrets.webhook_secrets)
+    tokens = Tokens(runtime.log.pool, secrets.api_token)
     app = web.Application(
-        middlewares=[_around, _authorize(secrets.api_token)],
+        middlewares=[_around, _authorize(tokens)],
         client_max_size=runtime.settings.body_bytes_max,
     )
+
+    async def note_use(_app: web.Application) -> None:
+        with contextlib.suppress(LogError):
+            await tokens.note_use()
+
+    app.on_cleanup.append(note_use)
     user = "/v1/applications/{application_id}/users/{user_id}"
     app.add_routes(
         [
             web.post(WEBHOOK_PATH, handlers.webhook),
-            web.get(user, handlers.user),
-            web.get(f"{user}/history", handlers.history),
-            web.delete(f"{user}/personal-data", handlers.erase),
-            web.get("/v1/status", handlers.status),
+            web.get(user, _needing(Scope.READ, handlers.user)),
+            web.get(f"{user}/history", _needing(Scope.READ, handlers.history)),
+            web.delete(f"{user}/personal-data", _needing(Scope.ERASE, handlers.erase)),
+            web.get("/v1/status", _needing(Scope.READ, handlers.status)),
             web.get("/health/live", handlers.live),
             web.get("/health/ready", handlers.ready),
         ]
@@ -101,21 +109,33 @@ def _note(request: web.Request, status: int, seconds: float) -> None:
     say("request", method=request.method, route=route, status=status, duration_ms=milliseconds)
 
 
-def _authorize(token: str) -> Middleware:
-    expected = hashlib.sha256(token.encode()).digest()
+def _authorize(tokens: Tokens) -> Middleware:
+    """Let nobody past who has no token, whatever they ask for."""
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path not in _OPEN_PATHS:
             scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-            digest = hashlib.sha256(given.strip().encode(errors="replace")).digest()
-            if scheme.lower() != "bearer" or not hmac.compare_digest(digest, expected):
+            access = await tokens.access(given.strip()) if scheme.lower() == "bearer" else None
+            if access is None:
                 raise Problem(
                     401,
                     "Token missing or wrong",
                     "send the header Authorization: Bearer <token>",
                     headers={hdrs.WWW_AUTHENTICATE: "Bearer"},
                 )
+            request[_ACCESS] = access
+        return await handler(request)
+
+    return check
+
+
+def _needing(scope: Scope, handler: Handler) -> Handler:
+    """Let nobody past whose token does not open this."""
+
+    async def check(request: web.Request) -> web.StreamResponse:
+        if not request[_ACCESS].allows(scope, request.match_info.get("application_id")):
+            raise Problem(403, "Not allowed", "the token is good, but does not open this")
         return await handler(request)
 
     return check

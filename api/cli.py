@@ -12,7 +12,7 @@ from typing import NoReturn
 import typer
 
 from api import render
-from api.commands import log, quarantine, service, users
+from api.commands import log, quarantine, service, token, users
 from api.commands.common import FailedError
 from api.settings import SettingsError
 from eventstore.embedded import EmbeddedPostgresError
@@ -30,6 +30,7 @@ app = typer.Typer(
 for commands in (service.app, users.app, log.app):
     app.add_typer(commands)
 app.add_typer(quarantine.app, name="quarantine", help="Signed deliveries that could not be read.")
+app.add_typer(token.app, name="token", help="Who may ask.")
 
 
 def main() -> NoReturn:

@@ -14,8 +14,10 @@ from projections.deliveries import is_list, is_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
     from api.send import Sent
+    from api.tokens import Token
     from eventstore.quarantine import Quarantined
     from projections.read_model import User
 
@@ -88,6 +90,24 @@ def quarantine(found: list[Quarantined]) -> None:
         for one in found
     ]
     table(columns, rows, title=f"in quarantine: {len(found)}")
+
+
+def tokens(found: list[Token]) -> None:
+    """Print what is known of tokens."""
+    columns = ("id", "name", "scopes", "applications", "made", "last used", "state")
+    rows = [
+        (
+            *(one.id, one.name, ", ".join(one.scopes), ", ".join(one.applications or ["all"])),
+            *(_day(one.created_at), _day(one.last_used_at)),
+            "revoked" if one.revoked_at else "good",
+        )
+        for one in found
+    ]
+    table(columns, rows)
+
+
+def _day(time: datetime | None) -> str:
+    return f"{time:%Y-%m-%d %H:%M}Z" if time else "never"
 
 
 def sent(found: list[Sent]) -> None:

@@ -25,12 +25,15 @@ FILES = {
 
 
 class Secrets(msgspec.Struct, frozen=True):
-    """The secrets in force; `made` names those that this start has generated."""
+    """The secrets in force; `made` names those that this start has generated.
+
+    Without an `api_token`, only the tokens in the database open anything.
+    """
 
     webhook_secrets: list[str]
     master_key: bytes
     previous_master_key: bytes | None
-    api_token: str
+    api_token: str | None
     made: list[str]
 
 
@@ -41,18 +44,17 @@ def obtain(settings: Settings) -> Secrets:
     or instead of a lost master key.
     """
     missing = [name for name in FILES if getattr(settings, name) is UNSET]
-    if missing:
-        _refuse_generated(settings, missing)
+    texts = {name: getattr(settings, name) for name in FILES if name not in missing}
     made: list[str] = []
-    texts = {
-        name: _generated(settings, name, made) if name in missing else getattr(settings, name)
-        for name in FILES
-    }
+    if settings.database_url is None and settings.on_loopback:
+        texts.update({name: _generated(settings, name, made) for name in missing})
+    else:
+        _refuse_generated(settings, [name for name in missing if name != "api_token"])
     return Secrets(
         secrets_of(texts["webhook_secrets"]),
         key_bytes(texts["master_key"]),
         _previous(settings),
-        texts["api_token"],
+        texts.get("api_token"),
         made,
     )
 
@@ -92,10 +94,10 @@ def prepare_rotation(settings: Settings) -> None:
 
 
 def _refuse_generated(settings: Settings, missing: list[str]) -> None:
-    names = ", ".join(PREFIX + name.upper() for name in missing)
-    if settings.database_url is not None:
-        raise SettingsError(f"with {PREFIX}DATABASE_URL these must be set as well: {names}")
-    if not settings.on_loopback:
+    if missing:
+        names = ", ".join(PREFIX + name.upper() for name in missing)
+        if settings.database_url is not None:
+            raise SettingsError(f"with {PREFIX}DATABASE_URL these must be set as well: {names}")
         raise SettingsError(f"to listen on {settings.host} these must be set: {names}")
 
 

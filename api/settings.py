@@ -60,7 +60,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     previous_master_key: Annotated[
         str | None, _about("opens what the master key does not, while rotating", "q83vEjRWeJ…=")
     ] = None
-    api_token: Annotated[str | UnsetType, _about("bearer token for reading", "a-long-word")] = UNSET
+    api_token: Annotated[
+        str | UnsetType, _about("opens everything, beside `userlog token`", "a-long-word")
+    ] = UNSET
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _about("what to log", "info")
     ] = "info"

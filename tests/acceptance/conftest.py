@@ -42,10 +42,11 @@ class Service:
         self.base = base
         self._headers = {"Authorization": f"Bearer {token}"}
 
-    async def get(self, path: str) -> Answer:
-        """Ask, with the token of the first start."""
+    async def get(self, path: str, token: str | None = None) -> Answer:
+        """Ask, with the token of the first start unless another is given."""
+        headers = self._headers if token is None else {"Authorization": f"Bearer {token}"}
         async with (
-            aiohttp.ClientSession(headers=self._headers) as session,
+            aiohttp.ClientSession(headers=headers) as session,
             session.get(self.base + path) as response,
         ):
             return Answer(response.status, msgspec.json.decode(await response.read()))

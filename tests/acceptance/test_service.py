@@ -152,3 +152,23 @@ async def test_commands_fail_with_one_line(home: Home) -> None:
     nobody = await home.run("send", "--url", "http://127.0.0.1:9/webhooks/fynd")
     assert nobody.code == 1
     assert "no answer" in nobody.out
+
+
+async def test_tokens(home: Home) -> None:
+    """A token that a command makes opens its application, until a command revokes it."""
+    async with home.serving() as service:
+        await home.send(service)
+        given = ("--name", "crm", "--application", APPLICATION)
+        token = (await home.json("token", "create", *given))["token"]
+        path = f"{USER_PATH}?{LAST}"
+        assert (await service.get(path, token)).status == 200
+        assert (await service.get("/v1/status", token)).status == 403
+        (listed,) = await home.json("token", "list")
+        assert (listed["name"], listed["applications"]) == ("crm", [APPLICATION])
+        assert (await home.run("token", "revoke", listed["id"])).code == 0
+        async with asyncio.timeout(30):
+            while (await service.get(path, token)).status == 200:
+                pass
+        assert (await service.get(path, token)).status == 401
+        assert "revoked" in (await home.run("token", "list")).out
+        assert (await home.run("token", "revoke", "none")).code == 1

@@ -27,6 +27,7 @@ def test_the_first_start_makes_all(tmp_path: Path) -> None:
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert len(found.master_key) == 32
+    assert found.api_token
     assert min(len(found.api_token), *map(len, found.webhook_secrets)) >= 32
 
 
@@ -64,7 +65,7 @@ def test_nothing_is_written_when_all_are_set(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("missing", list(GIVEN))
+@pytest.mark.parametrize("missing", ["webhook_secrets", "master_key"])
 @pytest.mark.parametrize(
     "where", [{"host": "192.0.2.1"}, {"database_url": "postgresql://h/d"}], ids=["host", "database"]
 )
@@ -78,6 +79,9 @@ def test_generated_secrets_stay_on_this_machine(
     assert list(tmp_path.iterdir()) == []
     everything: dict[str, Any] = {**where, **GIVEN}
     assert obtain(load({}, **everything)[0]).made == []
+    del everything["api_token"]
+    found = obtain(load({}, data_dir=str(tmp_path), **everything)[0])
+    assert (found.api_token, found.made, list(tmp_path.iterdir())) == (None, [], [])
 
 
 def test_a_lost_master_key_is_not_replaced(tmp_path: Path) -> None:

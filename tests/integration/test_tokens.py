@@ -1,0 +1,200 @@
+"""Bearer tokens: whom they let in, and to what."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiohttp import ClientSession, web
+
+from api import tokens as tokens_module
+from api.app import make_app
+from api.runtime import opened
+from api.secret_files import Secrets
+from api.settings import Settings
+from api.tokens import EVERYTHING, Access, Scope, Tokens
+from eventstore.errors import UnavailableError
+from tests.conftest import MASTER_KEY
+from tests.integration.support import APP, proxied, retried
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+
+    from tests.conftest import Stack
+
+    Ask = Callable[[str, str, str], Awaitable[int]]
+
+OTHER = "000000000000000000000002"
+USER = "/v1/applications/{}/users/u"
+PATHS = {
+    ("GET", USER.format(APP)): {"read here", "read all", "admin here", "admin all"},
+    ("HEAD", USER.format(APP)): {"read here", "read all", "admin here", "admin all"},
+    ("GET", USER.format(APP) + "/history"): {"read here", "read all", "admin here", "admin all"},
+    ("GET", USER.format(OTHER)): {"read all", "admin all"},
+    ("DELETE", USER.format(APP) + "/personal-data"): {
+        *("erase here", "erase all", "admin here", "admin all"),
+    },
+    ("GET", "/v1/status"): {"read all", "admin all"},
+}
+
+
+@contextlib.asynccontextmanager
+async def serving(url: str, configured: str | None = None) -> AsyncGenerator[Ask]:
+    """Serve, and ask with a token."""
+    secrets = Secrets(["secret"], MASTER_KEY, None, configured, [])
+    async with opened(Settings(database_url=url), secrets) as runtime:
+        runner = web.AppRunner(make_app(runtime, secrets), access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        base = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        async with ClientSession(base) as client:
+
+            async def ask(method: str, path: str, token: str) -> int:
+                headers = {"Authorization": f"Bearer {token}"}
+                async with client.request(method, path, headers=headers) as response:
+                    return response.status
+
+            yield ask
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def ask(stack: Stack) -> AsyncIterator[Ask]:
+    """Ask a service on a log that knows nobody: who is let in gets a 404."""
+    async with serving(stack.url) as asking:
+        yield asking
+
+
+@pytest.mark.parametrize("method_path", PATHS, ids=" ".join)
+async def test_what_a_token_opens(stack: Stack, ask: Ask, method_path: tuple[str, str]) -> None:
+    """A token opens what its scopes say, of its applications, and nothing else."""
+    tokens = Tokens(stack.pool)
+    allowed: set[str] = set()
+    for scope in Scope:
+        for where, applications in (("here", [APP]), ("all", None)):
+            token = await tokens.create("x", [scope], applications)
+            status = await ask(*method_path, token)
+            assert status in (200, 403, 404)
+            if status != 403:
+                allowed.add(f"{scope} {where}")
+    assert allowed == PATHS[method_path]
+
+
+async def test_several_scopes(stack: Stack) -> None:
+    """A token can have several scopes and applications."""
+    tokens = Tokens(stack.pool)
+    access = await tokens.access(await tokens.create("x", [Scope.READ, Scope.ERASE], [APP, OTHER]))
+    assert access
+    assert all(access.allows(s, a) for s in (Scope.READ, Scope.ERASE) for a in (APP, OTHER))
+    assert not access.allows(Scope.ADMIN, APP)
+    assert not access.allows(Scope.READ, "000000000000000000000003")
+
+
+async def test_revoked(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A revoked token opens nothing as soon as tokens are looked at again, and stays listed."""
+    tokens, other = Tokens(stack.pool), Tokens(stack.pool)
+    token = await tokens.create("x", [Scope.READ], None)
+    (listed,) = await tokens.all()
+    assert await tokens.access(token)
+    assert await other.revoke(listed.id)
+    assert await tokens.access(token), "looked at again before it is time"
+    monkeypatch.setattr(tokens_module, "REFRESH_S", -1)
+    assert await tokens.access(token) is None
+    (listed,) = await tokens.all()
+    first = listed.revoked_at
+    assert first
+    assert await other.revoke(listed.id)
+    assert (await tokens.all())[0].revoked_at == first
+    assert not await other.revoke("none")
+
+
+async def test_wrong_tokens(stack: Stack) -> None:
+    """Whatever is not exactly a token opens nothing."""
+    tokens = Tokens(stack.pool, "configured")
+    token = await tokens.create("x", [Scope.ADMIN], None)
+    other = await tokens.create("y", [Scope.ADMIN], None)
+    (_, token_id, secret), (_, other_id, _) = token.split("_", 2), other.split("_", 2)
+    for wrong in (
+        *("", "userlog", "userlog_", f"userlog_{token_id}", f"userlog_{token_id}_"),
+        *(token[:-1], token + "x", token.upper(), f"userlog_{other_id}_{secret}", secret),
+        *("configure", "configured ", "\udcff", f"x{token}"),
+    ):
+        assert await tokens.access(wrong) is None, wrong
+    assert await tokens.access(token)
+    assert await tokens.access("configured") is EVERYTHING
+
+
+async def test_nothing_configured(ask: Ask) -> None:
+    """Without a configured token, no empty one opens anything either."""
+    for token in ("", "None", "null"):
+        assert await ask("GET", "/v1/status", token) == 401
+    assert await ask("GET", "/no/such/path", "") == 401
+
+
+async def test_kept_as_hash(stack: Stack) -> None:
+    """What the database keeps does not give the token back."""
+    token = await Tokens(stack.pool).create("x", [Scope.READ], None)
+    (row,) = await stack.admin.fetch("SELECT t::text FROM userlog.tokens t")
+    assert token.rpartition("_")[2] not in row[0]
+
+
+async def test_last_use(stack: Stack) -> None:
+    """When a token was last used is written down when the service stops at the latest."""
+    tokens = Tokens(stack.pool)
+    token = await tokens.create("x", [Scope.READ], None)
+    assert (await tokens.all())[0].last_used_at is None
+    async with serving(stack.url) as asking:
+        assert await asking("GET", "/v1/status", token) == 200
+    (listed,) = await tokens.all()
+    assert listed.last_used_at
+    assert listed.last_used_at >= listed.created_at
+
+
+class Counting:
+    """A pool that counts what it is asked for."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self.count = 0
+
+    async def fetch(self, *args: Any) -> Any:
+        self.count += 1
+        return await self._pool.fetch(*args)
+
+
+async def test_a_flood_of_wrong_tokens_asks_the_database_little(stack: Stack) -> None:
+    """However many unknown tokens come, the database is asked for all of them together."""
+    pool: Any = Counting(stack.pool)
+    tokens = Tokens(pool)
+    good = await Tokens(stack.pool).create("x", [Scope.READ], None)
+    for _ in range(2):
+        flood = [tokens.access(f"userlog_{n}_y") for n in range(1_000)]
+        found = await asyncio.gather(*flood, tokens.access(good))
+        assert found == [None] * 1_000 + [Access(frozenset([Scope.READ]))]
+    assert pool.count == 2
+
+
+async def test_database_away(stack: Stack) -> None:
+    """While the database is away nobody is told that their token is wrong."""
+    token = await Tokens(stack.pool).create("x", [Scope.READ], None)
+    async with proxied(stack.url) as proxy, serving(proxy.url) as asking:
+        proxy.cut()
+        assert await asking("GET", "/v1/status", token) == 503
+        proxy.restore()
+
+        async def again() -> Any:
+            status = await asking("GET", "/v1/status", token)
+            if status == 503:
+                raise UnavailableError
+            return status
+
+        assert await retried(again, UnavailableError) == 200
+
+
+async def test_a_new_token_opens_a_running_service(stack: Stack, ask: Ask) -> None:
+    """A token that is made while the service runs is good for the next request."""
+    for _ in range(2):
+        token = await Tokens(stack.pool).create("x", [Scope.READ], None)
+        assert await ask("GET", "/v1/status", token) == 200

@@ -7,7 +7,7 @@
 --   quarantine                        signed deliveries that could not be read, kept sealed
 --   projections, generations,         which read model answers, and how far each one has come
 --   checkpoints
---   users, history, activity          the read models, one table partition per generation
+--   users, history, activity, terms   the read models, one table partition per generation
 --   tokens                            who may ask for what
 --   append(), erase()                 the only ways to change the log
 --   userlog_app                       the role that the service works as
@@ -152,6 +152,10 @@ CREATE TABLE userlog.users (
     PRIMARY KEY (partition, generation, stream_id)
 ) PARTITION BY LIST (generation);
 
+-- For lists of an application's users, the most recently changed first.
+CREATE INDEX users_changed ON userlog.users
+    (partition, generation, application_id, lifecycle, occurred_at, stream_id);
+
 -- What each event changed, in effective order. stated_at is the time that the sender stated, if
 -- that was too far ahead to be believed.
 CREATE TABLE userlog.history (
@@ -189,11 +193,26 @@ CREATE TABLE userlog.activity (
 CREATE INDEX activity_day ON userlog.activity (partition, generation, application_id, day)
     INCLUDE (created, deleted, blocked, active);
 
+-- What a user can be found by: hashes of their e-mails, phones and username, see
+-- projections/terms.py.
+CREATE TABLE userlog.terms (
+    partition integer NOT NULL,
+    generation integer NOT NULL,
+    stream_id uuid NOT NULL,
+    term bytea NOT NULL,
+    PRIMARY KEY (partition, generation, stream_id, term)
+) PARTITION BY LIST (generation);
+
+-- For the search.
+CREATE INDEX terms_term ON userlog.terms (partition, generation, term, stream_id);
+
 CREATE TABLE userlog.users_g1 PARTITION OF userlog.users FOR VALUES IN (1);
 
 CREATE TABLE userlog.history_g1 PARTITION OF userlog.history FOR VALUES IN (1);
 
 CREATE TABLE userlog.activity_g1 PARTITION OF userlog.activity FOR VALUES IN (1);
+
+CREATE TABLE userlog.terms_g1 PARTITION OF userlog.terms FOR VALUES IN (1);
 
 -- Bearer tokens, as SHA-256. applications: null for all of them. A revoked token stays in the list.
 CREATE TABLE userlog.tokens (
@@ -384,6 +403,7 @@ BEGIN
     DELETE FROM userlog.users u WHERE u.partition = in_partition AND u.stream_id = in_stream_id;
     DELETE FROM userlog.history h WHERE h.partition = in_partition AND h.stream_id = in_stream_id;
     DELETE FROM userlog.activity a WHERE a.partition = in_partition AND a.stream_id = in_stream_id;
+    DELETE FROM userlog.terms t WHERE t.partition = in_partition AND t.stream_id = in_stream_id;
     RETURN appended_at;
 END
 $$;
@@ -408,8 +428,8 @@ GRANT USAGE ON SCHEMA userlog TO userlog_app;
 GRANT SELECT ON ALL TABLES IN SCHEMA userlog TO userlog_app;
 
 GRANT INSERT, UPDATE, DELETE ON userlog.quarantine, userlog.projections, userlog.generations,
-    userlog.checkpoints, userlog.users, userlog.history, userlog.activity, userlog.tokens
-    TO userlog_app;
+    userlog.checkpoints, userlog.users, userlog.history, userlog.activity, userlog.terms,
+    userlog.tokens TO userlog_app;
 
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA userlog FROM PUBLIC;
 

@@ -52,6 +52,9 @@ def make_app(runtime: Runtime, secrets: Secrets) -> web.Application:
     app.add_routes(
         [
             web.post(WEBHOOK_PATH, handlers.webhook),
+            web.get(
+                "/v1/applications/{application_id}/users", _needing(Scope.READ, handlers.users)
+            ),
             web.get(user, _needing(Scope.READ, handlers.user)),
             web.get(f"{user}/history", _needing(Scope.READ, handlers.history)),
             web.delete(f"{user}/personal-data", _needing(Scope.ERASE, handlers.erase)),

@@ -16,11 +16,14 @@ from api.problems import Problem
 from api.signatures import HEADER, verify
 from eventstore.errors import LogError
 from eventstore.events import Position
+from projections import search
 from projections.read_model import FOREVER, NotReachedError, Page, parse_mark, rfc3339
 
 if TYPE_CHECKING:
     from api.runtime import Runtime
     from eventstore.events import Stream
+    from projections.state import Lifecycle
+    from projections.terms import What
 
 _PAGE_ROWS = 100
 _KEPT_HEADERS = ("content-type", "user-agent", "x-fp-event-id")
@@ -86,6 +89,26 @@ class Handlers:
         if not found.entries and page.after is None:
             raise await self._missing(stream)
         return answer(found)
+
+    async def users(self, request: web.Request) -> web.Response:
+        """Answer which users an application has, or has with an e-mail, phone or username."""
+        query = params.Params(request.query)
+        values: dict[What, str | None] = {
+            "email": query.take("email", params.text),
+            "phone": query.take("phone", params.text),
+            "username": query.take("username", params.text),
+        }
+        wanted = search.Wanted(
+            values,
+            query.take("lifecycle", _lifecycle),
+            query.take("updated_since", params.moment) or search.EVER,
+        )
+        limit = query.take("limit", self._limit) or _PAGE_ROWS
+        after = query.take("after", search.parse_mark)
+        query.done()
+        application_id = request.match_info["application_id"]
+        log = self._runtime.log
+        return answer(await search.search(log, application_id, wanted, limit=limit, after=after))
 
     async def erase(self, request: web.Request) -> web.Response:
         """Erase a user for good; again: nothing more to do."""
@@ -154,6 +177,13 @@ async def _body(request: web.Request) -> bytes:
     except (web.RequestPayloadError, ConnectionError):
         detail = "it ended early, or is not encoded as its headers say"
         raise Problem(400, "Body not received", detail) from None
+
+
+def _lifecycle(text: str) -> Lifecycle:
+    for one in search.LIFECYCLES:
+        if text == one:
+            return one
+    raise ValueError(f"one of {', '.join(search.LIFECYCLES)}")
 
 
 def _position(partitions: int, text: str) -> Position:

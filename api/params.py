@@ -15,6 +15,7 @@ T = TypeVar("T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LOST_PLUS = re.compile(r" (?=\d\d:\d\d$)")
 _MILLISECONDS_DIGITS_MAX = 15
+_TEXT_CHARACTERS_MAX = 500
 
 
 def moment(text: str) -> datetime:
@@ -49,6 +50,13 @@ def number(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def text(given: str) -> str:
+    """Read a text to look for."""
+    if not given.strip() or len(given) > _TEXT_CHARACTERS_MAX:
+        raise ValueError(f"not a text of 1 to {_TEXT_CHARACTERS_MAX} characters")
+    return given
 
 
 def one_of(*words: str) -> Callable[[str], str]:

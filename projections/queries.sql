@@ -1,4 +1,5 @@
--- The read models' statements.
+-- The read models' statements. A list compares its generation with a subquery, not by a join: only
+-- then does its index give the order too.
 
 -- [generations] The generations of a projection in one state.
 SELECT generation FROM userlog.generations WHERE projection = $1 AND state = $2 ORDER BY generation;
@@ -61,6 +62,48 @@ SET created = activity.created + excluded.created, deleted = activity.deleted + 
 -- [activity_drop] Forget the days of some users.
 DELETE FROM userlog.activity WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
 
+-- [terms_put] Let some users be found.
+INSERT INTO userlog.terms (partition, generation, stream_id, term)
+SELECT $1, $2, t.* FROM unnest($3::uuid[], $4::bytea[]) AS t;
+
+-- [terms_drop] Let some users not be found any more.
+DELETE FROM userlog.terms WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
+
+-- [users_found] Users who have a term and all others of a list, the most recently changed first.
+SELECT u.partition, u.stream_id, u.application_id, u.user_id, u.company_id, u.lifecycle, u.state,
+    u.position, u.kind, u.occurred_at, u.recorded_at
+FROM userlog.projections p
+JOIN userlog.terms t ON t.generation = p.active_generation
+JOIN userlog.users u ON u.partition = t.partition AND u.generation = t.generation
+    AND u.stream_id = t.stream_id
+WHERE p.name = 'users' AND t.partition = ANY($1) AND t.term = $2 AND u.lifecycle = ANY($4)
+    AND u.occurred_at >= $5 AND (u.occurred_at, u.stream_id) < ($6, $7::uuid)
+    AND NOT EXISTS (
+        SELECT FROM unnest($3::bytea[]) AS wanted WHERE NOT EXISTS (
+            SELECT FROM userlog.terms o
+            WHERE o.partition = t.partition AND o.generation = t.generation
+                AND o.stream_id = t.stream_id AND o.term = wanted
+        )
+    )
+ORDER BY u.occurred_at DESC, u.stream_id DESC
+LIMIT $8;
+
+-- [users_listed] An application's users, the most recently changed first.
+SELECT u.*
+FROM unnest($1::integer[]) AS part CROSS JOIN unnest($3::text[]) AS life
+CROSS JOIN LATERAL (
+    SELECT u.partition, u.stream_id, u.application_id, u.user_id, u.company_id, u.lifecycle, u.state,
+        u.position, u.kind, u.occurred_at, u.recorded_at
+    FROM userlog.users u
+    WHERE u.partition = part AND u.application_id = $2 AND u.lifecycle = life
+        AND u.generation = (SELECT p.active_generation FROM userlog.projections p WHERE p.name = 'users')
+        AND u.occurred_at >= $4 AND (u.occurred_at, u.stream_id) < ($5, $6::uuid)
+    ORDER BY u.occurred_at DESC, u.stream_id DESC
+    LIMIT $7
+) u
+ORDER BY u.occurred_at DESC, u.stream_id DESC
+LIMIT $7;
+
 -- [activity] An application's days, all partitions together.
 SELECT a.day, sum(a.created) AS created, sum(a.deleted) AS deleted, sum(a.blocked) AS blocked,
     sum(a.active) AS active
@@ -71,7 +114,8 @@ GROUP BY a.day
 ORDER BY a.day;
 
 -- [user] One user in the active generation.
-SELECT u.company_id, u.lifecycle, u.state, u.position, u.kind, u.occurred_at, u.recorded_at
+SELECT u.partition, u.application_id, u.user_id, u.company_id, u.lifecycle, u.state, u.position,
+    u.kind, u.occurred_at, u.recorded_at
 FROM userlog.projections p
 JOIN userlog.users u ON u.generation = p.active_generation
 WHERE p.name = 'users' AND u.partition = $1 AND u.stream_id = $2;
@@ -113,9 +157,9 @@ ORDER BY e.occurred_at DESC, e.position DESC;
 -- [history_asc] A user's history from an entry on, oldest first, below an order key.
 SELECT h.order_key, h.position, h.kind, h.occurred_at, h.recorded_at, h.stated_at, h.late,
     h.summary, h.changes
-FROM userlog.projections p
-JOIN userlog.history h ON h.generation = p.active_generation
-WHERE p.name = 'users' AND h.partition = $1 AND h.stream_id = $2
+FROM userlog.history h
+WHERE h.partition = $1 AND h.stream_id = $2
+    AND h.generation = (SELECT p.active_generation FROM userlog.projections p WHERE p.name = 'users')
     AND ($3::bytea IS NULL OR (h.order_key, h.position) > ($3, $4::bigint))
     AND h.order_key < $5
 ORDER BY h.order_key, h.position
@@ -124,9 +168,9 @@ LIMIT $6;
 -- [history_desc] The same, newest first.
 SELECT h.order_key, h.position, h.kind, h.occurred_at, h.recorded_at, h.stated_at, h.late,
     h.summary, h.changes
-FROM userlog.projections p
-JOIN userlog.history h ON h.generation = p.active_generation
-WHERE p.name = 'users' AND h.partition = $1 AND h.stream_id = $2
+FROM userlog.history h
+WHERE h.partition = $1 AND h.stream_id = $2
+    AND h.generation = (SELECT p.active_generation FROM userlog.projections p WHERE p.name = 'users')
     AND ($3::bytea IS NULL OR (h.order_key, h.position) < ($3, $4::bigint))
     AND h.order_key < $5
 ORDER BY h.order_key DESC, h.position DESC
@@ -180,5 +224,5 @@ SELECT c.relname, c.relname ~ '_g\d+$' AND i.inhrelid IS NOT NULL AS attached
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
-WHERE n.nspname = 'userlog' AND c.relkind = 'r' AND c.relname ~ '^(users|history|activity)_g\d+$'
+WHERE n.nspname = 'userlog' AND c.relkind = 'r' AND c.relname ~ '^(users|history|activity|terms)_g\d+$'
 ORDER BY c.relname;

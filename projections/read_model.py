@@ -138,17 +138,19 @@ class ReadModel:
         state = await state_at(self._log, stream, valid_at or FOREVER, known_at or FOREVER)
         if state is None:
             return None
-        raw = msgspec.Raw(encode_fields(state.fields))
-        return _user(stream, state.company_id, state.lifecycle, raw, AsOf(*_place(state.last)))
+        return User(
+            stream.application_id,
+            stream.user_id,
+            state.company_id,
+            state.lifecycle,
+            msgspec.Raw(encode_fields(state.fields)),
+            AsOf(*_place(state.last)),
+        )
 
     async def _user_now(self, stream: Stream) -> User | None:
         with database_errors():
             row = await self._log.pool.fetchrow(_SQL["user"], stream.partition, stream.stream_id)
-        if row is None:
-            return None
-        state = msgspec.Raw(row["state"].encode())
-        as_of = AsOf(**_about(row, stream.partition))
-        return _user(stream, row["company_id"], row["lifecycle"], state, as_of)
+        return None if row is None else user_of(row)
 
     async def history(
         self, stream: Stream, known_at: datetime | None = None, page: Page = FIRST_PAGE
@@ -220,10 +222,16 @@ def _lag(row: asyncpg.Record, now: datetime) -> Lag:
     )
 
 
-def _user(
-    stream: Stream, company_id: int | None, lifecycle: Lifecycle, state: msgspec.Raw, as_of: AsOf
-) -> User:
-    return User(stream.application_id, stream.user_id, company_id, lifecycle, state, as_of)
+def user_of(row: asyncpg.Record) -> User:
+    """Show a row of users."""
+    return User(
+        row["application_id"],
+        row["user_id"],
+        row["company_id"],
+        row["lifecycle"],
+        msgspec.Raw(row["state"].encode()),
+        AsOf(**_about(row, row["partition"])),
+    )
 
 
 def _about(row: asyncpg.Record, partition: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from eventstore import sql
 from eventstore.events import Kind, Position, Stream
 from projections.history import HistoryEntry
 from projections.state import UserEvent, UserState, encode_fields
+from projections.terms import FIELDS, terms_of
 
 if TYPE_CHECKING:
     import uuid
@@ -51,12 +52,21 @@ class Folded(msgspec.Struct, frozen=True):
     whole: bool
 
 
+def _never(_folded: Folded) -> bool:
+    return False
+
+
 class Table(msgspec.Struct, frozen=True):
-    """A read model: `userlog.<name>`, whose columns after partition and generation these are."""
+    """A read model: `userlog.<name>`, whose columns after partition and generation these are.
+
+    The rows of new entries are added to those that are there, unless the table says that they
+    are `replaced`; all of a user's rows are, if the fold is of the whole user.
+    """
 
     name: str
     columns: tuple[str, ...]
     rows: Callable[[Folded], Iterator[Row]]
+    replaced: Callable[[Folded], bool] = _never
 
 
 def _users(folded: Folded) -> Iterator[Row]:
@@ -109,6 +119,18 @@ def _activity(folded: Folded) -> Iterator[Row]:
             yield (folded.stream.stream_id, folded.stream.application_id, day, *found)
 
 
+def _terms_change(folded: Folded) -> bool:
+    changed = (change.field for entry in folded.entries for change in entry.changes)
+    return any(field in FIELDS for field in changed)
+
+
+def _terms(folded: Folded) -> Iterator[Row]:
+    if folded.state and (folded.whole or _terms_change(folded)):
+        stream = folded.stream
+        for term in sorted(terms_of(stream.application_id, folded.state.fields)):
+            yield (stream.stream_id, term)
+
+
 TABLES = (
     Table(
         "users",
@@ -131,13 +153,14 @@ TABLES = (
         ("stream_id", "application_id", "day", "created", "deleted", "blocked", "active"),
         _activity,
     ),
+    Table("terms", ("stream_id", "term"), _terms, _terms_change),
 )
 
 
 async def write(connection: Connection, where: Generation, folded: Sequence[Folded]) -> None:
     """Write what is new of some users into every read model."""
-    replaced = [one.stream.stream_id for one in folded if one.whole]
     for table in TABLES:
+        replaced = [one.stream.stream_id for one in folded if one.whole or table.replaced(one)]
         if replaced:
             drop = _SQL[f"{table.name}_drop"]
             await connection.execute(drop, where.partition, where.number, replaced)

@@ -175,6 +175,7 @@ async def tables(source: Source) -> list[list[tuple[Any, ...]]]:
         ("users", "stream_id"),
         ("history", "stream_id, order_key, position"),
         ("activity", "stream_id, day"),
+        ("terms", "stream_id, term"),
     ):
         rows = await source.fetch(
             f"SELECT t.* FROM userlog.{table} t JOIN userlog.projections p"

@@ -23,6 +23,7 @@ from projections.projector import Projector, catch_up
 from tests.integration.support import (
     APP,
     HEADS,
+    PATIENCE_S,
     SAMPLE_USER,
     SAMPLES,
     assert_log_holds,
@@ -46,6 +47,7 @@ KEY = b"a master key for tests only 32 b"
 SECRETS = Secrets(["old secret", "new secret"], KEY, None, "token", [])
 AUTH = {"Authorization": "Bearer token"}
 USER = f"/v1/applications/{APP}/users/{SAMPLE_USER}"
+USERS = f"/v1/applications/{APP}/users"
 VERBATIM = Path(__file__).parents[1].joinpath("samples", "delete-verbatim.json").read_bytes()
 NOTHING = {"accepted": 0, "duplicates": 0, "ignored": 0, "quarantined": 0, "positions": []}
 
@@ -99,7 +101,7 @@ class Service:
 async def serving(url: str, **settings: Any) -> AsyncGenerator[Service]:
     """Serve as `userlog serve` does; aiohttp's test server would cancel handlers, ours must not."""
     async with opened(
-        Settings(database_url=url, wait_timeout_s=0.05, **settings), SECRETS
+        Settings(database_url=url, **{"wait_timeout_s": 0.05, **settings}), SECRETS
     ) as runtime:
         runner = web.AppRunner(make_app(runtime, SECRETS), access_log=None, shutdown_timeout=1)
         await runner.setup()
@@ -408,6 +410,32 @@ async def test_moments(service: Service) -> None:
     assert b'"B"' in answer_bytes
 
 
+async def test_users(service: Service) -> None:
+    """Users are found by e-mail, phone and username, and listed, page by page."""
+    for n in range(3):
+        emails, phones = [{"email": f"{n}@b.c"}], [{"phone": "5550001"}]
+        body = delivery(f"u{n}", at_ms=n, username="x", emails=emails, phone_numbers=phones)
+        await service.post(body)
+    await service.catch_up()
+    path = f"/v1/applications/{APP}/users"
+
+    async def ids(**query: str) -> list[str]:
+        found = await service.get(path, **query)
+        assert found.status == 200
+        return [user["user_id"] for user in found.body["users"]]
+
+    assert await ids() == await ids(phone="05550001", username="X") == ["u2", "u1", "u0"]
+    assert await ids(email="1@B.C") == ["u1"]
+    assert await ids(email="1@b.c", phone="5550002") == []
+    assert await ids(lifecycle="deleted") == []
+    assert await ids(updated_since="2023-06-13T09:48:47.622Z") == ["u2", "u1"]
+    first = (await service.get(path, limit="2")).body
+    assert first["next"]
+    assert await ids(limit="2", after=first["next"]) == ["u0"]
+    user = (await service.get(f"{path}/u2")).body
+    assert first["users"][0] == user
+
+
 async def test_history_pages(service: Service) -> None:
     """Following `next` shows every entry once, in either order, as it is or was known."""
     for n in range(5):
@@ -452,6 +480,11 @@ BAD: list[tuple[str, dict[str, str], list[str]]] = [
     (f"{USER}/history", {"after": "00" * 41 + "f" * 16}, ["after"]),
     (f"{USER}/history", {"after": "00" * 41 + "-1"}, ["after"]),
     (f"{USER}/history", {"after": " " * 82 + "1"}, ["after"]),
+    (USERS, {"lifecycle": "dead"}, ["lifecycle"]),
+    (USERS, {"email": "", "phone": " "}, ["email", "phone"]),
+    (USERS, {"email": "x" * 501}, ["email"]),
+    (USERS, {"updated_since": "today", "limit": "0"}, ["updated_since", "limit"]),
+    (USERS, {"after": "x", "first_name": "y"}, ["after", "first_name"]),
     (f"{USER}/history", {"updated_since": "0"}, ["updated_since"]),
     ("/v1/status", {"verbose": "1"}, ["verbose"]),
 ]  # fmt: skip
@@ -465,22 +498,27 @@ async def test_bad_parameters(service: Service) -> None:
         assert_problem(await service.get(path, **query), 400, *wrong)
 
 
-async def test_read_your_writes(service: Service) -> None:
-    """With `min_position` an answer waits for what was written, or says that it is not there."""
+async def test_position_not_reached(service: Service) -> None:
+    """With `min_position` an answer says so when the read model does not get there in time."""
     position = (await service.post(SAMPLES[0])).body["positions"][0]
     for path in (USER, f"{USER}/history"):
         answer = await service.get(path, min_position=position)
         assert_problem(answer, 503)
         assert int(answer.headers["retry-after"]) > 0
-    projector = Projector(service.runtime.log, batch_max=10, poll_s=3_600)
-    service.runtime.log.appended = projector.wake
-    projector.start()
-    for n in range(5):
-        body = SAMPLES[0].replace(SAMPLE_USER.encode(), b"new%d" % n)
-        position = (await service.post(body)).body["positions"][0]
-        path = f"/v1/applications/{APP}/users/new{n}"
-        assert (await service.get(path, min_position=position)).status == 200
-    await projector.stop()
+
+
+async def test_read_your_writes(database_url: str) -> None:
+    """With `min_position` an answer waits for what was written."""
+    async with serving(database_url, wait_timeout_s=PATIENCE_S) as service:
+        projector = Projector(service.runtime.log, batch_max=10, poll_s=3_600)
+        service.runtime.log.appended = projector.wake
+        projector.start()
+        for n in range(5):
+            body = SAMPLES[0].replace(SAMPLE_USER.encode(), b"new%d" % n)
+            position = (await service.post(body)).body["positions"][0]
+            path = f"/v1/applications/{APP}/users/new{n}"
+            assert (await service.get(path, min_position=position)).status == 200
+        await projector.stop()
 
 
 async def test_odd_ids(service: Service) -> None:

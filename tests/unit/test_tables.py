@@ -63,7 +63,7 @@ def test_what_a_day_counts(
 
 def test_columns_fit_rows() -> None:
     """Every table's rows have its columns."""
-    state, entries = replay(read(delivery(type_="create")))
+    state, entries = replay(read(delivery(type_="create", username="u")))
     for table in TABLES:
         (row,) = table.rows(Folded(STREAM, state, entries, whole=True))
         assert len(row) == len(table.columns)

@@ -1,0 +1,88 @@
+"""An application's users, found by what is known of them now, the most recently changed first."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, TypeAlias, get_args
+
+import msgspec
+
+from eventstore import sql
+from eventstore.errors import database_errors
+from projections.read_model import FOREVER, User, user_of
+from projections.state import Lifecycle, milliseconds
+from projections.terms import What, term
+
+if TYPE_CHECKING:
+    from eventstore.log import EventLog
+
+_SQL = sql.load("projections")
+EVER = datetime.min.replace(tzinfo=UTC)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_ID = uuid.UUID(int=2**128 - 1)
+_MARK = re.compile(r"(-?[0-9]{1,15})-([0-9a-f]{32})")
+LIFECYCLES: tuple[Lifecycle, ...] = get_args(Lifecycle)
+
+Mark: TypeAlias = tuple[datetime, uuid.UUID]
+"""The place of a user in a list: when they last changed, and their stream."""
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """Whom to look for: users of whom all of this is true.
+
+    `values` are e-mail, phone and username, None for any. `changed_since` compares with the time at
+    which the newest event of a user occurred, inclusively.
+    """
+
+    values: Mapping[What, str | None] = {}
+    lifecycle: Lifecycle | None = None
+    changed_since: datetime = EVER
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A page of users; `next` is what to give as `after` for the next page."""
+
+    users: list[User]
+    next: str | None
+
+
+async def search(
+    log: EventLog, application_id: str, wanted: Wanted, *, limit: int, after: Mark | None = None
+) -> Found:
+    """Return a page of an application's users; nobody if a value has nothing to look for."""
+    partitions = list(range(log.partitions))
+    lifecycles = [wanted.lifecycle] if wanted.lifecycle else list(LIFECYCLES)
+    terms = [
+        term(application_id, what, value)
+        for what, value in wanted.values.items()
+        if value is not None
+    ]
+    rest = (lifecycles, wanted.changed_since, *(after or (FOREVER, _LAST_ID)), limit + 1)
+    with database_errors():
+        if None in terms:
+            rows = []
+        elif terms:
+            args = (partitions, terms[0], terms[1:], *rest)
+            rows = await log.pool.fetch(_SQL["users_found"], *args)
+        else:
+            rows = await log.pool.fetch(_SQL["users_listed"], partitions, application_id, *rest)
+    following = None
+    if len(rows) > limit:
+        last = rows[limit - 1]
+        following = f"{milliseconds(last['occurred_at'])}-{last['stream_id'].hex}"
+    return Found([user_of(row) for row in rows[:limit]], following)
+
+
+def parse_mark(text: str) -> Mark:
+    """Read a page's `next`; ValueError for anything else."""
+    found = _MARK.fullmatch(text)
+    try:
+        at = _EPOCH + timedelta(milliseconds=int(found[1])) if found else None
+    except OverflowError:
+        at = None
+    if not found or at is None:
+        raise ValueError("give back `next` of the page before, unchanged")
+    return at, uuid.UUID(found[2])

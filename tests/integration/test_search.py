@@ -1,0 +1,173 @@
+"""Users found by what is known of them, through a real log and projector."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from eventstore import sql
+from projections.projector import catch_up
+from projections.search import Found, Wanted, parse_mark, search
+from tests.integration.support import APP, T0, delivery
+
+if TYPE_CHECKING:
+    from tests.conftest import Stack
+
+PHONE: dict[str, Any] = {"phone_numbers": [{"phone": "5550001", "country_code": 91}]}
+MS = timedelta(milliseconds=1)
+MANY = pytest.mark.parametrize("partitions", [1, 4], indirect=True, ids="{}-partitions".format)
+
+
+def email(value: str) -> dict[str, Any]:
+    """Fields with an e-mail."""
+    return {"emails": [{"email": value}]}
+
+
+async def _tell(stack: Stack, *bodies: bytes) -> None:
+    for body in bodies:
+        await stack.ingest.deliver(body)
+    await catch_up(stack.log, 100)
+
+
+async def _ids(stack: Stack, application: str = APP, **wanted: Any) -> list[str]:
+    found = await search(stack.log, application, Wanted(**wanted), limit=100)
+    assert found.next is None
+    return [user.user_id for user in found.users]
+
+
+async def test_by_what_is_known_now(stack: Stack) -> None:
+    """A user is found by the e-mail, phone and username they have now, and by none they had."""
+    await _tell(
+        stack,
+        delivery("u", at_ms=1, **email("old@b.c"), **PHONE, username="Uma"),
+        delivery("v", at_ms=2, **email("v@b.c"), **PHONE),
+        delivery("u", at_ms=3, **email("new@b.c")),
+        delivery("u", at_ms=4, gender="x"),
+        delivery("u", at_ms=2, **email("late@b.c")),
+    )
+    assert await _ids(stack, values={"email": "new@b.c"}) == ["u"]
+    for gone in ("old@b.c", "late@b.c"):
+        assert await _ids(stack, values={"email": gone}) == []
+    assert await _ids(stack, values={"phone": "+91 5550001"}) == ["u", "v"]
+    assert await _ids(stack, values={"username": "uma"}) == ["u"]
+    assert await _ids(stack, values={"phone": "5550001", "email": "v@b.c"}) == ["v"]
+    assert await _ids(stack, values={"phone": "5550001", "email": "x@b.c"}) == []
+    assert await _ids(stack, "other", values={"email": "new@b.c"}) == []
+    assert await _ids(stack, values={"phone": "none"}) == []
+
+
+async def test_deleted_registered_again_and_erased(stack: Stack) -> None:
+    """A deleted user is still found beside who took their e-mail; an erased one is not."""
+    await _tell(
+        stack,
+        delivery("u", at_ms=1, **email("a@b.c")),
+        delivery("u", kind="delete", at_ms=2),
+        delivery("v", kind="create", at_ms=3, **email("a@b.c")),
+    )
+    wanted = {"email": "a@b.c"}
+    assert await _ids(stack, values=wanted) == ["v", "u"]
+    assert await _ids(stack, values=wanted, lifecycle="deleted") == ["u"]
+    assert await _ids(stack, values=wanted, lifecycle="blocked") == []
+    await stack.log.erase(stack.log.stream(APP, "u"))
+    assert await _ids(stack, values=wanted) == ["v"]
+    assert await stack.pool.fetchval("SELECT count(*) FROM userlog.terms") == 1
+
+
+@MANY
+async def test_lists(stack: Stack) -> None:
+    """Users are listed by their last change, newest first, of one lifecycle or since a time."""
+    bodies = [
+        delivery(f"u{n}", kind=("update", "delete")[n % 3 == 0], at_ms=n, active=n % 3 == 1)
+        for n in range(12)
+    ]
+    await _tell(stack, *bodies, delivery("u5", at_ms=50, active=False))
+    order = ["u5", *(f"u{n}" for n in range(11, -1, -1) if n != 5)]
+    assert await _ids(stack) == order
+    for lifecycle, rest in (("deleted", 0), ("active", 1), ("blocked", 2)):
+        kept = [user for user in order if int(user[1:]) % 3 == rest]
+        assert await _ids(stack, lifecycle=lifecycle) == kept
+    assert await _ids(stack, changed_since=T0 + 10 * MS) == ["u5", "u11", "u10"]
+    assert await _ids(stack, "other") == []
+
+
+@MANY
+@pytest.mark.parametrize("values", [{}, {"email": "a@b.c"}], ids=["listed", "found"])
+@pytest.mark.parametrize("limit", [1, 3, 7, 8])
+async def test_pages(stack: Stack, values: dict[Any, str], limit: int) -> None:
+    """Following `next` visits everybody once, also those who changed at the same moment."""
+    await _tell(stack, *(delivery(f"u{n}", at_ms=n // 3, **email("a@b.c")) for n in range(7)))
+    pages: list[Found] = []
+    after = None
+    while not pages or pages[-1].next:
+        wanted = Wanted(values)
+        pages.append(await search(stack.log, APP, wanted, limit=limit, after=after))
+        after = parse_mark(pages[-1].next) if pages[-1].next else None
+    assert [len(page.users) for page in pages[:-1]] == [limit] * (len(pages) - 1)
+    assert len(pages) == -(-7 // limit)
+    visited = [user.user_id for page in pages for user in page.users]
+    assert sorted(visited) == [f"u{n}" for n in range(7)]
+    times = [user.as_of.occurred_at for page in pages for user in page.users]
+    assert times == sorted(times, reverse=True)
+
+
+@pytest.mark.parametrize("text", ["", "1", "x-y", "1-" + "0" * 31, "9" * 15 + "-" + "0" * 32])
+def test_wrong_marks(text: str) -> None:
+    """What no page gave is refused."""
+    with pytest.raises(ValueError, match="unchanged"):
+        parse_mark(text)
+
+
+async def test_values_of_any_kind(stack: Stack) -> None:
+    """No value that a user can have stops the projector or keeps them from being found."""
+    values = ["x" * 100_000 + "@b", "a\0@b", "\N{SNOWMAN}@b", " "]
+    bodies = [delivery(f"u{n}", at_ms=n, **email(value)) for n, value in enumerate(values)]
+    await _tell(stack, *bodies)
+    for n, value in enumerate(values[:3]):
+        assert await _ids(stack, values={"email": value}) == [f"u{n}"]
+    assert len(await _ids(stack)) == 4
+
+
+_PREPARE = {
+    "users_found": "integer[], bytea, bytea[], text[], timestamptz, timestamptz, uuid, integer",
+    "users_listed": "integer[], text, text[], timestamptz, timestamptz, uuid, integer",
+}
+_ARGUMENTS = {
+    "users_found": "ARRAY[0], decode(md5('7'), 'hex'), '{}', ",
+    "users_listed": f"ARRAY[0], '{APP}', ",
+}
+_REST = (
+    "ARRAY['active', 'blocked', 'deleted'], '-infinity', 'infinity',"
+    " 'ffffffff-ffff-ffff-ffff-ffffffffffff', 100"
+)
+
+
+@pytest.mark.parametrize("name", list(_PREPARE))
+async def test_plans(stack: Stack, name: str) -> None:
+    """Both lists look only at what they return, however many users there are."""
+    await stack.admin.execute(
+        """
+        INSERT INTO userlog.users (partition, generation, stream_id, application_id, user_id,
+            lifecycle, state, since, order_key, position, kind, occurred_at, recorded_at)
+        SELECT 0, 1, gen_random_uuid(), $1, n::text, 'active', '{}', '{}', '', n, 1,
+            now() - n * interval '1 minute', now()
+        FROM generate_series(1, 50000) n
+        """,
+        APP,
+    )
+    await stack.admin.execute(
+        "INSERT INTO userlog.terms SELECT partition, generation, stream_id,"
+        " decode(md5(user_id), 'hex') FROM userlog.users"
+    )
+    await stack.admin.execute("ANALYZE userlog.users, userlog.terms")
+    async with stack.admin.acquire() as connection:
+        statement = sql.load("projections")[name]
+        await connection.execute(f"PREPARE asked ({_PREPARE[name]}) AS {statement}")
+        explain = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE asked"
+        rows = await connection.fetch(f"{explain} ({_ARGUMENTS[name]}{_REST})")
+    plan = "\n".join(row[0] for row in rows)
+    seen = [int(count) for count in re.findall(r"rows=(\d+)", plan)]
+    assert max(seen) == {"users_found": 1, "users_listed": 100}[name], plan
+    assert "Removed by Filter" not in plan, plan

@@ -8,6 +8,7 @@
 --   projections, generations,         which read model answers, and how far each one has come
 --   checkpoints
 --   users, history, activity          the read models, one table partition per generation
+--   set_aside                         users with an event that can't be projected
 --   append(), erase()                 the only ways to change the log
 --   userlog_app                       the role that the service works as
 --
@@ -187,6 +188,19 @@ CREATE TABLE userlog.activity (
 -- For the numbers of an application; what is counted stands in the index.
 CREATE INDEX activity_day ON userlog.activity (partition, generation, application_id, day)
     INCLUDE (created, deleted, blocked, active);
+
+-- Users with an event, at this position, that can't be projected. Their rows stay as they were
+-- before it, and what follows it waits in the log for `userlog rebuild --user`. reason is a fixed
+-- word or the type of an exception, and tells nothing of the event.
+CREATE TABLE userlog.set_aside (
+    partition integer NOT NULL,
+    generation integer NOT NULL,
+    stream_id uuid NOT NULL,
+    position bigint NOT NULL,
+    reason text NOT NULL,
+    since timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (partition, generation, stream_id)
+);
 
 CREATE TABLE userlog.users_g1 PARTITION OF userlog.users FOR VALUES IN (1);
 
@@ -371,6 +385,7 @@ BEGIN
     DELETE FROM userlog.users u WHERE u.partition = in_partition AND u.stream_id = in_stream_id;
     DELETE FROM userlog.history h WHERE h.partition = in_partition AND h.stream_id = in_stream_id;
     DELETE FROM userlog.activity a WHERE a.partition = in_partition AND a.stream_id = in_stream_id;
+    DELETE FROM userlog.set_aside a WHERE a.partition = in_partition AND a.stream_id = in_stream_id;
     RETURN appended_at;
 END
 $$;
@@ -395,7 +410,8 @@ GRANT USAGE ON SCHEMA userlog TO userlog_app;
 GRANT SELECT ON ALL TABLES IN SCHEMA userlog TO userlog_app;
 
 GRANT INSERT, UPDATE, DELETE ON userlog.quarantine, userlog.projections, userlog.generations,
-    userlog.checkpoints, userlog.users, userlog.history, userlog.activity TO userlog_app;
+    userlog.checkpoints, userlog.users, userlog.history, userlog.activity, userlog.set_aside
+    TO userlog_app;
 
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA userlog FROM PUBLIC;
 

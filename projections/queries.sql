@@ -29,6 +29,48 @@ INSERT INTO userlog.users (partition, generation, stream_id, application_id, use
     lifecycle, state, since, order_key, position, kind, occurred_at, recorded_at)
 SELECT $1, $2, u.*
 FROM unnest($3::uuid[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::json[], $9::json[],
+-- [aside_of] Which of some users are set aside.
+SELECT stream_id FROM userlog.set_aside
+WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
+
+-- [aside_put] Set some users aside, or move the mark of one to a later event.
+INSERT INTO userlog.set_aside (partition, generation, stream_id, position, reason)
+SELECT $1, $2, a.* FROM unnest($3::uuid[], $4::bigint[], $5::text[]) AS a
+ON CONFLICT (partition, generation, stream_id) DO UPDATE
+SET position = excluded.position, reason = excluded.reason;
+
+-- [aside_drop] They can be projected again, or are erased.
+DELETE FROM userlog.set_aside WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
+
+-- [aside_forget] Those of a generation that is gone.
+DELETE FROM userlog.set_aside WHERE generation = $1;
+
+-- [aside_at] The event that keeps one user set aside in one generation.
+SELECT position FROM userlog.set_aside WHERE partition = $1 AND generation = $2 AND stream_id = $3;
+
+-- [aside] What keeps one user set aside in the active generation.
+SELECT a.position, a.reason, a.since
+FROM userlog.projections p
+JOIN userlog.set_aside a ON a.generation = p.active_generation
+WHERE p.name = 'users' AND a.partition = $1 AND a.stream_id = $2;
+
+-- [aside_count] How many are set aside in the active generation.
+SELECT count(*) FROM userlog.projections p
+JOIN userlog.set_aside a ON a.generation = p.active_generation
+WHERE p.name = 'users';
+
+-- [aside_list] All that are set aside in any live generation, each user once, in order.
+SELECT a.partition, a.position, a.reason, a.since, s.application_id, s.user_id
+FROM (
+    SELECT DISTINCT ON (w.partition, w.stream_id) w.*
+    FROM userlog.set_aside w
+    JOIN userlog.generations g ON g.projection = 'users' AND g.generation = w.generation
+    WHERE g.state = 'live'
+    ORDER BY w.partition, w.stream_id, w.generation
+) a
+JOIN userlog.streams s ON s.partition = a.partition AND s.stream_id = a.stream_id
+ORDER BY a.partition, a.position;
+
     $10::bytea[], $11::bigint[], $12::smallint[], $13::timestamptz[], $14::timestamptz[]) AS u
 ON CONFLICT (partition, generation, stream_id) DO UPDATE
 SET company_id = excluded.company_id, lifecycle = excluded.lifecycle, state = excluded.state,
@@ -70,8 +112,9 @@ WHERE p.name = 'users' AND a.partition = ANY($1) AND a.application_id = $2
 GROUP BY a.day
 ORDER BY a.day;
 
--- [user] One user in the active generation.
-SELECT u.company_id, u.lifecycle, u.state, u.position, u.kind, u.occurred_at, u.recorded_at
+-- [user] One user in the active generation, and what keeps them set aside, if they are.
+SELECT u.company_id, u.lifecycle, u.state, u.position, u.kind, u.occurred_at, u.recorded_at,
+    a.position AS stale_position, a.reason AS stale_reason, a.since AS stale_since
 FROM userlog.projections p
 JOIN userlog.users u ON u.generation = p.active_generation
 WHERE p.name = 'users' AND u.partition = $1 AND u.stream_id = $2;
@@ -79,14 +122,17 @@ WHERE p.name = 'users' AND u.partition = $1 AND u.stream_id = $2;
 -- [events_back] A user's events from a moment back, the newest first, of those recorded by $5, at
 -- positions up to $6. Each row has the end of the log besides and, for the first look, which has
 -- no bound $6, the user's row in the active generation: it says what to look for, if every event
--- of the user is in it. Events that are not are looked for along the log's end, of at most 1,000,
--- so that it costs little however many the user has.
+-- of the user is in it. It is not if the user is set aside; events that are not projected yet are
+-- looked for along the log's end, of at most 1,000, so that it costs little however many the user
+-- has.
 SELECT h.position AS head, u.state, u.since, u.company_id, e.*
 FROM userlog.log_head h
 LEFT JOIN LATERAL (
     SELECT u.state, u.since, u.company_id
     FROM userlog.projections p
     JOIN userlog.checkpoints c ON c.projection = p.name AND c.generation = p.active_generation
+LEFT JOIN userlog.set_aside a ON a.partition = u.partition AND a.generation = u.generation
+    AND a.stream_id = u.stream_id
     JOIN userlog.users u ON u.generation = p.active_generation AND u.partition = c.partition
     WHERE p.name = 'users' AND c.partition = $1 AND u.stream_id = $2
         AND h.position < $6::bigint AND h.position - c.position <= 1000
@@ -103,6 +149,10 @@ CROSS JOIN LATERAL (
     FROM userlog.events e
     JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
     WHERE e.partition = $1 AND e.stream_id = $2 AND (e.occurred_at, e.position) <= ($3, $4::bigint)
+        AND NOT EXISTS (
+            SELECT FROM userlog.set_aside a WHERE a.partition = $1
+                AND a.generation = p.active_generation AND a.stream_id = $2
+        )
         AND e.recorded_at <= $5 AND e.position <= $6
     ORDER BY e.occurred_at DESC, e.position DESC
     LIMIT $7

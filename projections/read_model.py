@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
-from eventstore import sql
+from eventstore import sql, store
 from eventstore.errors import database_errors
 from eventstore.events import Kind, Position
+from projections import set_aside
+from projections.folding import Folder
 from projections.history import Change, HistoryEntry, replay
 from projections.point_in_time import state_at
-from projections.state import Lifecycle, encode_fields, order_key_after, read_event
+from projections.state import Lifecycle, encode_fields, order_key_after
 
 if TYPE_CHECKING:
     import asyncpg
@@ -44,8 +46,16 @@ class AsOf(msgspec.Struct, frozen=True):
     recorded_at: str
 
 
-class User(msgspec.Struct, frozen=True):
-    """What is, or was, known about a user."""
+class Stale(msgspec.Struct, frozen=True):
+    """The event that can't be projected, for which reason, and since when an answer lacks it."""
+
+    position: str
+    reason: str
+    since: str
+
+
+class User(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is, or was, known about a user; `stale` if they are set aside."""
 
     application_id: str
     user_id: str
@@ -53,6 +63,7 @@ class User(msgspec.Struct, frozen=True):
     lifecycle: Lifecycle
     state: msgspec.Raw
     as_of: AsOf
+    stale: Stale | None = None
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -94,11 +105,12 @@ class Page(msgspec.Struct, frozen=True):
 FIRST_PAGE = Page()
 
 
-class History(msgspec.Struct, frozen=True):
+class History(msgspec.Struct, frozen=True, omit_defaults=True):
     """A page of a user's history; `next` is what to give as `after` for the next page."""
 
     entries: list[Entry]
     next: str | None
+    stale: Stale | None = None
 
 
 class Lag(msgspec.Struct, frozen=True):
@@ -139,7 +151,8 @@ class ReadModel:
         if state is None:
             return None
         raw = msgspec.Raw(encode_fields(state.fields))
-        return _user(stream, state.company_id, state.lifecycle, raw, AsOf(*_place(state.last)))
+        ids = stream.application_id, stream.user_id
+        return User(*ids, state.company_id, state.lifecycle, raw, AsOf(*_place(state.last)))
 
     async def _user_now(self, stream: Stream) -> User | None:
         with database_errors():
@@ -148,19 +161,33 @@ class ReadModel:
             return None
         state = msgspec.Raw(row["state"].encode())
         as_of = AsOf(**_about(row, stream.partition))
-        return _user(stream, row["company_id"], row["lifecycle"], state, as_of)
+        stale: Stale | None = None
+        if row["stale_position"] is not None:
+            position = Position(stream.partition, row["stale_position"])
+            stale = _stale(position, row["stale_reason"], row["stale_since"])
+        ids = stream.application_id, stream.user_id
+        return User(*ids, row["company_id"], row["lifecycle"], state, as_of, stale)
+
+    async def stale(self, stream: Stream) -> Stale | None:
+        """Return what keeps a user from being up to date in the read model, if anything does."""
+        found = await set_aside.reason_for(self._log.pool, stream)
+        return _stale(*found) if found else None
 
     async def history(
         self, stream: Stream, known_at: datetime | None = None, page: Page = FIRST_PAGE
     ) -> History:
         """Return a page of the history, as it stood when nothing recorded later was known.
 
-        With `known_at`, all that was recorded of the user by then is read.
+        With `known_at`, all that was recorded of the user by then is read; PoisonError if an event
+        of it can't be.
         """
         if known_at is None:
-            return await self._history_now(stream, page)
-        events = await self._log.read_user(stream, known_at)
-        _, entries = replay(read_event(event) for event in events if event.payload is not None)
+            # First, so that a user who is set aside meanwhile is not shown as if nothing were.
+            stale = await self.stale(stream)
+            return msgspec.structs.replace(await self._history_now(stream, page), stale=stale)
+        rows = await store.rows_of_stream(self._log.pool, stream, known_at)
+        folder = Folder(stream.partition, self._log.keyring)
+        _, entries = replay(folder.read(row) for row in rows if store.has_payload(row))
         if page.order == "desc":
             entries.reverse()
         kept = [
@@ -220,10 +247,8 @@ def _lag(row: asyncpg.Record, now: datetime) -> Lag:
     )
 
 
-def _user(
-    stream: Stream, company_id: int | None, lifecycle: Lifecycle, state: msgspec.Raw, as_of: AsOf
-) -> User:
-    return User(stream.application_id, stream.user_id, company_id, lifecycle, state, as_of)
+def _stale(position: Position, reason: str, since: datetime) -> Stale:
+    return Stale(str(position), reason, rfc3339(since))
 
 
 def _about(row: asyncpg.Record, partition: int) -> dict[str, Any]:

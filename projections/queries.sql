@@ -103,14 +103,16 @@ SET created = activity.created + excluded.created, deleted = activity.deleted + 
 -- [activity_drop] Forget the days of some users.
 DELETE FROM userlog.activity WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
 
--- [activity] An application's days, all partitions together.
-SELECT a.day, sum(a.created) AS created, sum(a.deleted) AS deleted, sum(a.blocked) AS blocked,
-    sum(a.active) AS active
-FROM userlog.projections p
-JOIN userlog.activity a ON a.generation = p.active_generation
-WHERE p.name = 'users' AND a.partition = ANY($1) AND a.application_id = $2
-GROUP BY a.day
-ORDER BY a.day;
+-- [activity] An application's days until $4, all partitions together; those before $3 are one row
+-- without a day. Read from the index alone, and of the active generation alone: a subquery is
+-- known before the tables are chosen, a join is not.
+SELECT CASE WHEN a.day >= $3::date THEN a.day END AS day, sum(a.created) AS created,
+    sum(a.deleted) AS deleted, sum(a.blocked) AS blocked, sum(a.active) AS active
+FROM userlog.activity a
+WHERE a.partition = ANY($1) AND a.application_id = $2 AND a.day <= $4::date
+    AND a.generation = (SELECT active_generation FROM userlog.projections WHERE name = 'users')
+GROUP BY 1
+ORDER BY 1;
 
 -- [user] One user in the active generation, and what keeps them set aside, if they are.
 SELECT u.company_id, u.lifecycle, u.state, u.position, u.kind, u.occurred_at, u.recorded_at,

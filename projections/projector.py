@@ -16,13 +16,11 @@ import msgspec
 import structlog
 
 from eventstore import sql, store
-from eventstore.errors import LogError, UnavailableError, database_errors
-from eventstore.events import Position, RecordedEvent
-from projections import tables
-from projections.deliveries import UnreadableError
-from projections.history import HistoryEntry, entry, late_ones, replay
-from projections.state import UserEvent, UserState, fold, read_event
-from projections.tables import Folded, Generation
+from eventstore.errors import UnavailableError, database_errors
+from eventstore.events import Position
+from projections.batch import Batch
+from projections.tables import Generation
+from projections.takeover import end_frozen
 
 if TYPE_CHECKING:
     from eventstore.log import EventLog
@@ -102,6 +100,15 @@ async def catch_up(log: EventLog, batch_max: int) -> int:
                 stopped = stopped or error
     if stopped:
         raise stopped
+    return projected
+
+
+async def _follow(log: EventLog, where: Generation, batch_max: int) -> int:
+    projected = 0
+    while (done := await project_batch(log, where, batch_max, live=True)) and done.events:
+        projected += done.events
+    if done is None:  # held, maybe for good
+        await end_frozen(log)
     return projected
 
 

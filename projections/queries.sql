@@ -14,21 +14,21 @@ SELECT position FROM userlog.checkpoints
 WHERE partition = $1 AND projection = $2 AND generation = $3
 FOR UPDATE;
 
+-- [frozen_end] End the service's sessions that hold what they wrote and have waited for their
+-- client as long as the server lets a session be idle in a transaction; return how many.
+SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a
+WHERE a.datname = current_database() AND a.usename = session_user AND a.pid <> pg_backend_pid()
+    AND a.application_name = current_setting('application_name')
+    AND current_setting('idle_in_transaction_session_timeout') <> '0'
+    AND a.state_change < clock_timestamp()
+        - current_setting('idle_in_transaction_session_timeout')::interval
+    AND (a.state LIKE 'idle in transaction%' OR a.wait_event IN ('ClientRead', 'ClientWrite'))
+    AND a.backend_xid IS NOT NULL;
+
 -- [checkpoint_move] Everything up to here is in the read model now.
 UPDATE userlog.checkpoints SET position = $4, updated_at = now()
 WHERE partition = $1 AND projection = $2 AND generation = $3;
 
--- [users_get] The states of some users.
-SELECT stream_id, company_id, lifecycle, state, since, order_key, position, kind, occurred_at,
-    recorded_at
-FROM userlog.users
-WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
-
--- [users_put] Write some users.
-INSERT INTO userlog.users (partition, generation, stream_id, application_id, user_id, company_id,
-    lifecycle, state, since, order_key, position, kind, occurred_at, recorded_at)
-SELECT $1, $2, u.*
-FROM unnest($3::uuid[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::json[], $9::json[],
 -- [aside_of] Which of some users are set aside.
 SELECT stream_id FROM userlog.set_aside
 WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
@@ -71,6 +71,17 @@ FROM (
 JOIN userlog.streams s ON s.partition = a.partition AND s.stream_id = a.stream_id
 ORDER BY a.partition, a.position;
 
+-- [users_get] The states of some users.
+SELECT stream_id, company_id, lifecycle, state, since, order_key, position, kind, occurred_at,
+    recorded_at
+FROM userlog.users
+WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
+
+-- [users_put] Write some users.
+INSERT INTO userlog.users (partition, generation, stream_id, application_id, user_id, company_id,
+    lifecycle, state, since, order_key, position, kind, occurred_at, recorded_at)
+SELECT $1, $2, u.*
+FROM unnest($3::uuid[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::json[], $9::json[],
     $10::bytea[], $11::bigint[], $12::smallint[], $13::timestamptz[], $14::timestamptz[]) AS u
 ON CONFLICT (partition, generation, stream_id) DO UPDATE
 SET company_id = excluded.company_id, lifecycle = excluded.lifecycle, state = excluded.state,
@@ -119,6 +130,8 @@ SELECT u.company_id, u.lifecycle, u.state, u.position, u.kind, u.occurred_at, u.
     a.position AS stale_position, a.reason AS stale_reason, a.since AS stale_since
 FROM userlog.projections p
 JOIN userlog.users u ON u.generation = p.active_generation
+LEFT JOIN userlog.set_aside a ON a.partition = u.partition AND a.generation = u.generation
+    AND a.stream_id = u.stream_id
 WHERE p.name = 'users' AND u.partition = $1 AND u.stream_id = $2;
 
 -- [events_back] A user's events from a moment back, the newest first, of those recorded by $5, at
@@ -133,11 +146,13 @@ LEFT JOIN LATERAL (
     SELECT u.state, u.since, u.company_id
     FROM userlog.projections p
     JOIN userlog.checkpoints c ON c.projection = p.name AND c.generation = p.active_generation
-LEFT JOIN userlog.set_aside a ON a.partition = u.partition AND a.generation = u.generation
-    AND a.stream_id = u.stream_id
     JOIN userlog.users u ON u.generation = p.active_generation AND u.partition = c.partition
     WHERE p.name = 'users' AND c.partition = $1 AND u.stream_id = $2
         AND h.position < $6::bigint AND h.position - c.position <= 1000
+        AND NOT EXISTS (
+            SELECT FROM userlog.set_aside a WHERE a.partition = $1
+                AND a.generation = p.active_generation AND a.stream_id = $2
+        )
         AND NOT EXISTS (
             SELECT FROM (
                 SELECT w.stream_id FROM userlog.events w
@@ -151,10 +166,6 @@ CROSS JOIN LATERAL (
     FROM userlog.events e
     JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
     WHERE e.partition = $1 AND e.stream_id = $2 AND (e.occurred_at, e.position) <= ($3, $4::bigint)
-        AND NOT EXISTS (
-            SELECT FROM userlog.set_aside a WHERE a.partition = $1
-                AND a.generation = p.active_generation AND a.stream_id = $2
-        )
         AND e.recorded_at <= $5 AND e.position <= $6
     ORDER BY e.occurred_at DESC, e.position DESC
     LIMIT $7

@@ -111,8 +111,12 @@ async def open_stack() -> AsyncIterator[Callable[[str], Awaitable[Stack]]]:
     """Open userlogs on databases, as a process of its own would; closed after the test."""
     opened: list[Stack] = []
 
-    async def open_one(url: str, *, owner: bool = False) -> Stack:
-        pool = await database.open_pool(url, size=5, timeout_s=30, owner=owner)
+    async def open_one(
+        url: str, *, owner: bool = False, takeover_s: float = database.TAKEOVER_S
+    ) -> Stack:
+        pool = await database.open_pool(
+            url, size=5, timeout_s=30, takeover_s=takeover_s, owner=owner
+        )
         admin = await asyncpg.create_pool(
             url, min_size=0, max_size=2, server_settings={"session_replication_role": "replica"}
         )

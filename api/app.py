@@ -13,8 +13,9 @@ import structlog
 from aiohttp import hdrs, web
 
 from api.handlers import Handlers
-from api.problems import Problem, unavailable
+from api.problems import Problem, unavailable, unreadable
 from eventstore.errors import QueueFullError, UnavailableError
+from projections.poison import PoisonError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -47,6 +48,7 @@ def make_app(runtime: Runtime, secrets: Secrets) -> web.Application:
             web.get(user, handlers.user),
             web.get(f"{user}/history", handlers.history),
             web.delete(f"{user}/personal-data", handlers.erase),
+            web.get("/v1/applications/{application_id}/stats", handlers.stats),
             web.get("/v1/status", handlers.status),
             web.get("/health/live", handlers.live),
             web.get("/health/ready", handlers.ready),
@@ -71,20 +73,24 @@ async def _around(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
-    except Problem as problem:
-        return problem.response()
+    except Problem as found:
+        problem = found
     except web.HTTPException as error:
-        return _of_http(error).response()
+        problem = _of_http(error)
     except QueueFullError:
-        return unavailable("too much is waiting; send it again", 1).response()
+        problem = unavailable("too much is waiting; send it again", 1)
     except UnavailableError as error:
         _log.warning("database not available", problem=str(error))
         detail = "the database is not available; send it again"
-        return unavailable(detail, _RETRY_AFTER_S).response()
+        problem = unavailable(detail, _RETRY_AFTER_S)
+    except PoisonError as error:
+        _log.warning("event can't be read", position=str(error.position), reason=error.reason)
+        problem = unreadable(str(error.position), error.reason)
     except Exception as error:  # noqa: BLE001 - the last place to turn it into an answer
         _log.error("request failed", exc_info=error)
         detail = "this is a defect of userlog; its log has a line with this X-Request-Id"
-        return Problem(500, "Internal error", detail).response()
+        problem = Problem(500, "Internal error", detail)
+    return problem.response()
 
 
 def _of_http(error: web.HTTPException) -> Problem:

@@ -26,6 +26,11 @@ _TEMPLATE = "userlog_template_{}"
 _numbers = itertools.count()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the tests that kill processes go on for longer."""
+    parser.addoption("--kills", type=int, default=3, help="how often projectors are killed")
+
+
 class Stack(NamedTuple):
     """An open userlog on a database of its own.
 

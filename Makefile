@@ -31,8 +31,10 @@ test: setup ## Run the tests; ARGS="-k rebuild" passes options on
 	$(BIN)/pytest $(ARGS)
 
 ROUNDS ?= 5
+KILLS ?= 20
 crash-test: setup ## Kill the service and PostgreSQL at random, ROUNDS=50 times, and lose nothing
 	$(BIN)/python tests/crash/run.py --rounds $(ROUNDS)
+	$(BIN)/python tests/crash/projectors.py --kills $(KILLS)
 
 check: setup ## Lint, formatting, types, import rules: everything that runs no code
 	$(BIN)/ruff check

@@ -8,6 +8,7 @@
 --   projections, generations,         which read model answers, and how far each one has come
 --   checkpoints
 --   users, history, activity, terms   the read models, one table partition per generation
+--   set_aside                         users with an event that can't be projected
 --   tokens                            who may ask for what
 --   append(), erase()                 the only ways to change the log
 --   userlog_app                       the role that the service works as
@@ -205,6 +206,19 @@ CREATE TABLE userlog.terms (
 
 -- For the search.
 CREATE INDEX terms_term ON userlog.terms (partition, generation, term, stream_id);
+
+-- Users with an event, at this position, that can't be projected. Their rows stay as they were
+-- before it, and what follows it waits in the log for `userlog rebuild --user`. reason is a fixed
+-- word or the type of an exception, and tells nothing of the event.
+CREATE TABLE userlog.set_aside (
+    partition integer NOT NULL,
+    generation integer NOT NULL,
+    stream_id uuid NOT NULL,
+    position bigint NOT NULL,
+    reason text NOT NULL,
+    since timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (partition, generation, stream_id)
+);
 
 CREATE TABLE userlog.users_g1 PARTITION OF userlog.users FOR VALUES IN (1);
 
@@ -404,6 +418,7 @@ BEGIN
     DELETE FROM userlog.history h WHERE h.partition = in_partition AND h.stream_id = in_stream_id;
     DELETE FROM userlog.activity a WHERE a.partition = in_partition AND a.stream_id = in_stream_id;
     DELETE FROM userlog.terms t WHERE t.partition = in_partition AND t.stream_id = in_stream_id;
+    DELETE FROM userlog.set_aside a WHERE a.partition = in_partition AND a.stream_id = in_stream_id;
     RETURN appended_at;
 END
 $$;
@@ -429,7 +444,7 @@ GRANT SELECT ON ALL TABLES IN SCHEMA userlog TO userlog_app;
 
 GRANT INSERT, UPDATE, DELETE ON userlog.quarantine, userlog.projections, userlog.generations,
     userlog.checkpoints, userlog.users, userlog.history, userlog.activity, userlog.terms,
-    userlog.tokens TO userlog_app;
+    userlog.set_aside, userlog.tokens TO userlog_app;
 
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA userlog FROM PUBLIC;
 

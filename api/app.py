@@ -12,9 +12,10 @@ import structlog
 from aiohttp import hdrs, web
 
 from api.handlers import Handlers
-from api.problems import Problem, unavailable
+from api.problems import Problem, unavailable, unreadable
 from api.tokens import Access, Scope, Tokens
 from eventstore.errors import LogError, QueueFullError, UnavailableError
+from projections.poison import PoisonError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -48,16 +49,16 @@ def make_app(runtime: Runtime, secrets: Secrets) -> web.Application:
             await tokens.note_use()
 
     app.on_cleanup.append(note_use)
-    user = "/v1/applications/{application_id}/users/{user_id}"
+    application = "/v1/applications/{application_id}"
+    user = f"{application}/users/{{user_id}}"
     app.add_routes(
         [
             web.post(WEBHOOK_PATH, handlers.webhook),
-            web.get(
-                "/v1/applications/{application_id}/users", _needing(Scope.READ, handlers.users)
-            ),
+            web.get(f"{application}/users", _needing(Scope.READ, handlers.users)),
             web.get(user, _needing(Scope.READ, handlers.user)),
             web.get(f"{user}/history", _needing(Scope.READ, handlers.history)),
             web.delete(f"{user}/personal-data", _needing(Scope.ERASE, handlers.erase)),
+            web.get(f"{application}/stats", _needing(Scope.READ, handlers.stats)),
             web.get("/v1/status", _needing(Scope.READ, handlers.status)),
             web.get("/health/live", handlers.live),
             web.get("/health/ready", handlers.ready),
@@ -82,20 +83,24 @@ async def _around(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
-    except Problem as problem:
-        return problem.response()
+    except Problem as found:
+        problem = found
     except web.HTTPException as error:
-        return _of_http(error).response()
+        problem = _of_http(error)
     except QueueFullError:
-        return unavailable("too much is waiting; send it again", 1).response()
+        problem = unavailable("too much is waiting; send it again", 1)
     except UnavailableError as error:
         _log.warning("database not available", problem=str(error))
         detail = "the database is not available; send it again"
-        return unavailable(detail, _RETRY_AFTER_S).response()
+        problem = unavailable(detail, _RETRY_AFTER_S)
+    except PoisonError as error:
+        _log.warning("event can't be read", position=str(error.position), reason=error.reason)
+        problem = unreadable(str(error.position), error.reason)
     except Exception as error:  # noqa: BLE001 - the last place to turn it into an answer
         _log.error("request failed", exc_info=error)
         detail = "this is a defect of userlog; its log has a line with this X-Request-Id"
-        return Problem(500, "Internal error", detail).response()
+        problem = Problem(500, "Internal error", detail)
+    return problem.response()
 
 
 def _of_http(error: web.HTTPException) -> Problem:

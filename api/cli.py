@@ -12,11 +12,12 @@ from typing import NoReturn
 import typer
 
 from api import render
-from api.commands import log, quarantine, service, token, users
+from api.commands import log, quarantine, read_models, service, token, users
 from api.commands.common import FailedError
 from api.settings import SettingsError
 from eventstore.embedded import EmbeddedPostgresError
 from eventstore.errors import LogError
+from projections.poison import PoisonError
 from projections.rebuild import RebuildRunningError
 
 app = typer.Typer(
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for commands in (service.app, users.app, log.app):
+for commands in (service.app, users.app, read_models.app, log.app):
     app.add_typer(commands)
 app.add_typer(quarantine.app, name="quarantine", help="Signed deliveries that could not be read.")
 app.add_typer(token.app, name="token", help="Who may ask.")
@@ -39,7 +40,7 @@ def main() -> NoReturn:
         app()
     except (SettingsError, RebuildRunningError) as error:
         _exit(error, 2)
-    except (FailedError, LogError, EmbeddedPostgresError) as error:
+    except (FailedError, LogError, PoisonError, EmbeddedPostgresError) as error:
         _exit(error, 1)
     except BrokenPipeError:
         sys.stdout = None

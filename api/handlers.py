@@ -12,11 +12,11 @@ from aiohttp import web
 from api import params
 from api.ingest import Receipt
 from api.payloads import is_ping
-from api.problems import Problem
+from api.problems import Problem, unreadable
 from api.signatures import HEADER, verify
 from eventstore.errors import LogError
 from eventstore.events import Position
-from projections import search
+from projections import search, set_aside, stats
 from projections.read_model import FOREVER, NotReachedError, Page, parse_mark, rfc3339
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Handlers:
         await self._wait(min_position)
         found = await self._runtime.read_model.user(stream, valid_at, known_at)
         if found is None:
-            raise await self._missing(stream)
+            raise await self._missing(stream, now=valid_at is None and known_at is None)
         return answer(found)
 
     async def history(self, request: web.Request) -> web.Response:
@@ -87,7 +87,7 @@ class Handlers:
         await self._wait(min_position)
         found = await self._runtime.read_model.history(stream, known_at, page)
         if not found.entries and page.after is None:
-            raise await self._missing(stream)
+            raise await self._missing(stream, now=known_at is None)
         return answer(found)
 
     async def users(self, request: web.Request) -> web.Response:
@@ -124,6 +124,19 @@ class Handlers:
             {"destroyed": destroyed, "position": position, "erased_at": rfc3339(done.erased_at)}
         )
 
+    async def stats(self, request: web.Request) -> web.Response:
+        """Answer an application's numbers, day by day."""
+        application_id = request.match_info["application_id"]
+        query = params.Params(request.query)
+        last = query.take("to", params.day) or params.today()
+        days_max = self._runtime.settings.page_rows_max
+        first = query.take("from", partial(params.first_day, last, days_max))
+        query.done()
+        days = await stats.days_of(
+            self._runtime.log, application_id, first or params.days_before(last), last
+        )
+        return answer({"application_id": application_id, "days": days})
+
     async def status(self, request: web.Request) -> web.Response:
         """Answer how far the log and the read models have come."""
         params.Params(request.query).done()
@@ -156,9 +169,11 @@ class Handlers:
                 503, "Position not reached", f"{error}; ask again", headers={"Retry-After": "1"}
             ) from error
 
-    async def _missing(self, stream: Stream) -> Problem:
+    async def _missing(self, stream: Stream, *, now: bool) -> Problem:
         if await self._runtime.log.is_erased(stream):
             return Problem(410, "User erased", "the data of this user was erased for good")
+        if now and (stale := await self._runtime.read_model.stale(stream)):
+            return unreadable(stale.position, stale.reason)
         detail = "no event of this user is known, or none by that time; check both ids"
         return Problem(404, "No such user", detail)
 
@@ -206,6 +221,7 @@ async def status(runtime: Runtime) -> dict[str, Any]:
             for head in heads
         ],
         "projections": await runtime.read_model.lags(),
+        "set_aside": await set_aside.count(runtime.log.pool),
         "quarantined": await runtime.quarantine.count(),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from api.problems import ParameterError, bad_parameters
@@ -16,6 +16,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LOST_PLUS = re.compile(r" (?=\d\d:\d\d$)")
 _MILLISECONDS_DIGITS_MAX = 15
 _TEXT_CHARACTERS_MAX = 500
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_DAYS = 30
 
 
 def moment(text: str) -> datetime:
@@ -37,6 +39,36 @@ def moment(text: str) -> datetime:
         return found.astimezone(UTC)
     except OverflowError:
         raise ValueError("out of range") from None
+
+
+def day(text: str) -> date:
+    """Read a day, YYYY-MM-DD; ValueError for anything else."""
+    try:
+        if _DAY.fullmatch(text):
+            return date.fromisoformat(text)
+    except ValueError:
+        pass
+    raise ValueError("not a day; like 2023-06-13")
+
+
+def today() -> date:
+    """Return the day that it is in UTC."""
+    return datetime.now(UTC).date()
+
+
+def first_day(last: date, days_max: int, text: str) -> date:
+    """Read the first of some days; ValueError if the last is before it, or they are too many."""
+    first = day(text)
+    if first > last:
+        raise ValueError(f"after the last day, {last}")
+    if (last - first).days >= days_max:
+        raise ValueError(f"at most {days_max} days at once; the last one is {last}")
+    return first
+
+
+def days_before(last: date) -> date:
+    """Return the first of the 30 days that end with one: what is shown if nobody says."""
+    return date.fromordinal(max(1, last.toordinal() - _DAYS + 1))
 
 
 def number(least: int, most: int) -> Callable[[str], int]:

@@ -62,6 +62,15 @@ def unavailable(detail: str, retry_after_s: int) -> Problem:
     return Problem(503, "Not available now", detail, headers=headers)
 
 
+def unreadable(position: str, reason: str) -> Problem:
+    """503: nothing is wrong with the request, but it takes an operator to make the answer."""
+    detail = (
+        f"event {position} of this user can't be read ({reason}); whoever runs the service mends"
+        " what is wrong with it, then runs `userlog rebuild --user`"
+    )
+    return Problem(503, "Unreadable event", detail)
+
+
 def bad_parameters(errors: list[ParameterError]) -> Problem:
     """400, naming each parameter."""
     return Problem(400, "Bad parameters", "see `errors` for each of them", errors=errors)

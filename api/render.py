@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from api.send import Sent
     from api.tokens import Token
     from eventstore.quarantine import Quarantined
-    from projections.read_model import User
+    from projections.read_model import Stale, User
+    from projections.set_aside import SetAside
+    from projections.stats import Day
 
 CONTACTS = {"emails": "e-mail", "phone_numbers": "phone"}
+STALE = "it can't be read ({}); see `userlog set-aside`"
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
@@ -60,6 +63,13 @@ def user(found: User) -> None:
     table(("field", "value"), rows, title=f"user {found.user_id} of {found.application_id}")
     plain(f"as of {about.position}: {about.event_type}, occurred {about.occurred_at},")
     plain(f"recorded {about.recorded_at}")
+    stale(found.stale)
+
+
+def stale(found: Stale | None) -> None:
+    """Say what an answer lacks."""
+    if found:
+        plain(f"event {found.position} and what follows is not in it: {STALE.format(found.reason)}")
 
 
 def _contacts(name: str, value: Any) -> object:  # noqa: ANN401 - any JSON
@@ -110,6 +120,24 @@ def _day(time: datetime | None) -> str:
     return f"{time:%Y-%m-%d %H:%M}Z" if time else "never"
 
 
+def set_aside(found: list[SetAside]) -> None:
+    """Print who is set aside."""
+    columns = ("position", "reason", "since", "application", "user")
+    rows = [
+        (f.position, f.reason, f"{f.since:%Y-%m-%d %H:%M:%S}Z", f.application_id, f.user_id)
+        for f in found
+    ]
+    table(columns, rows, title=f"set aside: {len(found)}")
+
+
+def stats(found: list[Day]) -> None:
+    """Print an application's days."""
+    table(
+        ("day", "created", "deleted", "blocked", "active at its end"),
+        [(str(d.date), d.created, d.deleted, d.blocked, d.active) for d in found],
+    )
+
+
 def sent(found: list[Sent]) -> None:
     """Print what became of deliveries."""
     names = ("accepted", "duplicates", "ignored", "quarantined")
@@ -133,4 +161,6 @@ def status(found: dict[str, Any]) -> None:
         for p in found["projections"]
     ]
     table(("partition", "generation", "state", "position", "lag"), rows, title="read models")
+    aside = found["set_aside"]
+    plain(f"set aside: {aside}{'; see `userlog set-aside`' if aside else ''}")
     plain(f"in quarantine: {found['quarantined']}")

@@ -83,6 +83,7 @@ async def opened(
             url,
             size=settings.pool_connections_max,
             timeout_s=settings.database_timeout_s,
+            takeover_s=settings.takeover_timeout_s,
             owner=owner,
         )
         try:

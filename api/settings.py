@@ -87,6 +87,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=2)], _about("connections to the database", "10")
     ] = 10
     database_timeout_s: Annotated[Seconds, _about("for one statement or connecting", "10")] = 10.0
+    takeover_timeout_s: Annotated[
+        Seconds, _about("how long a frozen projector keeps others out of its partition", "30")
+    ] = 30.0
     wait_timeout_s: Annotated[
         Seconds, _about("how long min_position waits for the read model", "5")
     ] = 5.0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from api.render import CONTACTS, contact, plain
+from api.render import CONTACTS, contact, plain, stale
 from projections.deliveries import is_object
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def show(found: History, title: str) -> None:
         plain("\n".join(("", *_paragraph(entry))))
     if found.next:
         plain(f"\nmore: --after {found.next}")
+    stale(found.stale)
 
 
 def _paragraph(entry: Entry) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 APPLICATION_ROLE = "userlog_app"
 SERVER_VERSION_MIN = 15
+TAKEOVER_S = 30.0
 _INSTALL_LOCK = 0x757365726C6F67
 """Advisory lock number: only keeps two installers apart, nothing later depends on it."""
 
@@ -44,11 +46,19 @@ def statements(path: Path) -> list[str]:
     return [part for part in parts if any(not line.startswith("--") for line in part.splitlines())]
 
 
-async def open_pool(url: str, *, size: int, timeout_s: float, owner: bool = False) -> Pool:
+async def open_pool(
+    url: str,
+    *,
+    size: int,
+    timeout_s: float,
+    takeover_s: float = TAKEOVER_S,
+    owner: bool = False,
+) -> Pool:
     """Open a pool of connections; `timeout_s` bounds every statement and every connecting.
 
     They work as `userlog_app`, which can't change the log but through its functions; as the
-    `owner` of the schema only where tables are made and dropped.
+    `owner` of the schema only where tables are made and dropped. What a connection of the former
+    holds, the server takes back `takeover_s` after its process has frozen or its host has gone.
     """
     with database_errors():
         return await asyncpg.create_pool(
@@ -58,7 +68,26 @@ async def open_pool(url: str, *, size: int, timeout_s: float, owner: bool = Fals
             timeout=timeout_s,
             command_timeout=timeout_s,
             init=None if owner else _become_application,
+            server_settings=None if owner else _bounds(takeover_s),
         )
+
+
+def _bounds(after_s: float) -> dict[str, str]:
+    """Let the server end a session whose client has frozen in a transaction, or is not there.
+
+    The first bounds a transaction that waits for its client; with the others the server finds out
+    that the client is gone, or does not take its answer. What they miss, `projections.takeover`
+    ends; it knows the service's sessions by their name.
+    """
+    milliseconds, seconds = str(math.ceil(after_s * 1000)), str(math.ceil(after_s))
+    return {
+        "idle_in_transaction_session_timeout": milliseconds,
+        "tcp_user_timeout": milliseconds,
+        "tcp_keepalives_idle": seconds,
+        "tcp_keepalives_interval": seconds,
+        "client_connection_check_interval": milliseconds,
+        "application_name": "userlog",
+    }
 
 
 async def _become_application(connection: Connection) -> None:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from eventstore.database import Pool
-    from eventstore.events import RecordedEvent
     from eventstore.sealing import MasterKey
 
 _SEAL_ATTEMPTS_MAX = 3
@@ -102,9 +101,10 @@ class EventLog:
         """Return the end of every partition."""
         return await store.heads(self.pool)
 
-    async def read_user(self, stream: Stream, known_at: datetime) -> list[RecordedEvent]:
-        """Read what was recorded of a user by `known_at`."""
-        return await store.read_stream(self.pool, self.keyring, stream, known_at)
+    async def knows(self, stream: Stream) -> bool:
+        """Say whether any event of a user was ever recorded."""
+        known, _ = await store.find_stream(self.pool, stream)
+        return known
 
     async def is_erased(self, stream: Stream) -> bool:
         """Say whether a user has been erased."""

@@ -138,27 +138,32 @@ async def read(
     source: Pool | Connection, keyring: Keyring, after: Position, limit: int
 ) -> list[RecordedEvent]:
     """Read one partition's events after a position, in order, at most `limit`."""
-    with database_errors():
-        rows = await source.fetch(_SQL["read_log"], after.partition, after.number, limit)
+    rows = await rows_after(source, after, limit)
     return [recorded(row, after.partition, keyring) for row in rows]
 
 
-async def read_streams(
-    source: Pool | Connection, keyring: Keyring, stream_ids: Sequence[uuid.UUID], until: Position
-) -> list[RecordedEvent]:
-    """Read all events of some users of one partition up to a position, user by user."""
+async def rows_after(
+    source: Pool | Connection, after: Position, limit: int
+) -> list[asyncpg.Record]:
+    """Read the same, still sealed; `recorded` opens a row."""
     with database_errors():
-        rows = await source.fetch(_SQL["read_streams"], until.partition, stream_ids, until.number)
-    return [recorded(row, until.partition, keyring) for row in rows]
+        return await source.fetch(_SQL["read_log"], after.partition, after.number, limit)
 
 
-async def read_stream(
-    pool: Pool, keyring: Keyring, stream: Stream, known_at: datetime
-) -> list[RecordedEvent]:
-    """Read a user's events with recorded_at <= known_at."""
+async def rows_of_streams(
+    source: Pool | Connection, stream_ids: Sequence[uuid.UUID], until: Position
+) -> list[asyncpg.Record]:
+    """Read all events of some users of one partition up to a position, user by user, sealed."""
     with database_errors():
-        rows = await pool.fetch(_SQL["read_stream"], stream.partition, stream.stream_id, known_at)
-    return [recorded(row, stream.partition, keyring) for row in rows]
+        return await source.fetch(_SQL["read_streams"], until.partition, stream_ids, until.number)
+
+
+async def rows_of_stream(
+    source: Pool | Connection, stream: Stream, known_at: datetime
+) -> list[asyncpg.Record]:
+    """Read a user's events with recorded_at <= known_at, sealed."""
+    with database_errors():
+        return await source.fetch(_SQL["read_stream"], stream.partition, stream.stream_id, known_at)
 
 
 async def find_stream(pool: Pool, stream: Stream) -> tuple[bool, datetime | None]:
@@ -168,9 +173,18 @@ async def find_stream(pool: Pool, stream: Stream) -> tuple[bool, datetime | None
     return (False, None) if row is None else (True, row["erased_at"])
 
 
+def stream_of(row: asyncpg.Record, partition: int) -> Stream:
+    """Return whose event a row of events joined with streams is."""
+    return Stream(partition, row["stream_id"], row["application_id"], row["user_id"])
+
+
+def has_payload(row: asyncpg.Record) -> bool:
+    """Say whether there is anything to open in such a row; of an erased user there is not."""
+    return row["data_key"] is not None and row["payload"] != NO_PAYLOAD
+
+
 def recorded(row: asyncpg.Record, partition: int, keyring: Keyring) -> RecordedEvent:
-    """Open a row of events joined with streams."""
-    stream_id: uuid.UUID = row["stream_id"]
+    """Open such a row."""
     position = Position(partition, row["position"])
     try:
         payload = _opened(row, keyring)
@@ -179,7 +193,7 @@ def recorded(row: asyncpg.Record, partition: int, keyring: Keyring) -> RecordedE
         raise SealBrokenError(msg) from error
     return RecordedEvent(
         position,
-        Stream(partition, stream_id, row["application_id"], row["user_id"]),
+        stream_of(row, partition),
         Kind(row["kind"]),
         row["occurred_at"],
         row["recorded_at"],
@@ -190,7 +204,6 @@ def recorded(row: asyncpg.Record, partition: int, keyring: Keyring) -> RecordedE
 
 def _opened(row: asyncpg.Record, keyring: Keyring) -> bytes | None:
     key = keyring.of_row(row)
-    sealed: bytes = row["payload"]
-    if key is None or sealed == NO_PAYLOAD:
+    if key is None or not has_payload(row):
         return None
-    return key.open(sealed, context_of(row["stream_id"], row["identity"]))
+    return key.open(row["payload"], context_of(row["stream_id"], row["identity"]))

@@ -8,6 +8,7 @@ import msgspec
 
 from eventstore.events import Kind
 from projections.deliveries import is_list, is_object
+from projections.poison import blaming
 from projections.state import Fields, Lifecycle, UserEvent, UserState, fold
 
 if TYPE_CHECKING:
@@ -52,10 +53,18 @@ def replay(events: Iterable[UserEvent]) -> tuple[UserState | None, list[HistoryE
     known = list(events)
     late = late_ones(known)
     for event in sorted(known, key=lambda e: (e.order_key, e.position)):
-        after = fold(state, event)
-        entries.append(entry(state, after, late=event.position in late))
-        state = after
+        state, made = step(state, event, late=event.position in late)
+        entries.append(made)
     return state, entries
+
+
+def step(
+    before: UserState | None, event: UserEvent, *, late: bool
+) -> tuple[UserState, HistoryEntry]:
+    """Apply the next event in effective order and describe it; PoisonError if that fails."""
+    with blaming(event.position):
+        after = fold(before, event)
+        return after, entry(before, after, late=late)
 
 
 def late_ones(events: Iterable[UserEvent], newest: bytes = b"") -> set[Any]:

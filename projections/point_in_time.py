@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventstore import sql, store
+from eventstore import sql
 from eventstore.errors import database_errors
 from eventstore.events import CLOCK_AHEAD_MAX
-from projections.state import Recall, UserState, names_by, read_event
+from projections.folding import Folder
+from projections.state import Recall, UserState, names_by
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -40,17 +41,18 @@ async def state_at(
 ) -> UserState | None:
     """Return a user by what had occurred by `valid_at` and was recorded by `known_at`.
 
-    Both ends are inclusive. None if there was nothing, or if the user has been erased.
+    Both ends are inclusive. None if there was nothing, or if the user has been erased. PoisonError
+    if an event that the answer needs can't be read.
     """
     recall: Recall | None = None
+    folder = Folder(stream.partition, log.keyring)
     until = min(valid_at, _latest_known(known_at))
     async with aclosing(_moments(log, stream, until, known_at)) as moments:
         async for moment in moments:
             if moment[0]["data_key"] is None:
                 return None
             recall = recall or Recall(_wanted(moment[0], until))
-            recorded = (store.recorded(row, stream.partition, log.keyring) for row in moment)
-            events = [read_event(event) for event in recorded]
+            events = map(folder.read, moment)
             for event in sorted(events, key=lambda e: (e.order_key, e.position), reverse=True):
                 recall.add(event)
             if recall.complete:

@@ -2,8 +2,8 @@
 
 It takes a batch of events and writes their rows and the new checkpoint in one transaction, with
 the checkpoint's row locked, so each event is projected exactly once however many projectors run
-and whenever one dies. An event that comes late, by effective order, has its user folded again
-from the log; every other one is folded onto the row.
+and whenever one dies. An event that can't be projected sets its user aside, with an error line;
+everybody else's events go on.
 """
 
 from __future__ import annotations
@@ -16,28 +16,18 @@ import msgspec
 import structlog
 
 from eventstore import sql, store
-from eventstore.errors import LogError, UnavailableError, database_errors
-from eventstore.events import Position, RecordedEvent
-from projections import tables
-from projections.deliveries import UnreadableError
-from projections.history import HistoryEntry, entry, late_ones, replay
-from projections.state import UserEvent, UserState, fold, read_event
-from projections.tables import Folded, Generation
+from eventstore.errors import UnavailableError, database_errors
+from eventstore.events import Position
+from projections.batch import Batch
+from projections.tables import Generation
+from projections.takeover import end_frozen
 
 if TYPE_CHECKING:
-    import uuid
-    from collections.abc import Sequence
-
-    from eventstore.database import Connection
     from eventstore.log import EventLog
 
 _SQL = sql.load("projections")
 _PROJECTION = "users"
 _log = structlog.stdlib.get_logger("userlog.projector")
-
-
-class PoisonError(LogError):
-    """An event of the log can't be projected; nothing after it is, until it can."""
 
 
 class Projected(msgspec.Struct, frozen=True):
@@ -47,10 +37,13 @@ class Projected(msgspec.Struct, frozen=True):
     position: Position
 
 
-async def project_batch(log: EventLog, where: Generation, batch_max: int) -> Projected | None:
+async def project_batch(
+    log: EventLog, where: Generation, batch_max: int, *, live: bool = False
+) -> Projected | None:
     """Project the next events of one partition into one generation, in one transaction.
 
-    Returns None if another projector has this partition, or the generation is gone.
+    Returns None if another projector has this partition, or the generation is gone. An event that
+    can't be projected sets its user aside if the generation is `live`; else PoisonError.
     """
     with database_errors():
         async with log.pool.acquire() as connection, connection.transaction():
@@ -58,78 +51,27 @@ async def project_batch(log: EventLog, where: Generation, batch_max: int) -> Pro
             done: int | None = await connection.fetchval(_SQL["checkpoint_lock"], *key)
             if done is None:
                 return None
-            after = Position(where.partition, done)
-            events = await store.read(connection, log.keyring, after, batch_max)
-            if events:
-                await _apply(connection, log, where, events)
-                after = events[-1].position
-                await connection.execute(_SQL["checkpoint_move"], *key, after.number)
-            return Projected(len(events), after)
+            rows = await store.rows_after(connection, Position(where.partition, done), batch_max)
+            batch = Batch(connection, log.keyring, where, done)
+            if rows:
+                await batch.fold(rows)
+                _check(batch, live=live)
+                await batch.write()
+                done = int(rows[-1]["position"])
+                await connection.execute(_SQL["checkpoint_move"], *key, done)
+    _say(batch, where.number)
+    return Projected(len(rows), Position(where.partition, done))
 
 
-async def _apply(
-    connection: Connection, log: EventLog, where: Generation, events: list[RecordedEvent]
-) -> None:
-    by_stream: dict[uuid.UUID, list[RecordedEvent]] = {}
-    for event in events:
-        by_stream.setdefault(event.stream.stream_id, []).append(event)
-    states = await tables.read_states(connection, where, list(by_stream))
-    found: list[Folded] = []
-    late: list[uuid.UUID] = []
-    for stream_id, ours in by_stream.items():
-        folded = _advance(states.get(stream_id), ours)
-        if folded is None:
-            late.append(stream_id)
-        else:
-            found.append(folded)
-    if late:
-        found += await _refold(connection, log, late, events[-1].position)
-    await tables.write(connection, where, found)
+def _check(batch: Batch, *, live: bool) -> None:
+    if batch.poison and not live:
+        raise min(batch.poison.values(), key=lambda error: error.position)
 
 
-def _advance(state: UserState | None, events: list[RecordedEvent]) -> Folded | None:
-    """Fold events onto a state; None if one of them came late and the user must be refolded."""
-    stream = events[0].stream
-    ours = _readable(events)
-    if ours is None:
-        return Folded(stream, None, [], whole=True)
-    if late_ones(ours, state.last.order_key if state else b""):
-        return None
-    entries: list[HistoryEntry] = []
-    for event in ours:
-        after = fold(state, event)
-        entries.append(entry(state, after, late=False))
-        state = after
-    return Folded(stream, state, entries, whole=False)
-
-
-async def _refold(
-    connection: Connection, log: EventLog, stream_ids: Sequence[uuid.UUID], until: Position
-) -> list[Folded]:
-    by_stream: dict[uuid.UUID, list[RecordedEvent]] = {}
-    for event in await store.read_streams(connection, log.keyring, stream_ids, until):
-        by_stream.setdefault(event.stream.stream_id, []).append(event)
-    found: list[Folded] = []
-    for events in by_stream.values():
-        ours = _readable(events)
-        state, entries = replay(ours) if ours is not None else (None, [])
-        found.append(Folded(events[0].stream, state, entries, whole=True))
-    return found
-
-
-def _readable(events: list[RecordedEvent]) -> list[UserEvent] | None:
-    """Read a user's events; None if the user is erased, which leaves no payload to read."""
-    if any(event.payload is None for event in events):
-        return None
-    return [_read(event) for event in events]
-
-
-def _read(event: RecordedEvent) -> UserEvent:
-    try:
-        return read_event(event)
-    except UnreadableError as error:
-        msg = f"event {event.position} can't be read: {error.reason}"
-        raise PoisonError(msg) from error
+def _say(batch: Batch, generation: int) -> None:
+    for error in batch.poison.values():
+        about = {"position": str(error.position), "reason": error.reason, "generation": generation}
+        _log.error("user set aside", **about, exc_info=error if error.is_defect else None)
 
 
 async def generations(log: EventLog, state: str) -> list[int]:
@@ -142,23 +84,31 @@ async def generations(log: EventLog, state: str) -> list[int]:
 async def catch_up(log: EventLog, batch_max: int) -> int:
     """Project until nothing is left in any partition and live generation; return how many.
 
-    An event that can't be projected stops its own partition and generation; its error is raised
-    when the others have caught up.
+    What a partition can't do stops its own generation of it alone; the error is raised when the
+    others have caught up. That the database is away is raised at once.
     """
     projected = 0
-    stopped: LogError | None = None
+    stopped: Exception | None = None
     for number in await generations(log, "live"):
         for partition in range(log.partitions):
             where = Generation(partition, number)
             try:
-                while (done := await project_batch(log, where, batch_max)) and done.events:
-                    projected += done.events
+                projected += await _follow(log, where, batch_max)
             except UnavailableError:
                 raise
-            except LogError as error:
+            except Exception as error:  # noqa: BLE001 - raised below
                 stopped = stopped or error
     if stopped:
         raise stopped
+    return projected
+
+
+async def _follow(log: EventLog, where: Generation, batch_max: int) -> int:
+    projected = 0
+    while (done := await project_batch(log, where, batch_max, live=True)) and done.events:
+        projected += done.events
+    if done is None:  # held, maybe for good
+        await end_frozen(log)
     return projected
 
 
@@ -214,10 +164,6 @@ class Projector:
             trouble = "unavailable"
             if trouble != said:
                 _log.warning("projector waits for the database", problem=str(error))
-        except LogError as error:
-            trouble = str(error)
-            if trouble != said:
-                _log.error("projector stands still", problem=trouble)
         except Exception as error:  # noqa: BLE001 - a projector that ends in silence is worse
             trouble = type(error).__name__
             if trouble != said:

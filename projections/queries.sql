@@ -15,9 +15,62 @@ SELECT position FROM userlog.checkpoints
 WHERE partition = $1 AND projection = $2 AND generation = $3
 FOR UPDATE;
 
+-- [frozen_end] End the service's sessions that hold what they wrote and have waited for their
+-- client as long as the server lets a session be idle in a transaction; return how many.
+SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a
+WHERE a.datname = current_database() AND a.usename = session_user AND a.pid <> pg_backend_pid()
+    AND a.application_name = current_setting('application_name')
+    AND current_setting('idle_in_transaction_session_timeout') <> '0'
+    AND a.state_change < clock_timestamp()
+        - current_setting('idle_in_transaction_session_timeout')::interval
+    AND (a.state LIKE 'idle in transaction%' OR a.wait_event IN ('ClientRead', 'ClientWrite'))
+    AND a.backend_xid IS NOT NULL;
+
 -- [checkpoint_move] Everything up to here is in the read model now.
 UPDATE userlog.checkpoints SET position = $4, updated_at = now()
 WHERE partition = $1 AND projection = $2 AND generation = $3;
+
+-- [aside_of] Which of some users are set aside.
+SELECT stream_id FROM userlog.set_aside
+WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
+
+-- [aside_put] Set some users aside, or move the mark of one to a later event.
+INSERT INTO userlog.set_aside (partition, generation, stream_id, position, reason)
+SELECT $1, $2, a.* FROM unnest($3::uuid[], $4::bigint[], $5::text[]) AS a
+ON CONFLICT (partition, generation, stream_id) DO UPDATE
+SET position = excluded.position, reason = excluded.reason;
+
+-- [aside_drop] They can be projected again, or are erased.
+DELETE FROM userlog.set_aside WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
+
+-- [aside_forget] Those of a generation that is gone.
+DELETE FROM userlog.set_aside WHERE generation = $1;
+
+-- [aside_at] The event that keeps one user set aside in one generation.
+SELECT position FROM userlog.set_aside WHERE partition = $1 AND generation = $2 AND stream_id = $3;
+
+-- [aside] What keeps one user set aside in the active generation.
+SELECT a.position, a.reason, a.since
+FROM userlog.projections p
+JOIN userlog.set_aside a ON a.generation = p.active_generation
+WHERE p.name = 'users' AND a.partition = $1 AND a.stream_id = $2;
+
+-- [aside_count] How many are set aside in the active generation.
+SELECT count(*) FROM userlog.projections p
+JOIN userlog.set_aside a ON a.generation = p.active_generation
+WHERE p.name = 'users';
+
+-- [aside_list] All that are set aside in any live generation, each user once, in order.
+SELECT a.partition, a.position, a.reason, a.since, s.application_id, s.user_id
+FROM (
+    SELECT DISTINCT ON (w.partition, w.stream_id) w.*
+    FROM userlog.set_aside w
+    JOIN userlog.generations g ON g.projection = 'users' AND g.generation = w.generation
+    WHERE g.state = 'live'
+    ORDER BY w.partition, w.stream_id, w.generation
+) a
+JOIN userlog.streams s ON s.partition = a.partition AND s.stream_id = a.stream_id
+ORDER BY a.partition, a.position;
 
 -- [users_get] The states of some users.
 SELECT stream_id, company_id, lifecycle, state, since, order_key, position, kind, occurred_at,
@@ -71,11 +124,14 @@ DELETE FROM userlog.terms WHERE partition = $1 AND generation = $2 AND stream_id
 
 -- [users_found] Users who have a term and all others of a list, the most recently changed first.
 SELECT u.partition, u.stream_id, u.application_id, u.user_id, u.company_id, u.lifecycle, u.state,
-    u.position, u.kind, u.occurred_at, u.recorded_at
+    u.position, u.kind, u.occurred_at, u.recorded_at, a.position AS stale_position,
+    a.reason AS stale_reason, a.since AS stale_since
 FROM userlog.projections p
 JOIN userlog.terms t ON t.generation = p.active_generation
 JOIN userlog.users u ON u.partition = t.partition AND u.generation = t.generation
     AND u.stream_id = t.stream_id
+LEFT JOIN userlog.set_aside a ON a.partition = u.partition AND a.generation = u.generation
+    AND a.stream_id = u.stream_id
 WHERE p.name = 'users' AND t.partition = ANY($1) AND t.term = $2 AND u.lifecycle = ANY($4)
     AND u.occurred_at >= $5 AND (u.occurred_at, u.stream_id) < ($6, $7::uuid)
     AND NOT EXISTS (
@@ -89,11 +145,11 @@ ORDER BY u.occurred_at DESC, u.stream_id DESC
 LIMIT $8;
 
 -- [users_listed] An application's users, the most recently changed first.
-SELECT u.*
+SELECT u.*, a.position AS stale_position, a.reason AS stale_reason, a.since AS stale_since
 FROM unnest($1::integer[]) AS part CROSS JOIN unnest($3::text[]) AS life
 CROSS JOIN LATERAL (
-    SELECT u.partition, u.stream_id, u.application_id, u.user_id, u.company_id, u.lifecycle, u.state,
-        u.position, u.kind, u.occurred_at, u.recorded_at
+    SELECT u.partition, u.generation, u.stream_id, u.application_id, u.user_id, u.company_id,
+        u.lifecycle, u.state, u.position, u.kind, u.occurred_at, u.recorded_at
     FROM userlog.users u
     WHERE u.partition = part AND u.application_id = $2 AND u.lifecycle = life
         AND u.generation = (SELECT p.active_generation FROM userlog.projections p WHERE p.name = 'users')
@@ -101,30 +157,37 @@ CROSS JOIN LATERAL (
     ORDER BY u.occurred_at DESC, u.stream_id DESC
     LIMIT $7
 ) u
+LEFT JOIN userlog.set_aside a ON a.partition = u.partition AND a.generation = u.generation
+    AND a.stream_id = u.stream_id
 ORDER BY u.occurred_at DESC, u.stream_id DESC
 LIMIT $7;
 
--- [activity] An application's days, all partitions together.
-SELECT a.day, sum(a.created) AS created, sum(a.deleted) AS deleted, sum(a.blocked) AS blocked,
-    sum(a.active) AS active
-FROM userlog.projections p
-JOIN userlog.activity a ON a.generation = p.active_generation
-WHERE p.name = 'users' AND a.partition = ANY($1) AND a.application_id = $2
-GROUP BY a.day
-ORDER BY a.day;
+-- [activity] An application's days until $4, all partitions together; those before $3 are one row
+-- without a day. Read from the index alone, and of the active generation alone: a subquery is
+-- known before the tables are chosen, a join is not.
+SELECT CASE WHEN a.day >= $3::date THEN a.day END AS day, sum(a.created) AS created,
+    sum(a.deleted) AS deleted, sum(a.blocked) AS blocked, sum(a.active) AS active
+FROM userlog.activity a
+WHERE a.partition = ANY($1) AND a.application_id = $2 AND a.day <= $4::date
+    AND a.generation = (SELECT active_generation FROM userlog.projections WHERE name = 'users')
+GROUP BY 1
+ORDER BY 1;
 
--- [user] One user in the active generation.
+-- [user] One user in the active generation, and what keeps them set aside, if they are.
 SELECT u.partition, u.application_id, u.user_id, u.company_id, u.lifecycle, u.state, u.position,
-    u.kind, u.occurred_at, u.recorded_at
+    u.kind, u.occurred_at, u.recorded_at, a.position AS stale_position, a.reason AS stale_reason, a.since AS stale_since
 FROM userlog.projections p
 JOIN userlog.users u ON u.generation = p.active_generation
+LEFT JOIN userlog.set_aside a ON a.partition = u.partition AND a.generation = u.generation
+    AND a.stream_id = u.stream_id
 WHERE p.name = 'users' AND u.partition = $1 AND u.stream_id = $2;
 
 -- [events_back] A user's events from a moment back, the newest first, of those recorded by $5, at
 -- positions up to $6. Each row has the end of the log besides and, for the first look, which has
 -- no bound $6, the user's row in the active generation: it says what to look for, if every event
--- of the user is in it. Events that are not are looked for along the log's end, of at most 1,000,
--- so that it costs little however many the user has.
+-- of the user is in it. It is not if the user is set aside; events that are not projected yet are
+-- looked for along the log's end, of at most 1,000, so that it costs little however many the user
+-- has.
 SELECT h.position AS head, u.state, u.since, u.company_id, e.*
 FROM userlog.log_head h
 LEFT JOIN LATERAL (
@@ -134,6 +197,10 @@ LEFT JOIN LATERAL (
     JOIN userlog.users u ON u.generation = p.active_generation AND u.partition = c.partition
     WHERE p.name = 'users' AND c.partition = $1 AND u.stream_id = $2
         AND h.position < $6::bigint AND h.position - c.position <= 1000
+        AND NOT EXISTS (
+            SELECT FROM userlog.set_aside a WHERE a.partition = $1
+                AND a.generation = p.active_generation AND a.stream_id = $2
+        )
         AND NOT EXISTS (
             SELECT FROM (
                 SELECT w.stream_id FROM userlog.events w

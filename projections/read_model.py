@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
-from eventstore import sql
+from eventstore import sql, store
 from eventstore.errors import database_errors
 from eventstore.events import Kind, Position
+from projections import set_aside
+from projections.folding import Folder
 from projections.history import Change, HistoryEntry, replay
 from projections.point_in_time import state_at
-from projections.state import Lifecycle, encode_fields, order_key_after, read_event
+from projections.state import Lifecycle, encode_fields, order_key_after
 
 if TYPE_CHECKING:
     import asyncpg
@@ -44,8 +46,16 @@ class AsOf(msgspec.Struct, frozen=True):
     recorded_at: str
 
 
-class User(msgspec.Struct, frozen=True):
-    """What is, or was, known about a user."""
+class Stale(msgspec.Struct, frozen=True):
+    """The event that can't be projected, for which reason, and since when an answer lacks it."""
+
+    position: str
+    reason: str
+    since: str
+
+
+class User(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is, or was, known about a user; `stale` if they are set aside."""
 
     application_id: str
     user_id: str
@@ -53,6 +63,7 @@ class User(msgspec.Struct, frozen=True):
     lifecycle: Lifecycle
     state: msgspec.Raw
     as_of: AsOf
+    stale: Stale | None = None
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -94,11 +105,12 @@ class Page(msgspec.Struct, frozen=True):
 FIRST_PAGE = Page()
 
 
-class History(msgspec.Struct, frozen=True):
+class History(msgspec.Struct, frozen=True, omit_defaults=True):
     """A page of a user's history; `next` is what to give as `after` for the next page."""
 
     entries: list[Entry]
     next: str | None
+    stale: Stale | None = None
 
 
 class Lag(msgspec.Struct, frozen=True):
@@ -138,31 +150,35 @@ class ReadModel:
         state = await state_at(self._log, stream, valid_at or FOREVER, known_at or FOREVER)
         if state is None:
             return None
-        return User(
-            stream.application_id,
-            stream.user_id,
-            state.company_id,
-            state.lifecycle,
-            msgspec.Raw(encode_fields(state.fields)),
-            AsOf(*_place(state.last)),
-        )
+        raw = msgspec.Raw(encode_fields(state.fields))
+        ids = stream.application_id, stream.user_id
+        return User(*ids, state.company_id, state.lifecycle, raw, AsOf(*_place(state.last)))
 
     async def _user_now(self, stream: Stream) -> User | None:
         with database_errors():
             row = await self._log.pool.fetchrow(_SQL["user"], stream.partition, stream.stream_id)
         return None if row is None else user_of(row)
 
+    async def stale(self, stream: Stream) -> Stale | None:
+        """Return what keeps a user from being up to date in the read model, if anything does."""
+        found = await set_aside.reason_for(self._log.pool, stream)
+        return _stale(*found) if found else None
+
     async def history(
         self, stream: Stream, known_at: datetime | None = None, page: Page = FIRST_PAGE
     ) -> History:
         """Return a page of the history, as it stood when nothing recorded later was known.
 
-        With `known_at`, all that was recorded of the user by then is read.
+        With `known_at`, all that was recorded of the user by then is read; PoisonError if an event
+        of it can't be.
         """
         if known_at is None:
-            return await self._history_now(stream, page)
-        events = await self._log.read_user(stream, known_at)
-        _, entries = replay(read_event(event) for event in events if event.payload is not None)
+            # First, so that a user who is set aside meanwhile is not shown as if nothing were.
+            stale = await self.stale(stream)
+            return msgspec.structs.replace(await self._history_now(stream, page), stale=stale)
+        rows = await store.rows_of_stream(self._log.pool, stream, known_at)
+        folder = Folder(stream.partition, self._log.keyring)
+        _, entries = replay(folder.read(row) for row in rows if store.has_payload(row))
         if page.order == "desc":
             entries.reverse()
         kept = [
@@ -223,7 +239,11 @@ def _lag(row: asyncpg.Record, now: datetime) -> Lag:
 
 
 def user_of(row: asyncpg.Record) -> User:
-    """Show a row of users."""
+    """Show a row of users, joined with what keeps them set aside."""
+    stale: Stale | None = None
+    if row["stale_position"] is not None:
+        position = Position(row["partition"], row["stale_position"])
+        stale = _stale(position, row["stale_reason"], row["stale_since"])
     return User(
         row["application_id"],
         row["user_id"],
@@ -231,7 +251,12 @@ def user_of(row: asyncpg.Record) -> User:
         row["lifecycle"],
         msgspec.Raw(row["state"].encode()),
         AsOf(**_about(row, row["partition"])),
+        stale,
     )
+
+
+def _stale(position: Position, reason: str, since: datetime) -> Stale:
+    return Stale(str(position), reason, rfc3339(since))
 
 
 def _about(row: asyncpg.Record, partition: int) -> dict[str, Any]:

@@ -125,6 +125,7 @@ async def _drop(connection: Connection, number: int) -> None:
     """Remove a generation that answers nobody; readers that still use it are waited for."""
     await connection.execute(_SQL["generation_forget"], number)
     await connection.execute(_SQL["checkpoints_forget"], number)
+    await connection.execute(_SQL["aside_forget"], number)
     for table, attached in (await _tables(connection)).get(number, []):
         if attached:
             await _detach(connection, table, f"{table}_g{number}")

@@ -26,6 +26,11 @@ _TEMPLATE = "userlog_template_{}"
 _numbers = itertools.count()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the tests that kill processes go on for longer."""
+    parser.addoption("--kills", type=int, default=3, help="how often projectors are killed")
+
+
 class Stack(NamedTuple):
     """An open userlog on a database of its own.
 
@@ -111,8 +116,12 @@ async def open_stack() -> AsyncIterator[Callable[[str], Awaitable[Stack]]]:
     """Open userlogs on databases, as a process of its own would; closed after the test."""
     opened: list[Stack] = []
 
-    async def open_one(url: str, *, owner: bool = False) -> Stack:
-        pool = await database.open_pool(url, size=5, timeout_s=30, owner=owner)
+    async def open_one(
+        url: str, *, owner: bool = False, takeover_s: float = database.TAKEOVER_S
+    ) -> Stack:
+        pool = await database.open_pool(
+            url, size=5, timeout_s=30, takeover_s=takeover_s, owner=owner
+        )
         admin = await asyncpg.create_pool(
             url, min_size=0, max_size=2, server_settings={"session_replication_role": "replica"}
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 import uvloop
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from api.runtime import Runtime
     from api.settings import Settings
 
+T = TypeVar("T")
 LogLevel = Literal["debug", "info", "warning", "error"]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Application = Annotated[str, typer.Argument(help="The sales channel's application id.")]
@@ -66,14 +67,19 @@ def with_runtime(work: Callable[[Runtime], Awaitable[Any]], *, owner: bool = Fal
     return run(inside())
 
 
-def moment(text: str | None, option: str) -> datetime | None:
-    """Read a time given as an option."""
+def option(name: str, rule: Callable[[str], T], text: str | None) -> T | None:
+    """Read an option with a rule for parameters."""
     if text is None:
         return None
     try:
-        return params.moment(text)
+        return rule(text)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from None
+        raise typer.BadParameter(str(error), param_hint=name) from None
+
+
+def moment(text: str | None, name: str) -> datetime | None:
+    """Read a time given as an option."""
+    return option(name, params.moment, text)
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -20,6 +20,7 @@ from api.commands.common import (
     run,
     with_runtime,
 )
+from api.commands.read_models import repair_users
 from api.runtime import database_url, install, opened
 from api.secret_files import obtain
 from api.settings import PREFIX, Settings
@@ -85,8 +86,19 @@ def project_command(
 
 
 @app.command("rebuild")
-def rebuild_command(json: Json = False) -> None:
+def rebuild_command(
+    user: Annotated[
+        str | None, typer.Option(metavar="APP/USER", help="Only this user's rows, in place.")
+    ] = None,
+    set_aside: Annotated[
+        bool, typer.Option("--set-aside", help="Only users who are set aside, in place.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Make the read models again from the log, while everything goes on."""
+    if user is not None or set_aside:
+        repair_users(user, json=json)
+        return
 
     async def work(runtime: Runtime) -> int:
         with progress("rebuilding") as update:

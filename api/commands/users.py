@@ -18,10 +18,12 @@ from api.commands.common import (
     new_group,
     with_runtime,
 )
+from api.render import STALE
 from projections.read_model import FOREVER, Page, parse_mark, rfc3339
 
 if TYPE_CHECKING:
     from api.runtime import Runtime
+    from eventstore.events import Stream
     from eventstore.log import Erasure
     from projections.read_model import History, Mark, User
 
@@ -50,7 +52,10 @@ def user_command(
         stream = runtime.log.stream(application_id, user_id)
         if await runtime.log.is_erased(stream):
             raise FailedError("the data of this user was erased")
-        return await runtime.read_model.user(stream, valid, known)
+        found = await runtime.read_model.user(stream, valid, known)
+        if found is None and valid is None and known is None:
+            await _fail_if_set_aside(runtime, stream)
+        return found
 
     found: User | None = with_runtime(work)
     if found is None:
@@ -80,7 +85,10 @@ def history_command(
         stream = runtime.log.stream(application_id, user_id)
         if await runtime.log.is_erased(stream):
             raise FailedError("the data of this user was erased")
-        return await runtime.read_model.history(stream, known, page)
+        found = await runtime.read_model.history(stream, known, page)
+        if not found.entries and known is None:
+            await _fail_if_set_aside(runtime, stream)
+        return found
 
     found: History = with_runtime(work)
     if not found.entries:
@@ -89,6 +97,11 @@ def history_command(
         render.as_json(found)
     else:
         timeline.show(found, title=f"user {user_id} of {application_id}")
+
+
+async def _fail_if_set_aside(runtime: Runtime, stream: Stream) -> None:
+    if found := await runtime.read_model.stale(stream):
+        raise FailedError(f"event {found.position} of this user: {STALE.format(found.reason)}")
 
 
 def _mark(text: str | None) -> Mark | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 KINDS = ("create", "update", "delete")
@@ -49,17 +50,44 @@ def compare(sent: list[Sent], exported: list[bytes]) -> Comparison:
 
 def fold(sent: list[Sent]) -> dict[tuple[str, str], tuple[str, dict[str, Any], list[str]]]:
     """Return each user's lifecycle, fields, and the kinds of their history, in effective order."""
-    users: dict[tuple[str, str], list[Sent]] = defaultdict(list)
-    for event in sent:
-        users[event.application_id, event.user_id].append(event)
     folded: dict[tuple[str, str], tuple[str, dict[str, Any], list[str]]] = {}
-    for user, events in users.items():
-        events.sort(key=lambda event: (event.occurred_at, KINDS.index(event.kind)))
+    for user, events in _users(sent).items():
         fields: dict[str, Any] = {}
         for event in events:
             fields |= event.fields
-        last = events[-1].kind
-        life = "active" if fields.get("active", True) is not False else "blocked"
-        lifecycle = "deleted" if last == "delete" else life
+        lifecycle = _lifecycle(events[-1].kind, fields)
         folded[user] = lifecycle, fields, [f"user.{event.kind}d" for event in events]
     return folded
+
+
+def steps(sent: list[Sent], application_id: str) -> dict[str, list[int]]:
+    """Return by day how many users were new, deleted, blocked, and the change in active ones."""
+    found: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for (ours, _), events in _users(sent).items():
+        was, fields = "", dict[str, Any]()
+        for event in events if ours == application_id else []:
+            fields |= event.fields
+            now = _lifecycle(event.kind, fields)
+            day = found[f"{datetime.fromtimestamp(event.occurred_at / 1000, UTC):%Y-%m-%d}"]
+            day[0] += not was
+            day[1] += now == "deleted" != was
+            day[2] += now == "blocked" != was
+            day[3] += (now == "active") - (was == "active")
+            was = now
+    return dict(found)
+
+
+def _users(sent: list[Sent]) -> dict[tuple[str, str], list[Sent]]:
+    """Return each user's events in effective order."""
+    users: dict[tuple[str, str], list[Sent]] = defaultdict(list)
+    for event in sent:
+        users[event.application_id, event.user_id].append(event)
+    for events in users.values():
+        events.sort(key=lambda event: (event.occurred_at, KINDS.index(event.kind)))
+    return users
+
+
+def _lifecycle(kind: str, fields: dict[str, Any]) -> str:
+    if kind == "delete":
+        return "deleted"
+    return "active" if fields.get("active", True) is not False else "blocked"

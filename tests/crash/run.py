@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -26,7 +27,7 @@ from typing import Any
 
 import aiohttp
 import asyncpg
-from oracle import Comparison, Sent, compare, fold
+from oracle import Comparison, Sent, compare, fold, steps
 
 HERE = Path(__file__).parent
 KILLS = ("service SIGKILL", "service SIGTERM", "postgres SIGQUIT", "postgres SIGKILL")
@@ -47,14 +48,16 @@ class CrashError(Exception):
 class Crash:
     """One run: a service on a data directory of its own, its sender and its reader."""
 
+    command: tuple[str, ...] = ("serve",)
+
     def __init__(self, folder: Path, seed: int) -> None:
-        self._random = random.Random(seed)
+        self.random = random.Random(seed)
         self._seed = seed
-        self._folder = folder
+        self.folder = folder
         self._data = folder / "data"
         self._port = _free_port()
         self._acknowledged = folder / "acknowledged.jsonl"
-        self._environ = {
+        self.environ = {
             **{name: value for name, value in os.environ.items() if "USERLOG" not in name},
             "USERLOG_DATA_DIR": str(self._data),
             "USERLOG_PORT": str(self._port),
@@ -67,14 +70,14 @@ class Crash:
 
     def start(self) -> None:
         """Start the service and wait until it serves."""
-        command = [sys.executable, "-m", "api", "serve"]
-        with (self._folder / "service.log").open("a") as log:
+        command = [sys.executable, "-m", "api", *self.command]
+        with (self.folder / "service.log").open("a") as log:
             self._service = subprocess.Popen(
-                command, env=self._environ, stdout=subprocess.PIPE, stderr=log, text=True
+                command, env=self.environ, stdout=subprocess.PIPE, stderr=log, text=True
             )
         assert self._service.stdout
         if " serves at " not in self._service.stdout.readline():
-            raise CrashError(f"the service did not start, see {self._folder}/service.log")
+            raise CrashError(f"the service did not start, see {self.folder}/service.log")
 
     def stop(self) -> None:
         """Stop the service."""
@@ -97,9 +100,7 @@ class Crash:
         try:
             for number in range(1, count + 1):
                 sender.stdin.write(b"go\n")
-                for _ in range(KILLS_PER_ROUND):
-                    await asyncio.sleep(self._random.uniform(*KILL_AFTER_S))
-                    await self._kill(self._random.choice(KILLS))
+                await self.disturb()
                 sender.stdin.write(b"stop\n")
                 self.counts = json.loads(await sender.stdout.readline())
                 _report(number, self.counts, await self._check())
@@ -109,6 +110,12 @@ class Crash:
             reader.cancel()
             sender.stdin.close()
             await sender.wait()
+
+    async def disturb(self) -> None:
+        """Kill something a few times."""
+        for _ in range(KILLS_PER_ROUND):
+            await asyncio.sleep(self.random.uniform(*KILL_AFTER_S))
+            await self._kill(self.random.choice(KILLS))
 
     async def _kill(self, what: str) -> None:
         """Kill something, and start again what a supervisor would."""
@@ -122,7 +129,7 @@ class Crash:
             os.kill(
                 int((self._data / "postgres" / "postmaster.pid").read_text().split()[0]), number
             )
-            await asyncio.sleep(self._random.uniform(0, 0.3))
+            await asyncio.sleep(self.random.uniform(0, 0.3))
             self._service.terminate()
         await asyncio.to_thread(self._service.wait)
         await asyncio.to_thread(self.start)
@@ -131,7 +138,7 @@ class Crash:
         """Follow the log as a reader would; what it saw must turn out to be a prefix."""
         while True:
             with suppress(*CONNECTION_LOST):
-                connection = await asyncpg.connect(self._database(), timeout=5)
+                connection = await asyncpg.connect(self.database(), timeout=5)
                 try:
                     while True:
                         rows = await connection.fetch(
@@ -147,7 +154,7 @@ class Crash:
                     connection.terminate()
             await asyncio.sleep(0.05)
 
-    def _database(self) -> str:
+    def database(self) -> str:
         lines = (self._data / "postgres" / "postmaster.pid").read_text().splitlines()
         if len(lines) < 5:
             raise OSError("not started yet")
@@ -168,13 +175,13 @@ class Crash:
 
     def _command(self, *arguments: str) -> bytes:
         command = [sys.executable, "-m", "api", *arguments]
-        done = subprocess.run(command, env=self._environ, capture_output=True, check=False)
+        done = subprocess.run(command, env=self.environ, capture_output=True, check=False)
         if done.returncode:
             raise CrashError(f"userlog {arguments[0]}: {done.stderr.decode()}")
         return done.stdout
 
     async def _check_positions(self, expected: int) -> None:
-        connection = await asyncpg.connect(self._database())
+        connection = await asyncpg.connect(self.database())
         try:
             rows = await connection.fetch("SELECT leaf FROM userlog.events ORDER BY position")
             found = await connection.fetchrow(
@@ -204,6 +211,21 @@ class Crash:
                 kinds = [entry["event_type"] for entry in history["entries"]]
                 if (user["lifecycle"], user["state"], kinds) != expected:
                     raise CrashError(f"user {user_id} of {application_id} is not as folded")
+            for application_id in {event.application_id for event in sent}:
+                expected_days = _summed(steps(sent, application_id))
+                first, last = min(expected_days), max(expected_days)
+                url = f"{base}applications/{application_id}/stats?from={first}&to={last}"
+                for day in (await _get(session, url))["days"]:
+                    expected_day = expected_days.get(day["date"], (0, 0, 0))
+                    found = tuple(day[n] for n in ("created", "deleted", "blocked", "active"))
+                    if found[: len(expected_day)] != expected_day:
+                        raise CrashError(f"{day} of {application_id} is not as counted")
+
+
+def _summed(steps: dict[str, list[int]]) -> dict[str, tuple[int, ...]]:
+    """Return the days with the number of active users at their end."""
+    active = itertools.accumulate(steps[day][3] for day in sorted(steps))
+    return {day: (*steps[day][:3], n) for day, n in zip(sorted(steps), active, strict=True)}
 
 
 async def _get(session: aiohttp.ClientSession, url: str) -> Any:

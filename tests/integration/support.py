@@ -168,6 +168,41 @@ async def erase(stack: Stack, user_id: str) -> None:
     )
 
 
+async def alter(stack: Stack, number: int, partition: int = 0) -> None:
+    """Alter an event's sealed payload, as only a fault of the disk or an attacker does."""
+    await stack.admin.execute(
+        "UPDATE userlog.events SET payload = payload || '\\x00'"
+        f" WHERE partition = {partition} AND position = {number}"
+    )
+
+
+async def restore(stack: Stack, number: int, partition: int = 0) -> None:
+    """Take back what `alter` did."""
+    await stack.admin.execute(
+        "UPDATE userlog.events SET payload = substr(payload, 1, octet_length(payload) - 1)"
+        f" WHERE partition = {partition} AND position = {number}"
+    )
+
+
+async def begin_again(stack: Stack) -> None:
+    """Forget everything that was projected."""
+    for statement in (
+        "DELETE FROM userlog.users",
+        "DELETE FROM userlog.history",
+        "DELETE FROM userlog.activity",
+        "DELETE FROM userlog.set_aside",
+        "DELETE FROM userlog.terms",
+        "UPDATE userlog.checkpoints SET position = 0",
+    ):
+        await stack.admin.execute(statement)
+
+
+async def aside(stack: Stack) -> list[tuple[str, str]]:
+    """Return the events that keep users set aside, and why, in order."""
+    rows = await stack.pool.fetch("SELECT * FROM userlog.set_aside ORDER BY partition, position")
+    return [(f"{row['partition']}:{row['position']}", row["reason"]) for row in rows]
+
+
 async def tables(source: Source) -> list[list[tuple[Any, ...]]]:
     """Return what the active generation says, row by row, without its number."""
     found: list[list[tuple[Any, ...]]] = []

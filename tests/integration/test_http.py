@@ -5,6 +5,7 @@ import contextlib
 import io
 import logging
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +27,14 @@ from tests.integration.support import (
     PATIENCE_S,
     SAMPLE_USER,
     SAMPLES,
+    T0,
     assert_log_holds,
     blocked,
     connected,
     delivery,
     envelope,
     erase,
+    event,
     holding,
     proxied,
 )
@@ -48,6 +51,7 @@ SECRETS = Secrets(["old secret", "new secret"], KEY, None, "token", [])
 AUTH = {"Authorization": "Bearer token"}
 USER = f"/v1/applications/{APP}/users/{SAMPLE_USER}"
 USERS = f"/v1/applications/{APP}/users"
+STATS = f"/v1/applications/{APP}/stats"
 VERBATIM = Path(__file__).parents[1].joinpath("samples", "delete-verbatim.json").read_bytes()
 NOTHING = {"accepted": 0, "duplicates": 0, "ignored": 0, "quarantined": 0, "positions": []}
 
@@ -317,7 +321,7 @@ async def test_database_away(database_url: str, stack: Stack) -> None:
 # Who may ask
 
 
-@pytest.mark.parametrize("path", [USER, f"{USER}/history", "/v1/status", "/no/such/path"])
+@pytest.mark.parametrize("path", [USER, f"{USER}/history", STATS, "/v1/status", "/no/such/path"])
 async def test_token(service: Service, path: str) -> None:
     """Without the token nothing is answered, not even which paths exist."""
     for given in ({}, {"Authorization": "Bearer tokeN"}, {"Authorization": "token"},
@@ -387,6 +391,79 @@ async def test_erased(service: Service, stack: Stack) -> None:
         assert_problem(await service.get(USER, **query), 410)
     for query in ({}, {"known_at": "2999-01-01T00:00:00Z"}):
         assert_problem(await service.get(f"{USER}/history", **query), 410)
+
+
+async def test_set_aside(service: Service, stack: Stack, lines: Lines) -> None:
+    """An answer says which event it lacks; one that can't be given at all says it is not there."""
+    await service.post(delivery("u", first_name="A"))
+    await stack.log.append([event("u", "x", payload=b"no"), event("v", "x", payload=b"no")])
+    before = (await service.get("/v1/status")).body["set_aside"]
+    await service.catch_up()
+    assert (before, (await service.get("/v1/status")).body["set_aside"]) == (0, 2)
+    path = f"/v1/applications/{APP}/users/"
+    found = (await service.get(f"{path}u")).body
+    assert found["state"] == {"first_name": "A"}
+    stale = found["stale"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", stale.pop("since"))
+    assert stale == {"position": "0:2", "reason": "unreadable"}
+    history = (await service.get(f"{path}u/history")).body
+    assert history["stale"] == found["stale"] | {"since": history["stale"]["since"]}
+    assert len(history["entries"]) == 1
+    for wrong in ("v", "v/history"):
+        answer = await service.get(path + wrong)
+        assert_problem(answer, 503)
+        assert "0:3" in answer.body["detail"]
+        assert "rebuild" in answer.body["detail"]
+    assert "user set aside" in lines.all()
+
+
+async def test_moments_around_an_unreadable_event(service: Service, stack: Stack) -> None:
+    """A question about a moment is answered unless it takes the unreadable event, then named."""
+    await service.post(delivery("u", first_name="A"))
+    later = T0 + timedelta(hours=1)
+    await stack.log.append([event("u", "x", payload=b"no", occurred_at=later)])
+    await service.catch_up()
+    path = f"/v1/applications/{APP}/users/u"
+    answer = await service.get(path, valid_at="2023-06-13T10:00:00Z")
+    assert answer.body["state"] == {"first_name": "A"}
+    assert "stale" not in answer.body
+    assert_problem(await service.get(path, valid_at="2023-06-13T09:00:00Z"), 404)
+    for given in ({"valid_at": "2024-01-01T00:00:00Z"}, {"known_at": "2999-01-01T00:00:00Z"}):
+        answer = await service.get(path, **given)
+        assert_problem(answer, 503)
+        assert "0:2" in answer.body["detail"]
+    answer = await service.get(f"{path}/history", known_at="2999-01-01T00:00:00Z")
+    assert_problem(answer, 503)
+    assert "0:2" in answer.body["detail"]
+
+
+async def test_stats(service: Service) -> None:
+    """Every day that was asked for is there, in order, whether something happened on it or not."""
+    await service.post(delivery("u", "create"))
+    await service.post(delivery("v", "create", at_ms=86_400_000 * 2))
+    await service.post(delivery("u", at_ms=86_400_000 * 2, active=False))
+    await service.catch_up()
+    path = f"/v1/applications/{APP}/stats"
+    query = {"from": "2023-06-12", "to": "2023-06-15"}
+    answer = await service.get(path, **query)
+    nothing = {"created": 0, "deleted": 0, "blocked": 0, "active": 1}
+    assert answer.body == {
+        "application_id": APP,
+        "days": [
+            {**nothing, "date": "2023-06-12", "active": 0},
+            {**nothing, "date": "2023-06-13", "created": 1},
+            {**nothing, "date": "2023-06-14"},
+            {**nothing, "date": "2023-06-15", "created": 1, "blocked": 1},
+        ],
+    }
+    recent = (await service.get(path)).body["days"]
+    assert len(recent) == 30
+    assert recent[-1] == {**nothing, "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    month = (await service.get(path, to="2023-06-30")).body["days"]
+    assert [month[0]["date"], month[-1]["date"]] == ["2023-06-01", "2023-06-30"]
+    for unknown in ("/v1/applications/other/stats", "/v1/applications/a%00b/stats"):
+        answer = await service.get(unknown, **query)
+        assert (answer.status, answer.body["days"]) == (200, [])
 
 
 async def test_moments(service: Service) -> None:
@@ -487,6 +564,12 @@ BAD: list[tuple[str, dict[str, str], list[str]]] = [
     (USERS, {"after": "x", "first_name": "y"}, ["after", "first_name"]),
     (f"{USER}/history", {"updated_since": "0"}, ["updated_since"]),
     ("/v1/status", {"verbose": "1"}, ["verbose"]),
+    (STATS, {"from": "2023-06-13T00:00:00Z"}, ["from"]),
+    (STATS, {"from": "20230613", "to": "2023-W24-2"}, ["to", "from"]),
+    (STATS, {"from": "2023-02-29"}, ["from"]),
+    (STATS, {"from": "", "to": "tomorrow", "by": "week"}, ["to", "from", "by"]),
+    (STATS, {"from": "2023-06-14", "to": "2023-06-13"}, ["from"]),
+    (STATS, {"from": "2020-01-01", "to": "2023-06-13"}, ["from"]),
 ]  # fmt: skip
 
 
@@ -634,7 +717,7 @@ async def test_no_personal_data_in_logs(
             await admin.execute("ALTER TABLE userlog.streams DROP COLUMN erased_at")
         assert_problem(await service.get(f"{USER}x"), 500)
     said = "".join(capfd.readouterr())
-    for event in ("delivery quarantined", "database not available", "request failed", '"request"'):
-        assert event in said
+    for line in ("delivery quarantined", "database not available", "request failed", '"request"'):
+        assert line in said
     for word in ("salman", "saudagar", "8285462419", SAMPLE_USER, "31354", APP, "gofynd.com"):
         assert word not in said.lower()

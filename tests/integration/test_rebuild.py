@@ -9,7 +9,8 @@ import pytest
 
 from eventstore.errors import UnavailableError
 from eventstore.events import Position
-from projections.projector import PoisonError, Projector, catch_up
+from projections.poison import PoisonError
+from projections.projector import Projector, catch_up
 from projections.read_model import Page
 from projections.rebuild import RebuildRunningError, rebuild
 from tests.integration.support import (

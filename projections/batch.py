@@ -1,0 +1,92 @@
+"""A batch of the log's events, into one generation of the read models.
+
+Users are folded one by one: a user whose event comes late, or can't be folded onto their row, is
+folded again from the log, as far as the first event that can't be projected, if there is one. A
+user who is set aside is passed over.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from eventstore import store
+from eventstore.events import Position
+from projections import set_aside, tables
+from projections.folding import Folder, by_user
+from projections.poison import PoisonError
+
+if TYPE_CHECKING:
+    import uuid
+
+    from eventstore.database import Connection
+    from eventstore.keyring import Keyring
+    from projections.folding import Rows
+    from projections.tables import Folded, Generation
+
+
+class Batch:
+    """What becomes of a batch; `poison` has the first event of each user that can't be projected.
+
+    To be used within the transaction that holds the checkpoint; `done` is its position.
+    """
+
+    def __init__(
+        self, connection: Connection, keyring: Keyring, where: Generation, done: int
+    ) -> None:
+        """Nothing is read or written until `fold` and `write`."""
+        self._connection = connection
+        self._where = where
+        self._done = done
+        self._folder = Folder(where.partition, keyring)
+        self._found: list[Folded] = []
+        self._erased: list[uuid.UUID] = []
+        self.poison: dict[uuid.UUID, PoisonError] = {}
+
+    async def fold(self, rows: Rows) -> None:
+        """Fold the batch's users upon what the read models have of them."""
+        users = by_user(rows)
+        for stream_id, ours in users.items():
+            if left := self._folder.erased(ours):
+                self._erased.append(stream_id)
+                self._found.append(left)
+        aside = await set_aside.among(self._connection, self._where, list(users))
+        passed_over = aside.union(self._erased)
+        others = await self._advance(
+            {one: ours for one, ours in users.items() if one not in passed_over}
+        )
+        if others:
+            await self._refold(others, Position(self._where.partition, rows[-1]["position"]))
+
+    async def _advance(self, users: dict[uuid.UUID, Rows]) -> list[uuid.UUID]:
+        """Fold what is new onto the rows; return those for whom that does not do."""
+        states = await tables.read_states(self._connection, self._where, list(users))
+        others: list[uuid.UUID] = []
+        for stream_id, rows in users.items():
+            folded = None
+            with suppress(PoisonError):
+                folded = self._folder.advance(states.get(stream_id), rows)
+            if folded:
+                self._found.append(folded)
+            else:
+                others.append(stream_id)
+        return others
+
+    async def _refold(self, stream_ids: list[uuid.UUID], until: Position) -> None:
+        """Fold users from the beginning, as far as an event that can't be projected."""
+        rows = await store.rows_of_streams(self._connection, stream_ids, until)
+        for stream_id, ours in by_user(rows).items():
+            folded, poison = self._folder.refold_until_poison(ours)
+            if poison:
+                self.poison[stream_id] = poison
+            # If it is an old event that has gone bad, the rows are better than a fold without it.
+            if folded and not (poison and poison.position.number <= self._done):
+                self._found.append(folded)
+
+    async def write(self) -> None:
+        """Write the rows, and whom to set aside."""
+        await tables.write(self._connection, self._where, self._found)
+        if self._erased:
+            await set_aside.drop(self._connection, self._where, self._erased)
+        if self.poison:
+            await set_aside.put(self._connection, self._where, self.poison)

@@ -1,0 +1,85 @@
+"""Folding what the log holds of a user, as far as that can be done. No I/O.
+
+Works on sealed rows of the log: each is opened on its own, so that one which does not open, can't
+be read or makes the fold fail is known by its position, and stops nothing but its user.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from eventstore import store
+from eventstore.events import Position
+from projections.history import HistoryEntry, late_ones, replay, step
+from projections.poison import PoisonError, blaming
+from projections.state import UserEvent, UserState, read_event
+from projections.tables import Folded
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Iterable
+
+    import asyncpg
+
+    from eventstore.events import Stream
+    from eventstore.keyring import Keyring
+
+    Rows: TypeAlias = list[asyncpg.Record]
+
+
+def by_user(rows: Iterable[asyncpg.Record]) -> dict[uuid.UUID, Rows]:
+    """Group rows by user, as they came."""
+    found: dict[uuid.UUID, Rows] = {}
+    for row in rows:
+        found.setdefault(row["stream_id"], []).append(row)
+    return found
+
+
+class Folder:
+    """Folds rows of one partition."""
+
+    def __init__(self, partition: int, keyring: Keyring) -> None:
+        """The keyring opens what has no key of its own at hand."""
+        self._partition = partition
+        self._keyring = keyring
+
+    def read(self, row: asyncpg.Record) -> UserEvent:
+        """Open and read an event; PoisonError if that is impossible."""
+        with blaming(Position(self._partition, row["position"])):
+            return read_event(store.recorded(row, self._partition, self._keyring))
+
+    def advance(self, state: UserState | None, rows: Rows) -> Folded | None:
+        """Fold a user's next events onto their state; None if one came late: refold them."""
+        events = [self.read(row) for row in rows]
+        if late_ones(events, state.last.order_key if state else b""):
+            return None
+        entries: list[HistoryEntry] = []
+        for event in events:
+            state, entry = step(state, event, late=False)
+            entries.append(entry)
+        return Folded(self._stream(rows), state, entries, whole=False)
+
+    def refold(self, rows: Rows) -> Folded:
+        """Fold all events of a user, in whatever order they came."""
+        state, entries = replay(self.read(row) for row in rows)
+        return Folded(self._stream(rows), state, entries, whole=True)
+
+    def refold_until_poison(self, rows: Rows) -> tuple[Folded | None, PoisonError | None]:
+        """Fold the events below the first that can't be projected; return its error, if any."""
+        poison: PoisonError | None = None
+        while rows:
+            try:
+                return self.refold(rows), poison
+            except PoisonError as error:
+                poison = error
+                rows = [row for row in rows if row["position"] < error.position.number]
+        return None, poison
+
+    def erased(self, rows: Rows) -> Folded | None:
+        """Return what is left of a user if they are erased, which leaves nothing to read."""
+        if all(store.has_payload(row) for row in rows):
+            return None
+        return Folded(self._stream(rows), None, [], whole=True)
+
+    def _stream(self, rows: Rows) -> Stream:
+        return store.stream_of(rows[0], self._partition)

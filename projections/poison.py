@@ -1,0 +1,48 @@
+"""The error that an event raises that can't be projected, whatever is wrong with it. Pure."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from projections.deliveries import UnreadableError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from eventstore.events import Position
+
+_WORDS = {"UnreadableError": "unreadable", "SealBrokenError": "seal-broken"}
+
+
+class PoisonError(Exception):
+    """An event of the log can't be projected, and nothing of its user after it is, until it can.
+
+    `reason` is a fixed word or, for a defect that only this event brings to light, the type of
+    the exception. Like the message it quotes nothing of the event.
+    """
+
+    def __init__(self, position: Position, reason: str, detail: str = "") -> None:
+        """`detail` may say more of the reason, in fixed words as well."""
+        said = f"{reason}, {detail}" if detail else reason
+        super().__init__(f"event {position} can't be read ({said})")
+        self.position = position
+        self.reason = reason
+
+    @property
+    def is_defect(self) -> bool:
+        """Whether nobody foresaw it."""
+        return self.reason not in _WORDS.values()
+
+
+@contextmanager
+def blaming(position: Position) -> Generator[None]:
+    """Turn whatever goes wrong inside into this event's PoisonError, but for a lack of memory."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        name = type(error).__name__
+        detail = error.reason if isinstance(error, UnreadableError) else ""
+        raise PoisonError(position, _WORDS.get(name, name), detail) from error

@@ -1,0 +1,36 @@
+"""Taking a partition over from a projector that is frozen.
+
+The server ends a session that is idle in a transaction by itself, but not one whose client froze
+between two messages of a statement, or with a socket full of its answer. Whoever finds a
+partition held looks for such sessions, and ends them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from eventstore import sql
+from eventstore.errors import database_errors
+
+if TYPE_CHECKING:
+    from eventstore.log import EventLog
+
+_SQL = sql.load("projections")
+_log = structlog.stdlib.get_logger("userlog.projector")
+
+
+async def end_frozen(log: EventLog) -> int:
+    """End the service's sessions that hold what they wrote and have a client that is frozen.
+
+    That is one which has kept its session waiting for the pool's takeover time.
+    """
+    with database_errors():
+        async with log.pool.acquire() as connection, connection.transaction():
+            # Whoever logged in may end their own sessions; the role userlog_app has none.
+            await connection.execute("SET LOCAL ROLE NONE")
+            ended: int = await connection.fetchval(_SQL["frozen_end"])
+    if ended:
+        _log.warning("frozen session ended", sessions=ended)
+    return ended

@@ -1,0 +1,83 @@
+"""What an operator does when an event of a user can't be read, command by command."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eventstore.embedded import psql_path
+
+if TYPE_CHECKING:
+    from tests.acceptance.conftest import Home
+
+APPLICATION = "000000000000000000000001"
+USER = "6487fc9f66a6031a8b68f523"
+USER_PATH = f"/v1/applications/{APPLICATION}/users/{USER}"
+SAMPLES = sorted(str(path) for path in (Path(__file__).parents[2] / "api" / "samples").iterdir())
+ALTER = "payload || '\\x00'"
+RESTORE = "substr(payload, 1, octet_length(payload) - 1)"
+
+
+def _change(home: Home, payload: str) -> None:
+    """Change the first event with all rights and the guard off."""
+    socket = (home.folder / "postgres" / "postmaster.pid").read_text().splitlines()[4]
+    statement = f"UPDATE userlog.events SET payload = {payload} WHERE position = 1"
+    orders = f"SET session_replication_role = replica; {statement}"
+    subprocess.run([str(psql_path()), "-h", socket, "-U", "postgres", "-qc", orders], check=True)
+
+
+async def test_from_the_alarm_to_the_repair(home: Home) -> None:
+    """The user is listed, stays set aside as long as nothing is mended, and then is complete."""
+    async with home.serving() as service:
+        create, update, delete = SAMPLES
+        await home.send(service, update)
+        assert (await service.get(f"{USER_PATH}?min_position=0:1")).status == 200
+        _change(home, ALTER)
+        await home.send(service, create)  # which belongs before the first: both are read again
+        user = (await service.get(f"{USER_PATH}?min_position=0:2")).body
+        assert (user["stale"]["position"], user["stale"]["reason"]) == ("0:1", "seal-broken")
+        await home.send(service, delete)
+
+        assert (await home.json("status"))["set_aside"] == 1
+        assert "userlog set-aside" in (await home.run("status")).out
+        (listed,) = await home.json("set-aside")
+        assert (listed["position"], listed["user_id"]) == ("0:1", USER)
+        assert "0:1" in (await home.run("set-aside")).out
+        for command in (("user",), ("history",)):
+            assert "event 0:1" in (await home.run(*command, APPLICATION, USER)).out
+        for which in (("--set-aside",), ("--user", f"{APPLICATION}/{USER}")):
+            refused = await home.run("rebuild", *which)
+            assert refused.code == 1
+            assert re.fullmatch(r"userlog: event 0:1 can't be read \(seal-broken\)\n", refused.err)
+
+        _change(home, RESTORE)
+        assert await home.json("rebuild", "--set-aside") == {"repaired": 1, "set_aside": []}
+        assert (await home.run("rebuild", "--set-aside")).out == "nobody is set aside\n"
+        assert (await home.json("status"))["set_aside"] == 0
+        user = (await service.get(f"{USER_PATH}?min_position=0:3")).body
+        assert (user["lifecycle"], "stale" in user) == ("deleted", False)
+        kinds = [
+            e["event_type"] for e in (await service.get(f"{USER_PATH}/history")).body["entries"]
+        ]
+        assert kinds == ["user.created", "user.updated", "user.deleted"]
+
+
+async def test_wrong_usage_and_numbers(home: Home) -> None:
+    """A user is named by both ids; the numbers of an application are printed by day."""
+    async with home.serving() as service:
+        await home.send(service)
+        assert (await service.get(f"{USER_PATH}?min_position=0:3")).status == 200
+        repaired = await home.run("rebuild", "--user", f"{APPLICATION}/{USER}")
+        assert (repaired.code, repaired.out) == (0, "repaired: 1\n")
+        for user, code in ((USER, 2), (f"{APPLICATION}/", 2), (f"{APPLICATION}/nobody", 1)):
+            assert (await home.run("rebuild", "--user", user)).code == code
+        days = ("--from", "2023-06-13", "--to", "2023-06-14")
+        found = await home.json("stats", APPLICATION, *days)
+        assert [day["created"] for day in found["days"]] == [1, 0]
+        shown = await home.run("stats", APPLICATION, *days)
+        assert "2023-06-14" in shown.out
+        assert (await home.run("stats", "other")).code == 1
+        assert (await home.run("stats", APPLICATION, "--to", "tomorrow")).code == 2
+        assert (await home.run("stats", APPLICATION, "--from", "2999-01-01")).code == 2

@@ -1,0 +1,204 @@
+"""An application's numbers by day, against a count that shares nothing with the code."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import pytest
+
+from eventstore import sql
+from projections.projector import catch_up
+from projections.rebuild import rebuild
+from projections.stats import days_of
+from tests.integration.support import APP, T0, begin_again, delivery, tables
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from tests.conftest import Stack
+
+MANY = pytest.mark.parametrize("partitions", [1, 4], indirect=True, ids="{}-partitions".format)
+DAY_MS = 86_400_000
+FIRST = T0.date()
+LAST = FIRST + timedelta(days=13)
+
+
+class Told(NamedTuple):
+    """An event, with its time in milliseconds after T0."""
+
+    user: str
+    at_ms: int
+    kind: str
+    active: bool | None
+
+    @property
+    def body(self) -> bytes:
+        """The delivery that tells it."""
+        fields = {} if self.active is None else {"active": self.active}
+        return delivery(self.user, self.kind, self.at_ms, **fields)
+
+
+def _lives(seed: int, users: int = 12, events: int = 120) -> list[Told]:
+    """Make events of random lives, no two of a user at one time."""
+    chance = random.Random(seed)
+    kinds = ("create", "update", "update", "update", "delete")
+    times = chance.sample(range(12 * DAY_MS), events)
+    return [
+        Told(
+            f"u{chance.randrange(users)}",
+            at_ms,
+            chance.choice(kinds),
+            chance.choice((None, True, False)),
+        )
+        for at_ms in times
+    ]
+
+
+def _counted(told: Iterable[Told]) -> dict[date, tuple[int, int, int, int]]:
+    """Count by hand, going through the days and asking of every user where they stand."""
+    lives: dict[str, list[tuple[date, str]]] = {}
+    flags: dict[str, bool] = {}
+    for one in sorted(told, key=lambda one: one.at_ms):
+        if one.active is not None:
+            flags[one.user] = one.active
+        state = "active" if flags.get(one.user, True) else "blocked"
+        day = (T0 + timedelta(milliseconds=one.at_ms)).date()
+        lives.setdefault(one.user, []).append((day, "deleted" if one.kind == "delete" else state))
+    found: dict[date, tuple[int, int, int, int]] = {}
+    for n in range((LAST - FIRST).days + 1):
+        today = FIRST + timedelta(days=n)
+        seen: Counter[str] = Counter()
+        for life in lives.values():
+            was = "nobody"
+            for day, state in life:
+                if day == today:
+                    seen["new"] += was == "nobody"
+                    seen[state] += state != was
+                was = state
+            standing = [state for day, state in life if day <= today]
+            seen["standing"] += standing[-1:] == ["active"]
+        found[today] = (seen["new"], seen["deleted"], seen["blocked"], seen["standing"])
+    return found
+
+
+async def _served(
+    stack: Stack, first: date = FIRST, last: date = LAST
+) -> dict[date, tuple[int, int, int, int]]:
+    found = await days_of(stack.log, APP, first, last)
+    return {d.date: (d.created, d.deleted, d.blocked, d.active) for d in found}
+
+
+async def _deliver(stack: Stack, told: Iterable[Told]) -> None:
+    for one in told:
+        assert not (await stack.ingest.deliver(one.body)).quarantined
+
+
+@MANY
+@pytest.mark.parametrize("seed", range(4))
+async def test_any_lives(stack: Stack, seed: int) -> None:
+    """Whatever users did, in whatever order it was heard, the days are as counted by hand."""
+    told = _lives(seed)
+    for n in range(0, len(told), 40):
+        await _deliver(stack, told[n : n + 40])
+        await catch_up(stack.log, 7)
+        assert await _served(stack) == _counted(told[: n + 40])
+    assert await stack.pool.fetchval("SELECT bool_or(late) FROM userlog.history")
+
+
+async def test_part_of_the_days(stack: Stack) -> None:
+    """What was before the first day counts for who is active on it, and for nothing else."""
+    told = _lives(11)
+    await _deliver(stack, told)
+    await catch_up(stack.log, 100)
+    counted = _counted(told)
+    for first, last in ((0, 0), (5, 5), (3, 9), (13, 13), (0, 13)):
+        days = [FIRST + timedelta(days=n) for n in range(first, last + 1)]
+        expected = {day: counted[day] for day in days}
+        assert await _served(stack, days[0], days[-1]) == expected
+
+
+async def test_nothing_known(stack: Stack) -> None:
+    """Of an application that is not known, or not by then, there are no days."""
+    await _deliver(stack, [Told("u", 0, "create", None)])
+    await catch_up(stack.log, 10)
+    assert await days_of(stack.log, "other", FIRST, LAST) == []
+    assert await days_of(stack.log, "a\0b", FIRST, LAST) == []
+    before = FIRST - timedelta(days=1)
+    assert await _served(stack, before, before) == {}
+    assert await _served(stack, before, FIRST) == {before: (0, 0, 0, 0), FIRST: (1, 0, 0, 1)}
+    assert len(await _served(stack, date.min, date.min + timedelta(days=9))) == 0
+    assert await _served(stack, date.max, date.max) == {date.max: (0, 0, 0, 1)}
+
+
+async def test_an_erased_user_vanishes(stack: Stack) -> None:
+    """An erased user is taken out of every day, as if they had never been."""
+    told = _lives(5)
+    await _deliver(stack, told)
+    await catch_up(stack.log, 100)
+    await stack.log.erase(stack.log.stream(APP, "u3"))
+    left = _counted(one for one in told if one.user != "u3")
+    assert left != _counted(told)
+    assert await _served(stack) == left
+    await catch_up(stack.log, 100)
+    assert await _served(stack) == left
+
+
+@MANY
+async def test_rebuilt(stack: Stack, open_stack: Callable[..., Awaitable[Stack]]) -> None:
+    """A rebuild, or a projection from the beginning, counts what batch after batch has counted."""
+    told = _lives(6)
+    for n in range(0, len(told), 10):
+        await _deliver(stack, told[n : n + 10])
+        await catch_up(stack.log, 3)
+    found = await tables(stack.pool)
+    await begin_again(stack)
+    await catch_up(stack.log, 1_000)
+    assert await tables(stack.pool) == found
+    owner = await open_stack(stack.url, owner=True)
+    await rebuild(owner.log, batch_max=50, progress=lambda *_: None)
+    assert (await tables(stack.pool))[2] == found[2]
+    assert await _served(stack) == _counted(told)
+
+
+MUCH = """
+INSERT INTO userlog.activity
+SELECT 0, {generation}, md5(user_id::text)::uuid, 'app ' || user_id % 20, date '2023-01-01' + day,
+    1, 0, 0, 1
+FROM generate_series(1, 2000) user_id, generate_series(1, 40) day
+"""
+SECOND_GENERATION = (
+    "CREATE TABLE userlog.activity_g2 PARTITION OF userlog.activity FOR VALUES IN (2)"
+)
+
+
+@pytest.mark.parametrize("generations", [1, 2])
+async def test_the_index_alone_is_read(stack: Stack, generations: int) -> None:
+    """The numbers come from the index `activity_day` and no row of the table is fetched."""
+    if generations == 2:
+        await stack.admin.execute(SECOND_GENERATION)
+    for generation in range(1, generations + 1):
+        await stack.admin.execute(MUCH.format(generation=generation))
+    await stack.admin.execute("VACUUM (ANALYZE) userlog.activity")
+    args = ([0], "app 7", date(2023, 1, 20), date(2023, 2, 10))
+    query = "EXPLAIN (ANALYZE, BUFFERS OFF, FORMAT JSON) " + sql.load("projections")["activity"]
+    async with stack.pool.acquire() as connection:
+        shown = ""
+        for _ in range(7):  # so often that PostgreSQL may keep its plan
+            shown = await connection.fetchval(query, *args)
+    scans = {node["Relation Name"]: node for node in _scans(msgspec.json.decode(shown)[0]["Plan"])}
+    node = scans["activity_g1"]
+    assert node["Node Type"] == "Index Only Scan", shown
+    assert node["Heap Fetches"] == 0, shown
+    assert node["Actual Rows"] == 100 * 40, shown
+    assert "application_id" in node["Index Cond"], shown
+    assert scans.get("activity_g2", {}).get("Actual Loops", 0) == 0, shown
+
+
+def _scans(plan: Any) -> list[Any]:
+    """Return the nodes of a plan that read a table."""
+    below = [node for child in plan.get("Plans", []) for node in _scans(child)]
+    return [plan, *below] if "Relation Name" in plan else below

@@ -1,0 +1,150 @@
+"""A projector that freezes while it holds a partition, and the one that takes over."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+
+from eventstore.errors import UnavailableError, database_errors
+from eventstore.events import Position
+from projections.projector import catch_up
+from projections.takeover import end_frozen
+from tests.conftest import MASTER_KEY
+from tests.integration.support import (
+    PATIENCE_S,
+    begin_again,
+    blocked,
+    delivery,
+    holding,
+    tables,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from pathlib import Path
+
+    from tests.conftest import Stack
+
+    OpenStack = Callable[..., Awaitable[Stack]]
+
+AFTER_S = 0.5
+EVENTS = 300
+YOUNG = """
+SELECT state_change > clock_timestamp() - make_interval(secs => $2)
+FROM pg_stat_activity WHERE pid = $1
+"""
+
+
+@contextlib.asynccontextmanager
+async def _projecting(url: str, log: Path) -> AsyncGenerator[asyncio.subprocess.Process]:
+    """Run `userlog project` in a process of its own; in the end it must stop as it is told to."""
+    clean = {name: value for name, value in os.environ.items() if "USERLOG" not in name}
+    given = {
+        "USERLOG_DATABASE_URL": url,
+        "USERLOG_WEBHOOK_SECRETS": "x",
+        "USERLOG_API_TOKEN": "x",
+        "USERLOG_MASTER_KEY": base64.b64encode(MASTER_KEY).decode(),
+        "USERLOG_TAKEOVER_TIMEOUT_S": str(AFTER_S),
+        "USERLOG_PROJECTOR_POLL_S": "0.02",
+    }
+    with log.open("wb") as lines:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "api", "project"), env={**clean, **given}, stderr=lines
+        )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        assert await process.wait() == 0
+
+
+async def test_a_transaction_left_open(stack: Stack, open_stack: OpenStack) -> None:
+    """The server itself ends a transaction that waits for its client, even if nobody else is there.
+
+    Whoever wakes up then is told that the database is not available.
+    """
+    frozen = await open_stack(stack.url, takeover_s=AFTER_S)
+    async with frozen.pool.acquire() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("SELECT FROM userlog.checkpoints FOR UPDATE")
+        assert await catch_up(stack.log, 10) == 0
+        async with asyncio.timeout(PATIENCE_S):
+            await stack.admin.execute("SELECT FROM userlog.checkpoints FOR UPDATE")
+        with pytest.raises(UnavailableError), database_errors():
+            await connection.execute("SELECT 1")
+
+
+async def test_the_end_is_not_a_defect() -> None:
+    """That the server has ended a session for being idle passes like any lost connection."""
+    with pytest.raises(UnavailableError), database_errors():
+        raise asyncpg.IdleInTransactionSessionTimeoutError
+
+
+async def test_who_is_only_slow_is_left_alone(stack: Stack, open_stack: OpenStack) -> None:
+    """A projector that waits for the database is not frozen, however long it takes."""
+    slow = await open_stack(stack.url, takeover_s=AFTER_S)
+    await stack.ingest.deliver(delivery())
+    async with holding(stack.url, "LOCK TABLE userlog.history IN EXCLUSIVE MODE") as admin:
+        projecting = asyncio.create_task(catch_up(slow.log, 10))
+        (pid,) = await blocked(admin)
+        async with asyncio.timeout(PATIENCE_S):
+            while await stack.admin.fetchval(YOUNG, pid, 2 * AFTER_S):
+                pass
+        assert await end_frozen(slow.log) == 0
+    assert await projecting == 1
+
+
+STAGES = {
+    "reading": "LOCK TABLE userlog.events IN ACCESS EXCLUSIVE MODE",
+    "writing": "LOCK TABLE userlog.history IN EXCLUSIVE MODE",
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("warm", [False, True], ids=["first-batch", "later-batch"])
+async def test_a_frozen_projector(
+    stack: Stack, open_stack: OpenStack, tmp_path: Path, stage: str, warm: bool
+) -> None:
+    """What it holds is taken from it after the time that is set, and it goes on when it wakes.
+
+    It freezes while the batch that it reads is on its way, more than a socket holds, or while it
+    writes; the first time a statement is prepared there is one more step at which it can.
+    """
+    other = await open_stack(stack.url, takeover_s=AFTER_S)
+    said = tmp_path / "projector.log"
+    await stack.ingest.deliver(delivery("u", at_ms=-1))
+    async with _projecting(stack.url, said) as frozen, contextlib.AsyncExitStack() as until_frozen:
+        if warm:
+            await stack.read_model.wait_for(Position(0, 1), PATIENCE_S)
+        async with holding(stack.url, "SELECT FROM userlog.checkpoints FOR UPDATE"):
+            for n in range(EVENTS):
+                body = delivery(f"u{n % 9}", at_ms=n % 50, name=os.urandom(1_000).hex())
+                await stack.ingest.deliver(body)
+            admin = await until_frozen.enter_async_context(holding(stack.url, STAGES[stage]))
+        await blocked(admin)
+        frozen.send_signal(signal.SIGSTOP)
+        await until_frozen.aclose()
+        assert await catch_up(other.log, 1_000) == 0
+        async with asyncio.timeout(PATIENCE_S):
+            while not await catch_up(other.log, 1_000):
+                pass
+        await stack.read_model.wait_for(Position(0, EVENTS + 1), 0)
+        frozen.send_signal(signal.SIGCONT)
+        await stack.ingest.deliver(delivery("after"))
+        await stack.read_model.wait_for(Position(0, EVENTS + 2), PATIENCE_S)
+    assert "waits for the database" in said.read_text()
+    assert "stands still" not in said.read_text()
+    found = await tables(stack.pool)
+    await begin_again(stack)
+    await catch_up(stack.log, 1_000)
+    assert await tables(stack.pool) == found

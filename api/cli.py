@@ -12,12 +12,12 @@ from typing import NoReturn
 import typer
 
 from api import render
-from api.commands import log, quarantine, service, users
+from api.commands import log, quarantine, rebuild, service, users
 from api.commands.common import FailedError
 from api.settings import SettingsError
 from eventstore.embedded import EmbeddedPostgresError
 from eventstore.errors import LogError
-from projections.rebuild import RebuildRunningError
+from projections.generations import RebuildRunningError
 
 app = typer.Typer(
     name="userlog",
@@ -27,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for commands in (service.app, users.app, log.app):
+for commands in (service.app, rebuild.app, users.app, log.app):
     app.add_typer(commands)
 app.add_typer(quarantine.app, name="quarantine", help="Signed deliveries that could not be read.")
 

@@ -16,6 +16,7 @@ from api.problems import Problem
 from api.signatures import HEADER, verify
 from eventstore.errors import LogError
 from eventstore.events import Position
+from projections import progress
 from projections.read_model import FOREVER, NotReachedError, Page, parse_mark, rfc3339
 
 if TYPE_CHECKING:
@@ -176,6 +177,8 @@ async def status(runtime: Runtime) -> dict[str, Any]:
             for head in heads
         ],
         "projections": await runtime.read_model.lags(),
+        "rebuild": await progress.read(runtime.log.pool),
+        "scrub": runtime.scrubber.scrubbed,
         "quarantined": await runtime.quarantine.count(),
     }
 

@@ -48,7 +48,8 @@ async def open_pool(url: str, *, size: int, timeout_s: float, owner: bool = Fals
     """Open a pool of connections; `timeout_s` bounds every statement and every connecting.
 
     They work as `userlog_app`, which can't change the log but through its functions; as the
-    `owner` of the schema only where tables are made and dropped.
+    `owner` of the schema only where tables are made, filled and dropped as a whole, which takes as
+    long as it takes.
     """
     with database_errors():
         return await asyncpg.create_pool(
@@ -56,7 +57,7 @@ async def open_pool(url: str, *, size: int, timeout_s: float, owner: bool = Fals
             min_size=1,
             max_size=size,
             timeout=timeout_s,
-            command_timeout=timeout_s,
+            command_timeout=None if owner else timeout_s,
             init=None if owner else _become_application,
         )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,16 +16,18 @@ from eventstore.keyring import StreamKey
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     import asyncpg
 
     from eventstore.database import Connection, Pool
     from eventstore.keyring import Keyring
+    from eventstore.sealing import DataKey
 
 _SQL = sql.load("eventstore")
 NO_PAYLOAD = b""
 _ERASURE = b"erased"
+_PAGE_ROWS = 1_000
 _FIRST = datetime.min.replace(tzinfo=UTC) + timedelta(milliseconds=1)
 _LAST = datetime.max.replace(tzinfo=UTC, microsecond=999_000)
 """What lies beyond, the driver stores as an infinity, which does not come back as a time."""
@@ -168,29 +172,68 @@ async def find_stream(pool: Pool, stream: Stream) -> tuple[bool, datetime | None
     return (False, None) if row is None else (True, row["erased_at"])
 
 
+async def by_user(
+    connection: Connection, statement: str, *args: object
+) -> AsyncGenerator[list[asyncpg.Record]]:
+    """Yield what a statement ordered by stream_id finds, user by user, reading page by page.
+
+    In a transaction, which is all that needs to be ended if not everything is read.
+    """
+    held: list[asyncpg.Record] = []
+    with database_errors():
+        cursor = await connection.cursor(statement, *args)
+        while rows := await cursor.fetch(_PAGE_ROWS):
+            users = [list(ours) for _, ours in groupby(held + rows, itemgetter("stream_id"))]
+            held = users.pop()
+            for ours in users:
+                yield ours
+    if held:
+        yield held
+
+
+def read_range(
+    connection: Connection, first: uuid.UUID, last: uuid.UUID, until: Position
+) -> AsyncGenerator[list[asyncpg.Record]]:
+    """Read the events of a range of users up to a position, user by user, for `recorded_all`."""
+    where = (until.partition, first, last, until.number)
+    return by_user(connection, _SQL["read_range"], *where)
+
+
+def recorded_all(
+    rows: Sequence[asyncpg.Record], partition: int, keyring: Keyring
+) -> list[RecordedEvent]:
+    """Open all rows of one user."""
+    first = rows[0]
+    stream = Stream(partition, first["stream_id"], first["application_id"], first["user_id"])
+    try:
+        key = keyring.of_row(first)
+    except SealBrokenError as error:
+        msg = f"event {Position(partition, first['position'])}: {error}"
+        raise SealBrokenError(msg) from error
+    return [_recorded(row, stream, key) for row in rows]
+
+
 def recorded(row: asyncpg.Record, partition: int, keyring: Keyring) -> RecordedEvent:
     """Open a row of events joined with streams."""
-    stream_id: uuid.UUID = row["stream_id"]
-    position = Position(partition, row["position"])
-    try:
-        payload = _opened(row, keyring)
-    except SealBrokenError as error:
-        msg = f"event {position}: {error}"
-        raise SealBrokenError(msg) from error
+    return recorded_all([row], partition, keyring)[0]
+
+
+def _recorded(row: asyncpg.Record, stream: Stream, key: DataKey | None) -> RecordedEvent:
+    position = Position(stream.partition, row["position"])
+    sealed: bytes = row["payload"]
+    payload: bytes | None = None
+    if key is not None and sealed != NO_PAYLOAD:
+        try:
+            payload = key.open(sealed, context_of(stream.stream_id, row["identity"]))
+        except SealBrokenError as error:
+            msg = f"event {position}: {error}"
+            raise SealBrokenError(msg) from error
     return RecordedEvent(
         position,
-        Stream(partition, stream_id, row["application_id"], row["user_id"]),
+        stream,
         Kind(row["kind"]),
         row["occurred_at"],
         row["recorded_at"],
         payload,
         after_erasure=row["position"] > (row["erased_position"] or row["position"]),
     )
-
-
-def _opened(row: asyncpg.Record, keyring: Keyring) -> bytes | None:
-    key = keyring.of_row(row)
-    sealed: bytes = row["payload"]
-    if key is None or sealed == NO_PAYLOAD:
-        return None
-    return key.open(sealed, context_of(row["stream_id"], row["identity"]))

@@ -90,7 +90,7 @@ async def _apply(
 def _advance(state: UserState | None, events: list[RecordedEvent]) -> Folded | None:
     """Fold events onto a state; None if one of them came late and the user must be refolded."""
     stream = events[0].stream
-    ours = _readable(events)
+    ours = readable(events)
     if ours is None:
         return Folded(stream, None, [], whole=True)
     if late_ones(ours, state.last.order_key if state else b""):
@@ -111,13 +111,13 @@ async def _refold(
         by_stream.setdefault(event.stream.stream_id, []).append(event)
     found: list[Folded] = []
     for events in by_stream.values():
-        ours = _readable(events)
+        ours = readable(events)
         state, entries = replay(ours) if ours is not None else (None, [])
         found.append(Folded(events[0].stream, state, entries, whole=True))
     return found
 
 
-def _readable(events: list[RecordedEvent]) -> list[UserEvent] | None:
+def readable(events: list[RecordedEvent]) -> list[UserEvent] | None:
     """Read a user's events; None if the user is erased, which leaves no payload to read."""
     if any(event.payload is None for event in events):
         return None

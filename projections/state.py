@@ -27,6 +27,10 @@ from projections.deliveries import (
 Fields: TypeAlias = dict[str, Any]
 Lifecycle: TypeAlias = Literal["active", "blocked", "deleted"]
 
+FOLD_VERSION = 1
+"""To be raised with every change of what the fold makes of the same events: an unfinished rebuild
+is taken up again by the same version only."""
+
 _KNOWN = (
     *("username", "first_name", "last_name", "phone_numbers", "emails", "gender", "dob"),
     *("status", "active", "archive", "account_type", "profile_pic_url", "meta", "external_id"),

@@ -1,8 +1,8 @@
 """The read models as tables: the rows that a folded user has in each, and how they get there.
 
 To add a read model: a table in schema.sql that has a partition for each generation, erase() and
-`<table>_put` and `<table>_drop` in queries.sql for it, a pure function from a folded user to its
-rows, and a line in TABLES. Projector and rebuild need nothing else.
+`<table>_put`, `_drop`, `_rows` and `_sums` in queries.sql for it, a pure function from a folded
+user to its rows, and a line in TABLES. Projector, rebuild and proof need nothing else.
 """
 
 from __future__ import annotations
@@ -52,10 +52,14 @@ class Folded(msgspec.Struct, frozen=True):
 
 
 class Table(msgspec.Struct, frozen=True):
-    """A read model: `userlog.<name>`, whose columns after partition and generation these are."""
+    """A read model: `userlog.<name>`, whose columns after partition and generation these are.
+
+    `key` names those that tell the rows of one user apart, the last one for people.
+    """
 
     name: str
     columns: tuple[str, ...]
+    key: tuple[str, ...]
     rows: Callable[[Folded], Iterator[Row]]
 
 
@@ -116,6 +120,7 @@ TABLES = (
             *("stream_id", "application_id", "user_id", "company_id", "lifecycle", "state"),
             *("since", "order_key", "position", "kind", "occurred_at", "recorded_at"),
         ),
+        (),
         _users,
     ),
     Table(
@@ -124,11 +129,13 @@ TABLES = (
             *("stream_id", "order_key", "position", "kind", "occurred_at", "recorded_at"),
             *("stated_at", "late", "summary", "changes"),
         ),
+        ("order_key", "position"),
         _history,
     ),
     Table(
         "activity",
         ("stream_id", "application_id", "day", "created", "deleted", "blocked", "active"),
+        ("day",),
         _activity,
     ),
 )

@@ -1,0 +1,66 @@
+"""Parts of the users: whoever's stream id lies between two bounds, folded one after the other.
+
+Stream ids are uniform hashes, so ranges of equal width hold about equally many users and events.
+"""
+
+from __future__ import annotations
+
+import uuid
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from eventstore import store
+from projections.history import replay
+from projections.projector import readable
+from projections.tables import Folded
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    import asyncpg
+
+    from eventstore.keyring import Keyring
+
+_IDS = 1 << 128
+
+
+class Range(msgspec.Struct, frozen=True):
+    """Users of one partition, from one stream id to another, both included."""
+
+    partition: int
+    first: uuid.UUID
+    last: uuid.UUID
+
+
+def split(partition: int, count: int) -> list[Range]:
+    """Cut a partition into so many ranges of equal width."""
+    edges = [_IDS * n // count for n in range(count + 1)]
+    return [
+        Range(partition, uuid.UUID(int=first), uuid.UUID(int=end - 1))
+        for first, end in pairwise(edges)
+    ]
+
+
+def fold_rows(rows: Sequence[asyncpg.Record], partition: int, keyring: Keyring) -> Folded:
+    """Fold all events of one user; PoisonError names one that can't be read."""
+    events = store.recorded_all(rows, partition, keyring)
+    ours = readable(events)
+    state, entries = replay(ours) if ours is not None else (None, [])
+    return Folded(events[0].stream, state, entries, whole=True)
+
+
+async def merged(
+    sources: Sequence[AsyncGenerator[list[asyncpg.Record]]],
+) -> AsyncGenerator[list[list[asyncpg.Record]]]:
+    """Yield, user by user, what each source has of them; each comes ordered by stream id."""
+    nothing: list[asyncpg.Record] = []
+    heads = [await anext(source, nothing) for source in sources]
+    while at_hand := [head[0]["stream_id"] for head in heads if head]:
+        first = min(at_hand)
+        ours = [head if head and head[0]["stream_id"] == first else [] for head in heads]
+        yield ours
+        for n, taken in enumerate(ours):
+            if taken:
+                heads[n] = await anext(sources[n], nothing)

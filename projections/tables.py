@@ -7,7 +7,6 @@ user to its rows, and a line in TABLES. Projector, rebuild and proof need nothin
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -21,6 +20,7 @@ from projections.state import UserEvent, UserState, encode_fields
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Sequence
+    from datetime import date
 
     import asyncpg
 
@@ -100,17 +100,18 @@ def _history(folded: Folded) -> Iterator[Row]:
 
 def _activity(folded: Folded) -> Iterator[Row]:
     """Count by day, in UTC, what a user adds to their application's numbers."""
-    counts: Counter[tuple[Any, str]] = Counter()
+    days: dict[date, list[int]] = {}
     for entry in folded.entries:
-        day = entry.event.occurred_at.date()
-        counts[day, "created"] += entry.before is None
-        counts[day, "deleted"] += entry.after == "deleted" != entry.before
-        counts[day, "blocked"] += entry.after == "blocked" != entry.before
-        counts[day, "active"] += (entry.after == "active") - (entry.before == "active")
-    for day in dict.fromkeys(day for day, _ in counts):
-        found = [counts[day, name] for name in ("created", "deleted", "blocked", "active")]
-        if any(found):
-            yield (folded.stream.stream_id, folded.stream.application_id, day, *found)
+        was, now = entry.before, entry.after
+        if was != now:
+            counts = days.setdefault(entry.event.occurred_at.date(), [0, 0, 0, 0])
+            counts[0] += was is None
+            counts[1] += now == "deleted"
+            counts[2] += now == "blocked"
+            counts[3] += (now == "active") - (was == "active")
+    for day, counts in days.items():
+        if any(counts):
+            yield (folded.stream.stream_id, folded.stream.application_id, day, *counts)
 
 
 TABLES = (

@@ -5,6 +5,7 @@ It is told its job in one line on standard input and answers in lines on standar
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from eventstore.log import EventLog
+
+_GARBAGE = 50_000
+"""Objects made between two looks for cycles, of which folding makes none."""
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
@@ -90,6 +94,8 @@ def _end_with_parent() -> None:
 def main() -> None:
     """Do the job of a worker process."""
     task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
+    gc.freeze()
+    gc.set_threshold(_GARBAGE)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         uvloop.run(_work(task))

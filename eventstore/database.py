@@ -59,11 +59,18 @@ async def open_pool(url: str, *, size: int, timeout_s: float, owner: bool = Fals
             timeout=timeout_s,
             command_timeout=None if owner else timeout_s,
             init=None if owner else _become_application,
+            setup=_end_with_client if owner else None,
         )
 
 
 async def _become_application(connection: Connection) -> None:
     await connection.execute(f"SET ROLE {APPLICATION_ROLE}")
+
+
+async def _end_with_client(connection: Connection) -> None:
+    """Let the server notice a client that died, even while it waits for a lock or works on."""
+    with contextlib.suppress(asyncpg.InvalidParameterValueError):  # not on every platform
+        await connection.execute("SET client_connection_check_interval = 500")
 
 
 async def install(connection: Connection, partitions: int = 1) -> bool:

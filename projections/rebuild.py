@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -49,11 +51,16 @@ class NothingToGoBackToError(LogError):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """How to rebuild: in how many processes, in shards of how many events, whether from scratch."""
+    """How to rebuild: in how many processes, in shards of how many events, whether from scratch.
+
+    `patience_s` is how long to wait for shards that somebody else holds, such as a session whose
+    client has just died.
+    """
 
     workers: int = 1
     shard_events_max: int = _SHARD_EVENTS
     fresh: bool = False
+    patience_s: float = 3.0
 
 
 class Rebuilt(msgspec.Struct, frozen=True):
@@ -66,12 +73,14 @@ class Rebuilt(msgspec.Struct, frozen=True):
     proof: Differences
 
 
-async def rebuild(source: Source, plan: Plan) -> Rebuilt:
+async def rebuild(source: Source, plan: Plan, begun: Callable[[], None] = lambda: None) -> Rebuilt:
     """Rebuild every read model; return when the new generation answers.
 
+    `begun` is called when no other rebuild can begin any more.
     RebuildRunningError if another rebuild works on this database.
     """
     async with _alone(source) as (log, connection):
+        begun()
         unfinished = None if plan.fresh else await generations.resume(connection)
         await generations.drop_others(connection, unfinished)
         number = unfinished or await _begin(connection, log, plan)
@@ -113,12 +122,15 @@ async def _build(
     connection: Connection, log: EventLog, source: Source, number: int, plan: Plan
 ) -> None:
     """Load the shards that are not loaded yet."""
-    left: int = await connection.fetchval(_SQL["shards_open"], number)
-    workers = min(plan.workers, left)
-    jobs = [Load(number, n * log.partitions // workers) for n in range(workers)]
-    await run_all(jobs, source, log, lambda _: None)
-    if await connection.fetchval(_SQL["shards_open"], number):
-        raise LogError("not every shard was loaded; another rebuild may be at work")
+    patient_until = math.inf
+    while left := await connection.fetchval(_SQL["shards_open"], number):
+        if time.monotonic() > patient_until:
+            raise LogError("not every shard was loaded; another rebuild may be at work")
+        workers = min(plan.workers, left)
+        jobs = [Load(number, n * log.partitions // workers) for n in range(workers)]
+        await run_all(jobs, source, log, lambda _: None)
+        patient_until = min(patient_until, time.monotonic() + plan.patience_s)
+        await asyncio.sleep(_TURN_S)
 
 
 async def _pass_erasures(log: EventLog, number: int) -> None:

@@ -67,8 +67,8 @@ def rebuild_command(
 
 def _rebuild(plan: Plan, *, json: bool) -> None:
     async def work(runtime: Runtime) -> object:
-        async with rebuild_shown(runtime):
-            return await rebuild(runtime.source, plan)
+        async with rebuild_shown(runtime) as begun:
+            return await rebuild(runtime.source, plan, begun)
 
     try:
         done = with_runtime(work, owner=True)

@@ -55,12 +55,17 @@ def _changes(line_of: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, An
 
 
 @contextlib.asynccontextmanager
-async def rebuild_shown(runtime: Runtime) -> AsyncGenerator[None]:
-    """Show on standard error how far a rebuild is, as long as the block lasts."""
-    work = _bar(runtime) if render.errors.is_terminal else _lines(runtime)
-    task = asyncio.create_task(work)
+async def rebuild_shown(runtime: Runtime) -> AsyncGenerator[Callable[[], None]]:
+    """Show on standard error how far a rebuild is, from when it is told that it has begun."""
+    begun = asyncio.Event()
+
+    async def show() -> None:
+        await begun.wait()
+        await (_bar(runtime) if render.errors.is_terminal else _lines(runtime))
+
+    task = asyncio.create_task(show())
     try:
-        yield
+        yield begun.set
     finally:
         task.cancel()
         await asyncio.wait([task])

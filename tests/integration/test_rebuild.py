@@ -130,8 +130,42 @@ async def test_same_tables(stack: Stack) -> None:
         made.append([tuple(row.values()) for row in rows])
     assert made[0] == made[1]
     assert len(made[0]) > 40
-    fresh = await stack.pool.fetch("SELECT reltuples FROM pg_class WHERE relname ~ '_g2$'")
-    assert all(row["reltuples"] >= 0 for row in fresh), "not analysed"
+
+
+async def test_ready_before_they_count(stack: Stack) -> None:
+    """Tables have their indexes and statistics before they become a part of the read models."""
+    await _fill(stack)
+    parent = "LOCK TABLE userlog.users IN SHARE UPDATE EXCLUSIVE MODE"
+    async with holding(stack.url, parent):
+        building = asyncio.create_task(rebuild(stack.source, PLAN))
+        await blocked(stack.admin)
+        ready = await stack.admin.fetch(
+            "SELECT tablename FROM pg_indexes WHERE tablename ~ '_g2$' ORDER BY indexname"
+        )
+        known = await stack.admin.fetch(
+            "SELECT DISTINCT tablename FROM pg_stats WHERE tablename ~ '_g2$' ORDER BY tablename"
+        )
+        stage = await progress.read(stack.pool)
+    assert [row[0] for row in ready] == ["activity_g2", "activity_g2", "history_g2", "users_g2"]
+    assert [row[0] for row in known] == ["activity_g2", "history_g2", "users_g2"]
+    assert stage
+    assert stage.phase == "indexing"
+    await building
+
+
+async def test_removed_meanwhile(stack: Stack) -> None:
+    """A rebuild whose generation another one has removed says so, and lets nothing answer."""
+    await _fill(stack)
+    async with holding(stack.url, CHECKPOINTS):
+        building = asyncio.create_task(rebuild(stack.source, PLAN))
+        await blocked(stack.admin)
+        await stack.admin.execute("DELETE FROM userlog.generations WHERE generation = 2")
+    with pytest.raises(LogError, match="generation 2 was removed"):
+        await building
+    async with connected(stack.url) as connection:
+        with pytest.raises(LogError, match="generation 2 was removed"):
+            await generations.finish(connection, 2)
+    assert "active 1" in await _generations(stack)
 
 
 async def test_empty(stack: Stack) -> None:

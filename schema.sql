@@ -6,7 +6,7 @@
 --   meta, log_head, streams, events   the log: immutable, numbered without gaps, chained by hash
 --   quarantine                        signed deliveries that could not be read, kept sealed
 --   projections, generations,         which read model answers, and how far each one has come
---   checkpoints
+--   checkpoints, rebuild_shards       and what is left to do of a rebuild
 --   users, history, activity, terms   the read models, one table partition per generation
 --   set_aside                         users with an event that can't be projected
 --   tokens                            who may ask for what
@@ -111,12 +111,16 @@ CREATE TABLE userlog.projections (
     active_generation integer NOT NULL
 );
 
--- building: a rebuild writes it. live: the projector keeps it up to date.
+-- building: a rebuild makes it, by code of this version, and is at this phase; started_at is when it
+-- was begun or taken up again. live: the projector keeps it up to date.
 CREATE TABLE userlog.generations (
     projection text NOT NULL,
     generation integer NOT NULL,
     state text NOT NULL CHECK (state IN ('building', 'live')),
+    version text,
+    phase text CHECK (phase IN ('building', 'indexing', 'catching up', 'proving')),
     created_at timestamptz NOT NULL DEFAULT now(),
+    started_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (projection, generation)
 );
 
@@ -129,6 +133,22 @@ CREATE TABLE userlog.checkpoints (
     position bigint NOT NULL DEFAULT 0,
     updated_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (partition, projection, generation)
+);
+
+-- What a rebuild loads at once: all events at positions up to until of the users whose stream_id
+-- lies between two bounds, both included. done_at is set in the transaction that loads the rows, so
+-- each shard is loaded once, whatever dies; the row's lock makes its holder the only one at it.
+CREATE TABLE userlog.rebuild_shards (
+    partition integer NOT NULL,
+    generation integer NOT NULL,
+    shard integer NOT NULL,
+    first_stream uuid NOT NULL,
+    last_stream uuid NOT NULL,
+    until bigint NOT NULL,
+    events bigint NOT NULL DEFAULT 0,
+    users bigint NOT NULL DEFAULT 0,
+    done_at timestamptz,
+    PRIMARY KEY (partition, generation, shard)
 );
 
 -- The user as they are now. order_key is the effective order of the newest event that is in

@@ -12,13 +12,13 @@ from typing import NoReturn
 import typer
 
 from api import render
-from api.commands import log, quarantine, read_models, service, token, users
+from api.commands import log, quarantine, read_models, rebuild, service, token, users
 from api.commands.common import FailedError
 from api.settings import SettingsError
 from eventstore.embedded import EmbeddedPostgresError
 from eventstore.errors import LogError
+from projections.generations import RebuildRunningError
 from projections.poison import PoisonError
-from projections.rebuild import RebuildRunningError
 
 app = typer.Typer(
     name="userlog",
@@ -28,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for commands in (service.app, users.app, read_models.app, log.app):
+for commands in (service.app, rebuild.app, users.app, read_models.app, log.app):
     app.add_typer(commands)
 app.add_typer(quarantine.app, name="quarantine", help="Signed deliveries that could not be read.")
 app.add_typer(token.app, name="token", help="Who may ask.")

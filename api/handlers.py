@@ -16,7 +16,7 @@ from api.problems import Problem, unreadable
 from api.signatures import HEADER, verify
 from eventstore.errors import LogError
 from eventstore.events import Position
-from projections import search, set_aside, stats
+from projections import progress, search, set_aside, stats
 from projections.read_model import FOREVER, NotReachedError, Page, parse_mark, rfc3339
 
 if TYPE_CHECKING:
@@ -222,6 +222,8 @@ async def status(runtime: Runtime) -> dict[str, Any]:
         ],
         "projections": await runtime.read_model.lags(),
         "set_aside": await set_aside.count(runtime.log.pool),
+        "rebuild": await progress.read(runtime.log.pool),
+        "scrub": runtime.scrubber.scrubbed,
         "quarantined": await runtime.quarantine.count(),
     }
 

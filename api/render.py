@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from projections.deliveries import is_list, is_object
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from api.send import Sent
     from api.tokens import Token
     from eventstore.quarantine import Quarantined
+    from projections.differences import Difference
+    from projections.progress import Progress
     from projections.read_model import Stale, User
     from projections.set_aside import SetAside
     from projections.stats import Day
@@ -41,13 +44,17 @@ def plain(text: str) -> None:
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[object]], title: str = "") -> None:
     """Print a table; cells are text, never markup."""
+    console.print(_table(columns, rows, title))
+
+
+def _table(columns: Iterable[str], rows: Iterable[Iterable[object]], title: str = "") -> Table:
     made = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for name in columns:
         # Whole ids and whole headings, even where a cell needs two lines.
         made.add_column(name, overflow="fold", min_width=len(name))
     for row in rows:
         made.add_row(*(_cell(value) for value in row))
-    console.print(made)
+    return made
 
 
 def _cell(value: object) -> str:
@@ -151,8 +158,12 @@ def sent(found: list[Sent]) -> None:
 
 def status(found: dict[str, Any]) -> None:
     """Print how far the log and the read models have come."""
+    console.print(status_view(found))
+
+
+def status_view(found: dict[str, Any]) -> Group:
+    """Show how far the log, the read models and a rebuild have come, as tables."""
     heads = [(h["position"], h["recorded_at"] or "never") for h in found["heads"]]
-    table(("head", "last recorded"), heads, title="log")
     rows = [
         (
             *(str(p.partition), str(p.generation), "answers" if p.active else p.state),
@@ -160,7 +171,47 @@ def status(found: dict[str, Any]) -> None:
         )
         for p in found["projections"]
     ]
-    table(("partition", "generation", "state", "position", "lag"), rows, title="read models")
     aside = found["set_aside"]
-    plain(f"set aside: {aside}{'; see `userlog set-aside`' if aside else ''}")
-    plain(f"in quarantine: {found['quarantined']}")
+    lines = [
+        f"set aside: {aside}{'; see `userlog set-aside`' if aside else ''}",
+        f"in quarantine: {found['quarantined']}",
+    ]
+    if found["rebuild"]:
+        lines.insert(0, rebuild_line(found["rebuild"]))
+    return Group(
+        _table(("head", "last recorded"), heads, title="log"),
+        _table(("partition", "generation", "state", "position", "lag"), rows, title="read models"),
+        *(Text(line) for line in lines),
+    )
+
+
+def status_line(found: dict[str, Any]) -> str:
+    """Say in one line what changes while one watches."""
+    heads = ", ".join(h["position"] for h in found["heads"])
+    waiting = sum(p.lag_positions for p in found["projections"] if p.active)
+    line = f"head {heads}; {waiting} events to project; {found['quarantined']} in quarantine"
+    return f"{line}; {rebuild_line(found['rebuild'])}" if found["rebuild"] else line
+
+
+def rebuild_line(found: Progress) -> str:
+    """Say in one line how far a rebuild is."""
+    parts = [
+        f"generation {found.generation}: {found.phase}",
+        f"{found.shards_done} of {found.shards} shards",
+        f"{found.events} of {found.events_total} events",
+        f"{found.users} users",
+    ]
+    if found.events_per_s is not None:
+        parts.append(f"{found.events_per_s} events/s")
+    if found.eta_s is not None:
+        parts.append(f"{found.eta_s:.0f} s left")
+    return ", ".join(parts)
+
+
+def differences(found: Iterable[Difference]) -> None:
+    """Print where rows differ: names, never values."""
+    rows = [
+        (f"{d.application_id}/{d.user_id}", d.table, d.at or "", d.what, ", ".join(d.fields))
+        for d in found
+    ]
+    table(("user", "table", "row", "is", "fields"), rows)

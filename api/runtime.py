@@ -16,8 +16,9 @@ from eventstore.appender import AppenderLimits
 from eventstore.errors import database_errors
 from eventstore.log import EventLog
 from eventstore.quarantine import Quarantine
-from eventstore.sealing import MasterKey
 from projections.read_model import ReadModel
+from projections.scrubber import Scrubber
+from projections.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -33,15 +34,17 @@ class Runtime:
     """The parts of a running userlog."""
 
     def __init__(
-        self, settings: Settings, master_key: MasterKey, log: EventLog, quarantine: Quarantine
+        self, settings: Settings, source: Source, log: EventLog, quarantine: Quarantine
     ) -> None:
-        """Made by `opened`."""
+        """Made by `opened`; `source` is how a worker process opens the same log."""
         self.settings = settings
-        self.master_key = master_key
+        self.source = source
+        self.master_key = source.master()
         self.log = log
         self.quarantine = quarantine
         self.ingest = Ingest(log, quarantine)
         self.read_model = ReadModel(log)
+        self.scrubber = Scrubber(log, interval_s=settings.scrub_interval_s)
 
 
 @contextlib.asynccontextmanager
@@ -87,21 +90,21 @@ async def opened(
             owner=owner,
         )
         try:
-            runtime = await _open(
-                pool, settings, MasterKey(secrets.master_key, secrets.previous_master_key)
-            )
+            keys = (secrets.master_key, secrets.previous_master_key)
+            runtime = await _open(pool, settings, Source(url, *keys, settings.database_timeout_s))
             yield runtime
             await runtime.log.close()
         finally:
             await _close(pool, settings.shutdown_timeout_s)
 
 
-async def _open(pool: Pool, settings: Settings, master_key: MasterKey) -> Runtime:
+async def _open(pool: Pool, settings: Settings, source: Source) -> Runtime:
     limits = AppenderLimits(
         settings.queue_rows_max, settings.batch_rows_max, settings.batch_bytes_max
     )
+    master_key = source.master()
     log = await EventLog.open(pool, master_key, limits)
-    return Runtime(settings, master_key, log, Quarantine(pool, log.partitions, master_key))
+    return Runtime(settings, source, log, Quarantine(pool, log.partitions, master_key))
 
 
 async def _close(pool: Pool, timeout_s: float) -> None:

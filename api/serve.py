@@ -34,6 +34,7 @@ async def serve(settings: Settings, *, project: bool, say: Callable[[str], None]
         projector = _projector(runtime)
         if project:
             projector.start()
+            runtime.scrubber.start()
         runner = web.AppRunner(
             make_app(runtime, secrets),
             access_log=None,
@@ -48,6 +49,7 @@ async def serve(settings: Settings, *, project: bool, say: Callable[[str], None]
             _log.info("stopping")
         finally:
             await runner.cleanup()
+            await runtime.scrubber.stop()
             await projector.stop()
 
 
@@ -57,8 +59,10 @@ async def project_forever(settings: Settings) -> None:
     async with opened(settings, obtain(settings)) as runtime:
         projector = _projector(runtime)
         projector.start()
+        runtime.scrubber.start()
         _log.info("projecting")
         await stopping.wait()
+        await runtime.scrubber.stop()
         await projector.stop()
 
 

@@ -79,9 +79,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     projector_poll_s: Annotated[
         Seconds, _about("how often the projector looks by itself", "0.5")
     ] = 0.5
-    rebuild_batch_rows_max: Annotated[Count, _about("events a rebuild takes at once", "5000")] = (
-        5_000
-    )
+    scrub_interval_s: Annotated[
+        Annotated[float, Meta(ge=0, le=86_400)],
+        _about("how often some users are proven right; 0: never", "10"),
+    ] = 10.0
     page_rows_max: Annotated[Count, _about("largest page of an answer", "1000")] = 1_000
     pool_connections_max: Annotated[
         Annotated[int, Meta(ge=2)], _about("connections to the database", "10")

@@ -57,8 +57,9 @@ async def open_pool(
     """Open a pool of connections; `timeout_s` bounds every statement and every connecting.
 
     They work as `userlog_app`, which can't change the log but through its functions; as the
-    `owner` of the schema only where tables are made and dropped. What a connection of the former
-    holds, the server takes back `takeover_s` after its process has frozen or its host has gone.
+    `owner` of the schema only where tables are made, filled and dropped as a whole, which takes as
+    long as it takes. What a connection of the service holds, the server takes back `takeover_s`
+    after its process has frozen or its host has gone.
     """
     with database_errors():
         return await asyncpg.create_pool(
@@ -66,9 +67,10 @@ async def open_pool(
             min_size=1,
             max_size=size,
             timeout=timeout_s,
-            command_timeout=timeout_s,
+            command_timeout=None if owner else timeout_s,
             init=None if owner else _become_application,
             server_settings=None if owner else _bounds(takeover_s),
+            setup=_end_with_client if owner else None,
         )
 
 
@@ -92,6 +94,12 @@ def _bounds(after_s: float) -> dict[str, str]:
 
 async def _become_application(connection: Connection) -> None:
     await connection.execute(f"SET ROLE {APPLICATION_ROLE}")
+
+
+async def _end_with_client(connection: Connection) -> None:
+    """Let the server notice a client that died, even while it waits for a lock or works on."""
+    with contextlib.suppress(asyncpg.InvalidParameterValueError):  # not on every platform
+        await connection.execute("SET client_connection_check_interval = 500")
 
 
 async def install(connection: Connection, partitions: int = 1) -> bool:

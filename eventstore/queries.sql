@@ -33,6 +33,14 @@ JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_i
 WHERE e.partition = $1 AND e.stream_id = ANY($2) AND e.position <= $3
 ORDER BY e.stream_id, e.position;
 
+-- [read_range] All events of a range of users up to a position, user by user.
+SELECT e.stream_id, e.position, e.kind, e.occurred_at, e.recorded_at, e.identity, e.payload,
+    s.application_id, s.user_id, s.key_id, s.data_key, s.erased_position
+FROM userlog.events e
+JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
+WHERE e.partition = $1 AND e.stream_id BETWEEN $2 AND $3 AND e.position <= $4
+ORDER BY e.stream_id, e.occurred_at, e.position;
+
 -- [read_stream] One user's events that were recorded by $3.
 SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.payload,
     s.application_id, s.user_id, s.key_id, s.data_key, s.erased_position

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,7 +16,7 @@ from eventstore.keyring import StreamKey
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     import asyncpg
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 _SQL = sql.load("eventstore")
 NO_PAYLOAD = b""
 _ERASURE = b"erased"
+_PAGE_ROWS = 1_000
 _FIRST = datetime.min.replace(tzinfo=UTC) + timedelta(milliseconds=1)
 _LAST = datetime.max.replace(tzinfo=UTC, microsecond=999_000)
 """What lies beyond, the driver stores as an infinity, which does not come back as a time."""
@@ -171,6 +174,33 @@ async def find_stream(pool: Pool, stream: Stream) -> tuple[bool, datetime | None
     with database_errors():
         row = await pool.fetchrow(_SQL["stream_erased"], stream.partition, stream.stream_id)
     return (False, None) if row is None else (True, row["erased_at"])
+
+
+async def by_user(
+    connection: Connection, statement: str, *args: object
+) -> AsyncGenerator[list[asyncpg.Record]]:
+    """Yield what a statement ordered by stream_id finds, user by user, reading page by page.
+
+    In a transaction, which is all that needs to be ended if not everything is read.
+    """
+    held: list[asyncpg.Record] = []
+    with database_errors():
+        cursor = await connection.cursor(statement, *args)
+        while rows := await cursor.fetch(_PAGE_ROWS):
+            users = [list(ours) for _, ours in groupby(held + rows, itemgetter("stream_id"))]
+            held = users.pop()
+            for ours in users:
+                yield ours
+    if held:
+        yield held
+
+
+def rows_of_range(
+    connection: Connection, first: uuid.UUID, last: uuid.UUID, until: Position
+) -> AsyncGenerator[list[asyncpg.Record]]:
+    """Read the events of a range of users up to a position, user by user, still sealed."""
+    where = (until.partition, first, last, until.number)
+    return by_user(connection, _SQL["read_range"], *where)
 
 
 def stream_of(row: asyncpg.Record, partition: int) -> Stream:

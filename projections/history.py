@@ -89,10 +89,10 @@ def entry(before: UserState | None, after: UserState, *, late: bool) -> HistoryE
 
 
 def _changes(before: Fields, after: Fields) -> Iterator[Change]:
-    for field in sorted(before.keys() | after.keys()):
+    changed = [field for field, new in after.items() if before.get(field) != new]
+    changed += [field for field in before.keys() - after.keys() if before[field] is not None]
+    for field in sorted(changed):
         old, new = before.get(field), after.get(field)
-        if old == new:
-            continue
         if field in _CONTACTS:
             yield from _contact_changes(field, old, new)
         else:

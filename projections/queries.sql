@@ -1,8 +1,9 @@
 -- The read models' statements. A list compares its generation with a subquery, not by a join: only
 -- then does its index give the order too.
 
--- [generations] The generations of a projection in one state.
-SELECT generation FROM userlog.generations WHERE projection = $1 AND state = $2 ORDER BY generation;
+-- [generations] The generations of a projection in one state, the newest first.
+SELECT generation FROM userlog.generations
+WHERE projection = $1 AND state = $2 ORDER BY generation DESC;
 
 -- [checkpoint_lock] How far a partition has come, held until the transaction ends; no row if
 -- another projector holds it.
@@ -25,6 +26,9 @@ WHERE a.datname = current_database() AND a.usename = session_user AND a.pid <> p
         - current_setting('idle_in_transaction_session_timeout')::interval
     AND (a.state LIKE 'idle in transaction%' OR a.wait_event IN ('ClientRead', 'ClientWrite'))
     AND a.backend_xid IS NOT NULL;
+
+-- [checkpoint_of] The same, without holding it.
+SELECT position FROM userlog.checkpoints WHERE partition = $1 AND projection = $2 AND generation = $3;
 
 -- [checkpoint_move] Everything up to here is in the read model now.
 UPDATE userlog.checkpoints SET position = $4, updated_at = now()
@@ -60,16 +64,12 @@ SELECT count(*) FROM userlog.projections p
 JOIN userlog.set_aside a ON a.generation = p.active_generation
 WHERE p.name = 'users';
 
--- [aside_list] All that are set aside in any live generation, each user once, in order.
+-- [aside_list] All that are set aside in the active generation, in order.
 SELECT a.partition, a.position, a.reason, a.since, s.application_id, s.user_id
-FROM (
-    SELECT DISTINCT ON (w.partition, w.stream_id) w.*
-    FROM userlog.set_aside w
-    JOIN userlog.generations g ON g.projection = 'users' AND g.generation = w.generation
-    WHERE g.state = 'live'
-    ORDER BY w.partition, w.stream_id, w.generation
-) a
+FROM userlog.projections p
+JOIN userlog.set_aside a ON a.generation = p.active_generation
 JOIN userlog.streams s ON s.partition = a.partition AND s.stream_id = a.stream_id
+WHERE p.name = 'users'
 ORDER BY a.partition, a.position;
 
 -- [users_get] The states of some users.
@@ -244,7 +244,7 @@ ORDER BY h.order_key DESC, h.position DESC
 LIMIT $6;
 
 -- [checkpoint] How far the active generation of a partition has come.
-SELECT c.position FROM userlog.projections p
+SELECT c.position, c.generation FROM userlog.projections p
 JOIN userlog.checkpoints c ON c.projection = p.name AND c.generation = p.active_generation
 WHERE p.name = 'users' AND c.partition = $1;
 
@@ -259,23 +259,81 @@ JOIN userlog.generations g ON g.projection = c.projection AND g.generation = c.g
 JOIN userlog.projections p ON p.name = c.projection
 ORDER BY h.partition, c.projection, c.generation;
 
+-- [status_rebuild] The rebuild that is not finished, and how much of it is done.
+SELECT g.generation, g.version, g.phase, g.created_at, g.started_at, now() AS seen_at, s.*
+FROM userlog.generations g
+CROSS JOIN LATERAL (
+    SELECT count(*) AS shards, count(s.done_at) AS shards_done,
+        coalesce(sum(s.users), 0)::bigint AS users, coalesce(sum(s.events), 0)::bigint AS events,
+        coalesce(sum(s.until) FILTER (WHERE s.shard = 0), 0)::bigint AS events_total,
+        coalesce(sum(s.events) FILTER (WHERE s.done_at > g.started_at), 0)::bigint AS events_lately,
+        max(s.done_at) AS last_done_at
+    FROM userlog.rebuild_shards s WHERE s.generation = g.generation
+) s
+WHERE g.projection = 'users' AND g.state = 'building'
+ORDER BY g.generation DESC LIMIT 1;
+
 -- [generation_new] Make room for a rebuild; its number is the next one.
-INSERT INTO userlog.generations (projection, generation, state)
-SELECT 'users', max(generation) + 1, 'building' FROM userlog.generations WHERE projection = 'users'
+INSERT INTO userlog.generations (projection, generation, state, phase, version)
+SELECT 'users', max(generation) + 1, 'building', 'building', $1
+FROM userlog.generations WHERE projection = 'users'
 RETURNING generation;
 
--- [generation_start] It starts before the first event, in every partition.
-INSERT INTO userlog.checkpoints (partition, projection, generation)
-SELECT partition, 'users', $1 FROM userlog.log_head;
+-- [shards_new] What there is to load.
+INSERT INTO userlog.rebuild_shards (partition, generation, shard, first_stream, last_stream, until)
+SELECT s.partition, $1, s.shard, s.first_stream, s.last_stream, s.until
+FROM unnest($2::integer[], $3::integer[], $4::uuid[], $5::uuid[], $6::bigint[])
+    AS s (partition, shard, first_stream, last_stream, until);
+
+-- [shard_claim] A shard that nobody has loaded or is loading, held until the transaction ends.
+SELECT shard, first_stream, last_stream, until FROM userlog.rebuild_shards
+WHERE partition = $1 AND generation = $2 AND done_at IS NULL
+ORDER BY shard LIMIT 1
+FOR UPDATE SKIP LOCKED;
+
+-- [shard_done] Its rows are there when this is.
+UPDATE userlog.rebuild_shards SET events = $4, users = $5, done_at = clock_timestamp()
+WHERE partition = $1 AND generation = $2 AND shard = $3;
+
+-- [shards_open] How many shards are not loaded yet.
+SELECT count(*) FROM userlog.rebuild_shards WHERE generation = $1 AND done_at IS NULL;
+
+-- [generation_hold] A generation that is being built, held until the transaction ends; no row if
+-- it is not, any more.
+SELECT version FROM userlog.generations
+WHERE projection = 'users' AND generation = $1 AND state = 'building'
+FOR UPDATE;
+
+-- [generation_phase] What the rebuild is at.
+UPDATE userlog.generations SET phase = $2
+WHERE projection = 'users' AND generation = $1 AND state = 'building'
+RETURNING generation;
+
+-- [generation_resume] Go on with it.
+UPDATE userlog.generations SET started_at = now()
+WHERE projection = 'users' AND generation = $1 AND state = 'building' AND version = $2
+RETURNING generation;
+
+-- [generation_start] Its tables hold the events up to here.
+INSERT INTO userlog.checkpoints (partition, projection, generation, position)
+SELECT partition, 'users', generation, until
+FROM userlog.rebuild_shards WHERE generation = $1 AND shard = 0;
+
+-- [head_settled] The end of a partition, when no append is under way.
+SELECT position FROM userlog.log_head WHERE partition = $1 FOR SHARE;
 
 -- [generation_live] From now on the projector keeps it up to date.
-UPDATE userlog.generations SET state = 'live' WHERE projection = 'users' AND generation = $1;
+UPDATE userlog.generations SET state = 'live', phase = NULL
+WHERE projection = 'users' AND generation = $1 AND state = 'building'
+RETURNING generation;
 
 -- [active] The generation that answers.
 SELECT active_generation FROM userlog.projections WHERE name = 'users';
 
 -- [flip] Let another generation answer.
-UPDATE userlog.projections SET active_generation = $1 WHERE name = 'users';
+UPDATE userlog.projections SET active_generation = $1
+WHERE name = 'users' AND active_generation = $2
+RETURNING active_generation;
 
 -- [generation_forget] No projector works on it any more.
 DELETE FROM userlog.generations WHERE projection = 'users' AND generation = $1;
@@ -283,13 +341,105 @@ DELETE FROM userlog.generations WHERE projection = 'users' AND generation = $1;
 -- [checkpoints_forget] Its checkpoints go with it.
 DELETE FROM userlog.checkpoints WHERE projection = 'users' AND generation = $1;
 
--- [rebuild_lock] Held while a rebuild runs; false if another one does.
+-- [shards_forget] And what a rebuild knew of it.
+DELETE FROM userlog.rebuild_shards WHERE generation = $1;
+
+-- [rebuild_lock] Held while a rebuild runs; false if another one does. A courtesy, no more: a
+-- distributed database has one such lock on each node.
 SELECT pg_try_advisory_lock(hashtext('userlog rebuild'));
 
 -- [generation_tables] The tables of all generations that exist.
-SELECT c.relname, c.relname ~ '_g\d+$' AND i.inhrelid IS NOT NULL AS attached
+SELECT c.relname, i.inhrelid IS NOT NULL AS attached
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
 WHERE n.nspname = 'userlog' AND c.relkind = 'r' AND c.relname ~ '^(users|history|activity|terms)_g\d+$'
 ORDER BY c.relname;
+
+-- [generation_indexes] What makes the indexes of a table $1 for one of its parts $2; none if the
+-- part has some.
+SELECT CASE WHEN i.indisprimary
+    THEN format('ALTER TABLE userlog.%I ADD %s', $2::text, pg_get_constraintdef(k.oid))
+    ELSE regexp_replace(pg_get_indexdef(i.indexrelid), ' INDEX \S+ ON ONLY \S+ ',
+        format(' INDEX ON userlog.%I ', $2::text)) END AS statement
+FROM pg_index i
+LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.contype = 'p'
+WHERE i.indrelid = format('userlog.%I', $1::text)::regclass AND NOT EXISTS (
+    SELECT FROM pg_index made WHERE made.indrelid = format('userlog.%I', $2::text)::regclass)
+ORDER BY i.indisprimary DESC, i.indexrelid;
+
+-- [not_compared] Users whose rows are not those of the log up to a position, and need not be:
+-- their erasure, which takes the rows at once, stands behind it, or they are set aside.
+SELECT e.stream_id FROM userlog.events e
+WHERE e.partition = $1 AND e.position > $2 AND e.kind = 4
+UNION SELECT a.stream_id FROM userlog.set_aside a WHERE a.partition = $1 AND a.generation = $3;
+
+-- [names] Who these users are.
+SELECT stream_id, application_id, user_id FROM userlog.streams
+WHERE partition = $1 AND stream_id = ANY($2);
+
+-- [scrub_last] The last of so many users from one on.
+SELECT stream_id FROM userlog.streams
+WHERE partition = $1 AND stream_id >= $2
+ORDER BY stream_id OFFSET $3::bigint - 1 LIMIT 1;
+
+-- [users_rows] The rows of a range of users, user by user.
+SELECT stream_id, application_id, user_id, company_id, lifecycle, state, since, order_key, position,
+    kind, occurred_at, recorded_at
+FROM userlog.users
+WHERE partition = $1 AND generation = $2 AND stream_id BETWEEN $3 AND $4
+ORDER BY stream_id;
+
+-- [users_sums] How many rows of each generation begin with each byte, and a sum over them that no
+-- order changes.
+SELECT t.generation, get_byte(uuid_send(t.stream_id), 0) AS bucket, count(*) AS rows,
+    sum(hashtextextended((t.stream_id, t.application_id, t.user_id, t.company_id, t.lifecycle,
+        t.state, t.since, t.order_key, t.position, t.kind, t.occurred_at, t.recorded_at)::text, 0)) AS checksum
+FROM userlog.users t
+WHERE t.partition = $1 AND t.generation = ANY($2)
+GROUP BY 1, 2;
+
+-- [history_rows] The history of a range of users, user by user.
+SELECT stream_id, order_key, position, kind, occurred_at, recorded_at, stated_at, late, summary,
+    changes
+FROM userlog.history
+WHERE partition = $1 AND generation = $2 AND stream_id BETWEEN $3 AND $4
+ORDER BY stream_id, order_key, position;
+
+-- [history_sums] How many rows of each generation begin with each byte, and a sum over them that no
+-- order changes.
+SELECT t.generation, get_byte(uuid_send(t.stream_id), 0) AS bucket, count(*) AS rows,
+    sum(hashtextextended((t.stream_id, t.order_key, t.position, t.kind, t.occurred_at,
+        t.recorded_at, t.stated_at, t.late, t.summary, t.changes)::text, 0)) AS checksum
+FROM userlog.history t
+WHERE t.partition = $1 AND t.generation = ANY($2)
+GROUP BY 1, 2;
+
+-- [activity_rows] The days of a range of users, user by user.
+SELECT stream_id, application_id, day, created, deleted, blocked, active
+FROM userlog.activity
+WHERE partition = $1 AND generation = $2 AND stream_id BETWEEN $3 AND $4
+ORDER BY stream_id, day;
+
+-- [terms_rows] What a range of users can be found by, user by user.
+SELECT stream_id, term
+FROM userlog.terms
+WHERE partition = $1 AND generation = $2 AND stream_id BETWEEN $3 AND $4
+ORDER BY stream_id, term;
+
+-- [terms_sums] How many rows of each generation begin with each byte, and a sum over them that no
+-- order changes.
+SELECT t.generation, get_byte(uuid_send(t.stream_id), 0) AS bucket, count(*) AS rows,
+    sum(hashtextextended((t.stream_id, t.term)::text, 0)) AS checksum
+FROM userlog.terms t
+WHERE t.partition = $1 AND t.generation = ANY($2)
+GROUP BY 1, 2;
+
+-- [activity_sums] How many rows of each generation begin with each byte, and a sum over them that no
+-- order changes.
+SELECT t.generation, get_byte(uuid_send(t.stream_id), 0) AS bucket, count(*) AS rows,
+    sum(hashtextextended((t.stream_id, t.application_id, t.day, t.created, t.deleted,
+        t.blocked, t.active)::text, 0)) AS checksum
+FROM userlog.activity t
+WHERE t.partition = $1 AND t.generation = ANY($2)
+GROUP BY 1, 2;

@@ -1,21 +1,38 @@
 """Rebuild: make the read models again from the log, beside the ones that answer, then flip.
 
-The new generation is filled from the first event on while the old one goes on answering and
-following. The flip holds the old generation's checkpoints for a moment, brings the new one to
-the same position or beyond, and changes one row; so no reader ever sees the read model go back.
+  building      shards of users are folded and written, by any number of processes
+  indexing      the new tables get their indexes and become a part of the read models
+  catching up   the projector's batches, from the position where the build began to the present
+  proving       the new generation is compared with the one that answers, at one position
+  flip          one row says which generation answers
+
+Reads and appends go on all the time. The old generation goes on following, so that `roll_back`
+is a flip too, until the next rebuild drops it. What is done is in the database: a rebuild that
+was interrupted goes on where it stopped. Proof and flip hold the old generation's checkpoint,
+so no reader ever sees the read model go back.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import math
+import time
 from typing import TYPE_CHECKING
 
-import asyncpg
+import msgspec
 
 from eventstore import sql
 from eventstore.errors import LogError, database_errors
-from projections.projector import generations, project_batch
-from projections.tables import TABLES, Generation
+from eventstore.events import Position
+from projections import generations, progress, shards
+from projections.differences import Differences
+from projections.projector import project_batch
+from projections.proof import compare_generations, snapshot
+from projections.source import Source, opened
+from projections.tables import Generation
+from projections.worker import Load, Prove, Proved, Word
+from projections.workers import run_all
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -24,117 +41,204 @@ if TYPE_CHECKING:
     from eventstore.log import EventLog
 
 _SQL = sql.load("projections")
-_CATCH_UP_BATCH_MAX = 500
+_SHARD_EVENTS = 25_000
+_BATCH_MAX = 500
+_TURN_S = 0.01
 
 
-class RebuildRunningError(LogError):
-    """Another rebuild is running; one at a time."""
+class NothingToGoBackToError(LogError):
+    """There is no other generation that is kept up to date."""
 
 
-async def rebuild(log: EventLog, *, batch_max: int, progress: Callable[[int, int], None]) -> int:
-    """Rebuild users and history; return the number of the generation that answers now.
+class Plan(msgspec.Struct, frozen=True):
+    """How to rebuild: in how many processes, in shards of how many events, whether from scratch.
 
-    `progress` is told (events done, events there were at the start) after each batch.
-    RebuildRunningError if another rebuild works on this database. What a rebuild that died left
-    behind is removed.
+    `patience_s` is how long to wait for shards that somebody else holds, such as a session whose
+    client has just died.
     """
-    async with _only_rebuild(log) as connection:
-        live = await generations(log, "live")
-        for left_over in sorted((await _tables(connection)).keys() - set(live)):
-            await _drop(connection, left_over)
-        number = await _new_generation(connection)
-        await _fill(log, number, batch_max, progress)
-        old = await _flip(connection, log, number)
-        await _drop(connection, old)
-        return number
+
+    workers: int = 1
+    shard_events_max: int = _SHARD_EVENTS
+    fresh: bool = False
+    patience_s: float = 3.0
+
+
+class Rebuilt(msgspec.Struct, frozen=True):
+    """What a rebuild did: `resumed` if it went on with what another one left."""
+
+    generation: int
+    resumed: bool
+    events: int
+    users: int
+    proof: Differences
+
+
+async def rebuild(source: Source, plan: Plan, begun: Callable[[], None] = lambda: None) -> Rebuilt:
+    """Rebuild every read model; return when the new generation answers.
+
+    `begun` is called when no other rebuild can begin any more.
+    RebuildRunningError if another rebuild works on this database.
+    """
+    async with _alone(source) as (log, connection):
+        begun()
+        unfinished = None if plan.fresh else await generations.resume(connection)
+        await generations.drop_others(connection, unfinished)
+        number = unfinished or await _begin(connection, log, plan)
+        await _build(connection, log, source, number, plan)
+        await generations.set_phase(connection, number, "indexing")
+        await generations.finish(connection, number)
+        await generations.set_phase(connection, number, "catching up")
+        old = await generations.active(connection)
+        await _pass_erasures(log, number)
+        await _draw_level(log, number, old)
+        await generations.set_phase(connection, number, "proving")
+        found = await _prove(connection, log, number, old)
+        built = await progress.read(connection)
+        await _draw_level(log, number, old)
+        async with connection.transaction():
+            await generations.set_live(connection, number)
+            await _flip(connection, log, number, old)
+    events, users = (built.events, built.users) if built else (0, 0)
+    return Rebuilt(number, unfinished is not None, events, users, found)
 
 
 @contextlib.asynccontextmanager
-async def _only_rebuild(log: EventLog) -> AsyncGenerator[Connection]:
-    with database_errors():
-        async with log.pool.acquire() as connection:
-            if not await connection.fetchval(_SQL["rebuild_lock"]):
-                msg = "another rebuild is running; `userlog status` shows how far it is"
-                raise RebuildRunningError(msg)
-            yield connection
+async def _alone(source: Source) -> AsyncGenerator[tuple[EventLog, Connection]]:
+    async with (
+        opened(source) as log,
+        log.pool.acquire() as connection,
+        generations.only_one(connection),
+    ):
+        yield log, connection
 
 
-async def _new_generation(connection: Connection) -> int:
-    async with connection.transaction():
-        number: int = await connection.fetchval(_SQL["generation_new"])
-        for name in (table.name for table in TABLES):
-            # Attaching, unlike CREATE TABLE … PARTITION OF, waits for no reader and stops none.
-            await connection.execute(
-                f"CREATE TABLE userlog.{name}_g{number} (LIKE userlog.{name} INCLUDING ALL)"
-            )
-            await connection.execute(
-                f"ALTER TABLE userlog.{name} ATTACH PARTITION userlog.{name}_g{number}"
-                f" FOR VALUES IN ({number})"
-            )
-        await connection.execute(_SQL["generation_start"], number)
-    return number
-
-
-async def _fill(
-    log: EventLog, number: int, batch_max: int, progress: Callable[[int, int], None]
-) -> None:
+async def _begin(connection: Connection, log: EventLog, plan: Plan) -> int:
     heads = await log.heads()
-    total = sum(head.position.number for head in heads)
-    finished = 0
-    for head in heads:
-        where = Generation(head.position.partition, number)
-        reached = 0
-        while reached < head.position.number:
-            done = await project_batch(log, where, batch_max)
-            if done is None:
-                msg = f"generation {number} was removed while it was being built"
-                raise LogError(msg)
-            reached = done.position.number
-            progress(min(finished + reached, total), total)
-        finished += head.position.number
+    planned = shards.plan(heads, plan.shard_events_max, plan.workers)
+    return await generations.create(connection, planned)
 
 
-async def _flip(connection: Connection, log: EventLog, number: int) -> int:
-    """Let the new generation answer; return the number of the one that did."""
-    async with connection.transaction():
-        old: int = await connection.fetchval(_SQL["active"])
-        for partition in range(log.partitions):
-            held = await connection.fetchval(_SQL["checkpoint_hold"], partition, "users", old)
-            where = Generation(partition, number)
-            while (done := await project_batch(log, where, _CATCH_UP_BATCH_MAX)) and (
-                done.position.number < held
-            ):
-                pass
-        await connection.execute(_SQL["generation_live"], number)
-        await connection.execute(_SQL["flip"], number)
-        await connection.execute(_SQL["generation_forget"], old)
-        await connection.execute(_SQL["checkpoints_forget"], old)
-    return old
+async def _build(
+    connection: Connection, log: EventLog, source: Source, number: int, plan: Plan
+) -> None:
+    """Load the shards that are not loaded yet."""
+    patient_until = math.inf
+    while left := await connection.fetchval(_SQL["shards_open"], number):
+        if time.monotonic() > patient_until:
+            raise LogError("not every shard was loaded; another rebuild may be at work")
+        workers = min(plan.workers, left)
+        jobs = [Load(number, n * log.partitions // workers) for n in range(workers)]
+        await run_all(jobs, source, log, lambda _: None)
+        patient_until = min(patient_until, time.monotonic() + plan.patience_s)
+        await asyncio.sleep(_TURN_S)
 
 
-async def _tables(connection: Connection) -> dict[int, list[tuple[str, bool]]]:
-    """Return each generation's tables, and whether they are attached."""
-    found: dict[int, list[tuple[str, bool]]] = {}
-    for row in await connection.fetch(_SQL["generation_tables"]):
-        table, _, number = row["relname"].rpartition("_g")
-        found.setdefault(int(number), []).append((table, row["attached"]))
+async def _pass_erasures(log: EventLog, number: int) -> None:
+    """Project everything from before the new tables became a part of the read models.
+
+    An erasure from then on takes its rows from them; one from before could not. The head's lock is
+    waited for, because an erasure that has it may have begun before.
+    """
+    for partition in range(log.partitions):
+        head: int = await log.pool.fetchval(_SQL["head_settled"], partition)
+        await _advance(log, Generation(partition, number), head)
+
+
+async def _prove(connection: Connection, log: EventLog, number: int, old: int) -> Differences:
+    """Compare two generations, each partition as it is when both stand at one position."""
+    found = Differences()
+    for partition in range(log.partitions):
+        await _draw_level_in(log, partition, number, old)
+        async with snapshot(log) as seen:
+            async with connection.transaction():
+                until = await _hold(connection, log, partition, number, old)
+                await generations.active(seen)  # its first look: what both hold at this position
+            found.join(await compare_generations(seen, until, number, old))
     return found
 
 
-async def _drop(connection: Connection, number: int) -> None:
-    """Remove a generation that answers nobody; readers that still use it are waited for."""
-    await connection.execute(_SQL["generation_forget"], number)
-    await connection.execute(_SQL["checkpoints_forget"], number)
-    await connection.execute(_SQL["aside_forget"], number)
-    for table, attached in (await _tables(connection)).get(number, []):
-        if attached:
-            await _detach(connection, table, f"{table}_g{number}")
-        await connection.execute(f"DROP TABLE userlog.{table}_g{number}")
+async def _draw_level(log: EventLog, number: int, old: int) -> None:
+    for partition in range(log.partitions):
+        await _draw_level_in(log, partition, number, old)
 
 
-async def _detach(connection: Connection, table: str, part: str) -> None:
-    detach = f"ALTER TABLE userlog.{table} DETACH PARTITION userlog.{part}"
-    try:
-        await connection.execute(f"{detach} CONCURRENTLY")
-    except asyncpg.ObjectNotInPrerequisiteStateError:  # begun by a rebuild that died in it
-        await connection.execute(f"{detach} FINALIZE")
+async def _draw_level_in(log: EventLog, partition: int, number: int, old: int) -> None:
+    """Bring whichever generation is behind to where the other one is, but for a last batch."""
+    ours, theirs = Generation(partition, number), Generation(partition, old)
+    while not 0 <= await _position(log, theirs) - await _position(log, ours) <= _BATCH_MAX:
+        await _advance(log, ours, await _position(log, theirs))
+        await _advance(log, theirs, await _position(log, ours), live=True)
+
+
+async def _hold(
+    connection: Connection, log: EventLog, partition: int, number: int, old: int
+) -> Position:
+    """Hold a generation's checkpoint, and bring another one to the same position."""
+    held = await connection.fetchval(_SQL["checkpoint_hold"], partition, "users", old)
+    if held is None:
+        raise LogError(f"generation {old} was removed meanwhile")
+    await _advance(log, Generation(partition, number), held)
+    return Position(partition, held)
+
+
+async def _advance(log: EventLog, where: Generation, until: int, *, live: bool = False) -> None:
+    """Project up to a position and no further, taking turns with whoever else projects."""
+    while (left := until - await _position(log, where)) > 0:
+        if await project_batch(log, where, min(left, _BATCH_MAX), live=live) is None:
+            await asyncio.sleep(_TURN_S)
+
+
+async def _position(log: EventLog, where: Generation) -> int:
+    with database_errors():
+        found: int | None = await log.pool.fetchval(
+            _SQL["checkpoint_of"], where.partition, "users", where.number
+        )
+    if found is None:
+        raise LogError(f"generation {where.number} was removed meanwhile")
+    return found
+
+
+async def _flip(connection: Connection, log: EventLog, number: int, old: int) -> None:
+    """Let another generation answer, from where the old one is."""
+    for partition in range(log.partitions):
+        await _hold(connection, log, partition, number, old)
+    await generations.flip(connection, number, old)
+
+
+async def roll_back(source: Source) -> int:
+    """Let the generation answer that did before; return its number."""
+    async with _alone(source) as (log, connection):
+        old = await generations.active(connection)
+        others = [n for n in await generations.find(connection, "live") if n != old]
+        if not others:
+            raise NothingToGoBackToError("there is no other generation that follows the log")
+        await _draw_level(log, others[0], old)
+        async with connection.transaction():
+            await _flip(connection, log, others[0], old)
+        return others[0]
+
+
+async def drop_others(source: Source) -> list[int]:
+    """Remove every generation that answers nobody; return their numbers."""
+    async with _alone(source) as (_, connection):
+        return await generations.drop_others(connection)
+
+
+async def prove_all(source: Source, plan: Plan, told: Callable[[int, int], None]) -> Differences:
+    """Compare all that the read models say with the log; tell (users' ranges done, in all)."""
+    found = Differences()
+    async with opened(source) as log:
+        planned = shards.plan(await log.heads(), plan.shard_events_max, plan.workers)
+        done = 0
+
+        def take(word: Word) -> None:
+            nonlocal done
+            if isinstance(word, Proved):
+                done += 1
+                found.join(word.found)
+                told(done, len(planned))
+
+        workers = min(plan.workers, len(planned))
+        jobs = [Prove([s.users for s in planned[n::workers]]) for n in range(workers)]
+        await run_all(jobs, source, log, take)
+    return found

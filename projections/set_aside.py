@@ -86,7 +86,7 @@ async def count(pool: Pool) -> int:
 
 
 async def everyone(pool: Pool) -> list[SetAside]:
-    """Return all who are set aside in any generation that is kept up to date."""
+    """Return all who are set aside in the generation that answers."""
     with database_errors():
         rows = await pool.fetch(_SQL["aside_list"])
     return [

@@ -19,13 +19,15 @@ from projections.deliveries import (
     Entry,
     is_object,
     moment,
-    read_delivery,
-    read_entry,
-    split_payload,
+    read_single,
 )
 
 Fields: TypeAlias = dict[str, Any]
 Lifecycle: TypeAlias = Literal["active", "blocked", "deleted"]
+
+FOLD_VERSION = 1
+"""To be raised with every change of what the fold makes of the same events: an unfinished rebuild
+is taken up again by the same version only."""
 
 _KNOWN = (
     *("username", "first_name", "last_name", "phone_numbers", "emails", "gender", "dob"),
@@ -43,9 +45,15 @@ def _camel(name: str) -> str:
     return head + "".join(part.capitalize() for part in rest) if head else name
 
 
-_TWINS = {name: _camel(name) for name in _KNOWN}
-_HANDLED = _IDS | frozenset(_TWINS) | frozenset(_TWINS.values())
-_CONTACT_TWINS = {name: _camel(name) for name in _CONTACT}
+def _twins(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Return the names that have a camelCase twin, and the twins."""
+    return tuple((name, _camel(name)) for name in names if _camel(name) != name)
+
+
+_TWINS = _twins(_KNOWN)
+_HANDLED = _IDS | frozenset(_KNOWN) | frozenset(twin for _, twin in _TWINS)
+_CONTACT_TWINS = _twins(_CONTACT)
+_CONTACT_HANDLED = frozenset(_CONTACT) | frozenset(twin for _, twin in _CONTACT_TWINS)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BIAS = 1 << 62
 _LOWEST = -_BIAS
@@ -84,9 +92,7 @@ class UserState(msgspec.Struct, frozen=True):
 
 def read_event(event: RecordedEvent) -> UserEvent:
     """Read an event of the log; UnreadableError if its payload can't be read any more."""
-    delivery = read_delivery(event.payload or b"")
-    (raw,) = split_payload(delivery.payload)
-    entry = read_entry(raw)
+    delivery, entry = read_single(event.payload or b"")
     stated_at = delivery.occurred_at or entry.time()
     return UserEvent(
         order_key=_order_key(event, entry, delivery.event_id or ""),
@@ -137,11 +143,9 @@ def fields_of(entry: Entry) -> Fields:
     becomes `social_accounts`.
     """
     user = entry.user
-    fields: Fields = {}
-    for name, twin in _TWINS.items():
-        if name in user:
-            fields[name] = user[name]
-        elif twin in user:
+    fields: Fields = {name: user[name] for name in _KNOWN if name in user}
+    for name, twin in _TWINS:
+        if twin in user and name not in fields:
             fields[name] = user[twin]
     for name in ("phone_numbers", "emails"):
         if isinstance(fields.get(name), list):
@@ -150,9 +154,8 @@ def fields_of(entry: Entry) -> Fields:
         if name in entry.beside:
             fields["social_accounts"] = entry.beside[name]
             break
-    extra = {name: value for name, value in user.items() if name not in _HANDLED}
-    if extra:
-        fields["extra"] = extra
+    if unknown := user.keys() - _HANDLED:
+        fields["extra"] = {name: user[name] for name in unknown}
     return fields
 
 
@@ -160,19 +163,17 @@ def _contact(item: object) -> object:
     """Normalise a phone or e-mail: one name per property, a number as text, the code as int."""
     if not is_object(item):
         return item
-    found: Fields = {}
-    for name, twin in _CONTACT_TWINS.items():
-        if name in item:
-            found[name] = item[name]
-        elif twin in item:
+    found: Fields = {name: item[name] for name in _CONTACT if name in item}
+    for name, twin in _CONTACT_TWINS:
+        if twin in item and name not in found:
             found[name] = item[twin]
     if type(found.get("phone")) is int:
         found["phone"] = str(found["phone"])
     code = found.get("country_code")
     if isinstance(code, str) and len(digits := code.removeprefix("+")) <= _CODE_DIGITS_MAX:
         found["country_code"] = int(digits) if digits.isdecimal() else code
-    handled = (*_CONTACT_TWINS, *_CONTACT_TWINS.values())
-    found.update({name: value for name, value in item.items() if name not in handled})
+    for name in item.keys() - _CONTACT_HANDLED:
+        found[name] = item[name]
     return found
 
 
@@ -188,9 +189,18 @@ def fold(state: UserState | None, event: UserEvent) -> UserState:
         fields["extra"] = {**before["extra"], **event.fields["extra"]}
     company_id = state.company_id if event.company_id is None else event.company_id
     since = state.since
-    if new := names_of(event.fields, event.company_id) - names_of(before, state.company_id):
+    if new := _new_names(state, event):
         since = {**since, **dict.fromkeys(new, milliseconds(event.occurred_at))}
     return UserState(company_id, _lifecycle(event.kind, fields), fields, event, since)
+
+
+def _new_names(state: UserState, event: UserEvent) -> set[str]:
+    """Return the names that are first heard of in an event; mostly there are none."""
+    before, now = state.fields, event.fields
+    known = event.company_id is None or state.company_id is not None
+    if known and "extra" not in now and now.keys() <= before.keys():
+        return set()
+    return names_of(now, event.company_id) - names_of(before, state.company_id)
 
 
 def names_of(fields: Fields, company_id: int | None) -> set[str]:

@@ -1,13 +1,12 @@
 """The read models as tables: the rows that a folded user has in each, and how they get there.
 
 To add a read model: a table in schema.sql that has a partition for each generation, erase() and
-`<table>_put` and `<table>_drop` in queries.sql for it, a pure function from a folded user to its
-rows, and a line in TABLES. Projector and rebuild need nothing else.
+`<table>_put`, `_drop`, `_rows` and `_sums` in queries.sql for it, a pure function from a folded
+user to its rows, and a line in TABLES. Projector, rebuild and proof need nothing else.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -22,6 +21,7 @@ from projections.terms import FIELDS, terms_of
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Sequence
+    from datetime import date
 
     import asyncpg
 
@@ -59,12 +59,14 @@ def _never(_folded: Folded) -> bool:
 class Table(msgspec.Struct, frozen=True):
     """A read model: `userlog.<name>`, whose columns after partition and generation these are.
 
-    The rows of new entries are added to those that are there, unless the table says that they
-    are `replaced`; all of a user's rows are, if the fold is of the whole user.
+    `key` names those that tell the rows of one user apart, the last one for people. The rows of
+    new entries are added to those that are there, unless the table says that they are `replaced`;
+    all of a user's rows are, if the fold is of the whole user.
     """
 
     name: str
     columns: tuple[str, ...]
+    key: tuple[str, ...]
     rows: Callable[[Folded], Iterator[Row]]
     replaced: Callable[[Folded], bool] = _never
 
@@ -106,17 +108,18 @@ def _history(folded: Folded) -> Iterator[Row]:
 
 def _activity(folded: Folded) -> Iterator[Row]:
     """Count by day, in UTC, what a user adds to their application's numbers."""
-    counts: Counter[tuple[Any, str]] = Counter()
+    days: dict[date, list[int]] = {}
     for entry in folded.entries:
-        day = entry.event.occurred_at.date()
-        counts[day, "created"] += entry.before is None
-        counts[day, "deleted"] += entry.after == "deleted" != entry.before
-        counts[day, "blocked"] += entry.after == "blocked" != entry.before
-        counts[day, "active"] += (entry.after == "active") - (entry.before == "active")
-    for day in dict.fromkeys(day for day, _ in counts):
-        found = [counts[day, name] for name in ("created", "deleted", "blocked", "active")]
-        if any(found):
-            yield (folded.stream.stream_id, folded.stream.application_id, day, *found)
+        was, now = entry.before, entry.after
+        if was != now:
+            counts = days.setdefault(entry.event.occurred_at.date(), [0, 0, 0, 0])
+            counts[0] += was is None
+            counts[1] += now == "deleted"
+            counts[2] += now == "blocked"
+            counts[3] += (now == "active") - (was == "active")
+    for day, counts in days.items():
+        if any(counts):
+            yield (folded.stream.stream_id, folded.stream.application_id, day, *counts)
 
 
 def _terms_change(folded: Folded) -> bool:
@@ -138,6 +141,7 @@ TABLES = (
             *("stream_id", "application_id", "user_id", "company_id", "lifecycle", "state"),
             *("since", "order_key", "position", "kind", "occurred_at", "recorded_at"),
         ),
+        (),
         _users,
     ),
     Table(
@@ -146,14 +150,16 @@ TABLES = (
             *("stream_id", "order_key", "position", "kind", "occurred_at", "recorded_at"),
             *("stated_at", "late", "summary", "changes"),
         ),
+        ("order_key", "position"),
         _history,
     ),
     Table(
         "activity",
         ("stream_id", "application_id", "day", "created", "deleted", "blocked", "active"),
+        ("day",),
         _activity,
     ),
-    Table("terms", ("stream_id", "term"), _terms, _terms_change),
+    Table("terms", ("stream_id", "term"), ("term",), _terms, _terms_change),
 )
 
 

@@ -17,6 +17,7 @@ from eventstore.log import EventLog
 from eventstore.quarantine import Quarantine
 from eventstore.sealing import MasterKey
 from projections.read_model import ReadModel
+from projections.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -45,6 +46,11 @@ class Stack(NamedTuple):
     quarantine: Quarantine
     ingest: Ingest
     read_model: ReadModel
+
+    @property
+    def source(self) -> Source:
+        """How a rebuild opens the same log."""
+        return Source(self.url, MASTER_KEY, None, 30)
 
 
 def with_database(url: str, name: str) -> str:

@@ -33,6 +33,10 @@ class FailedError(Exception):
     """Ends a command with one line and exit code 1."""
 
 
+class StoppedError(FailedError):
+    """Somebody pressed Ctrl-C."""
+
+
 def new_group() -> typer.Typer:
     """Make a group of commands."""
     return typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -53,7 +57,7 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - whatever the w
     try:
         return uvloop.run(work)
     except KeyboardInterrupt:
-        raise FailedError("interrupted") from None
+        raise StoppedError("interrupted") from None
 
 
 def with_runtime(work: Callable[[Runtime], Awaitable[Any]], *, owner: bool = False) -> Any:  # noqa: ANN401 - likewise

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -14,21 +16,17 @@ from api.app import WEBHOOK_PATH
 from api.commands.common import (
     FailedError,
     Json,
+    StoppedError,
     new_group,
-    progress,
     read_settings,
     run,
     with_runtime,
 )
-from api.commands.read_models import repair_users
+from api.commands.watch import watch_status
 from api.runtime import database_url, install, opened
 from api.secret_files import obtain
 from api.settings import PREFIX, Settings
 from projections.projector import catch_up
-from projections.rebuild import rebuild
-
-if TYPE_CHECKING:
-    from api.runtime import Runtime
 
 app = new_group()
 _OK = 200
@@ -85,33 +83,6 @@ def project_command(
     render.plain(f"{run(work())} events projected")
 
 
-@app.command("rebuild")
-def rebuild_command(
-    user: Annotated[
-        str | None, typer.Option(metavar="APP/USER", help="Only this user's rows, in place.")
-    ] = None,
-    set_aside: Annotated[
-        bool, typer.Option("--set-aside", help="Only users who are set aside, in place.")
-    ] = False,
-    json: Json = False,
-) -> None:
-    """Make the read models again from the log, while everything goes on."""
-    if user is not None or set_aside:
-        repair_users(user, json=json)
-        return
-
-    async def work(runtime: Runtime) -> int:
-        with progress("rebuilding") as update:
-            batch = runtime.settings.rebuild_batch_rows_max
-            return await rebuild(runtime.log, batch_max=batch, progress=update)
-
-    generation = with_runtime(work, owner=True)
-    if json:
-        render.as_json({"generation": generation})
-    else:
-        render.plain(f"generation {generation} answers now")
-
-
 @app.command("send")
 def send_command(
     files: Annotated[
@@ -137,8 +108,17 @@ def send_command(
 
 
 @app.command("status")
-def status_command(json: Json = False) -> None:
-    """Show how far the log and the read models have come."""
+def status_command(
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look every second, until Ctrl-C.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show how far the log, the read models and a rebuild have come."""
+    if watch:
+        with contextlib.suppress(StoppedError):
+            with_runtime(partial(watch_status, json=json))
+        return
     found: dict[str, Any] = with_runtime(handlers.status)
     if json:
         render.as_json(found)

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import aiohttp
+import asyncpg
 import msgspec
 import pytest
 
@@ -71,7 +72,7 @@ class Home:
 
     async def run(self, *arguments: str) -> Finished:
         """Run a command to its end."""
-        process = await self._start(*arguments)
+        process = await self.start(*arguments)
         out, err = await process.communicate()
         return Finished(await process.wait(), out.decode(), err.decode())
 
@@ -86,7 +87,7 @@ class Home:
         """Serve on a free port; on leaving, stop it unless the test has."""
         log = self.folder.with_suffix(".log")
         with log.open("ab") as stderr:  # a pipe that nobody reads would stop the service
-            process = await self._start("serve", "--port", "0", stderr=stderr)
+            process = await self.start("serve", "--port", "0", stderr=stderr)
         assert process.stdout
         greeting = (await process.stdout.readline()).decode()
         if " serves at " not in greeting:
@@ -103,13 +104,10 @@ class Home:
         """Post deliveries, the samples if none are named."""
         return await self.json("send", "--url", f"{service.base}/webhooks/fynd", *files)
 
-    def postmaster(self) -> int:
-        """The process id of the embedded PostgreSQL."""
-        return int((self.folder / "postgres" / "postmaster.pid").read_text().split()[0])
-
-    async def _start(
+    async def start(
         self, *arguments: str, stderr: BinaryIO | int = subprocess.PIPE
     ) -> asyncio.subprocess.Process:
+        """Begin a command."""
         return await asyncio.create_subprocess_exec(
             *self._program,
             *arguments,
@@ -119,6 +117,20 @@ class Home:
             env=self._environ,
             cwd=self.folder.parent,
         )
+
+    @asynccontextmanager
+    async def database(self) -> AsyncGenerator[asyncpg.Connection[asyncpg.Record]]:
+        """Look behind the scenes, while a service runs."""
+        socket = (self.folder / "postgres" / "postmaster.pid").read_text().splitlines()[4]
+        connection = await asyncpg.connect(host=socket, user="postgres", database="postgres")
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    def postmaster(self) -> int:
+        """The process id of the embedded PostgreSQL."""
+        return int((self.folder / "postgres" / "postmaster.pid").read_text().split()[0])
 
 
 @pytest.fixture

@@ -199,7 +199,10 @@ async def begin_again(stack: Stack) -> None:
 
 async def aside(stack: Stack) -> list[tuple[str, str]]:
     """Return the events that keep users set aside, and why, in order."""
-    rows = await stack.pool.fetch("SELECT * FROM userlog.set_aside ORDER BY partition, position")
+    rows = await stack.pool.fetch(
+        "SELECT a.* FROM userlog.set_aside a JOIN userlog.projections p"
+        " ON a.generation = p.active_generation ORDER BY partition, position"
+    )
     return [(f"{row['partition']}:{row['position']}", row["reason"]) for row in rows]
 
 

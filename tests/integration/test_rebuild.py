@@ -1,18 +1,33 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
+import os
+import signal
+import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
-from eventstore.errors import UnavailableError
+from eventstore.errors import LogError, UnavailableError
 from eventstore.events import Position
+from projections import generations, progress, shards
+from projections.generations import RebuildRunningError
 from projections.poison import PoisonError
-from projections.projector import Projector, catch_up
+from projections.projector import Projector, catch_up, project_batch
 from projections.read_model import Page
-from projections.rebuild import RebuildRunningError, rebuild
+from projections.rebuild import (
+    NothingToGoBackToError,
+    Plan,
+    drop_others,
+    prove_all,
+    rebuild,
+    roll_back,
+)
+from projections.scrubber import Scrubber, scrub
+from projections.tables import Generation
+from projections.workers import WorkerError
 from tests.integration.support import (
     APP,
     PATIENCE_S,
@@ -29,23 +44,27 @@ from tests.integration.support import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from projections.differences import Difference
     from tests.conftest import Stack
+    from tests.integration.support import Lines
 
-    OpenStack = Callable[[str], Awaitable[Stack]]
-
-
-@pytest.fixture
-def open_stack(open_stack: Callable[..., Awaitable[Stack]]) -> OpenStack:
-    """A rebuild makes and drops tables, so it works as their owner."""
-    return partial(open_stack, owner=True)
+    OpenStack = Callable[..., Awaitable[Stack]]
 
 
 MANY = pytest.mark.parametrize("partitions", [1, 4], indirect=True, ids="{}-partitions".format)
+PLAN = Plan(shard_events_max=30)
+_MADE = """
+SELECT regexp_replace(what, '_g\\d+|_\\d?(?=key|idx)', '', 'g') FROM (
+    SELECT concat_ws(' ', c.relname, attname, format_type(atttypid, atttypmod), attnotnull) AS what
+    FROM pg_attribute JOIN pg_class c ON c.oid = attrelid WHERE attnum > 0 AND c.relkind = 'r'
+        AND c.relnamespace = 'userlog'::regnamespace AND c.relname ~ $1
+    UNION ALL SELECT concat_ws(' ', c.relname, pg_get_constraintdef(k.oid), k.coninhcount)
+    FROM pg_constraint k JOIN pg_class c ON c.oid = conrelid WHERE c.relname ~ $1
+    UNION ALL SELECT concat_ws(' ', tablename, regexp_replace(indexdef, 'INDEX \\S+', ''))
+    FROM pg_indexes WHERE tablename ~ $1
+) made ORDER BY 1
+"""
 CHECKPOINTS = "SELECT 1 FROM userlog.checkpoints WHERE generation = 1 FOR UPDATE"
-
-
-def _quiet(_done: int, _total: int) -> None:
-    return
 
 
 async def _fill(stack: Stack, users: int = 20, events: int = 5) -> None:
@@ -75,41 +94,90 @@ async def _generations(stack: Stack) -> list[str]:
     return [row["relname"] for row in found]
 
 
-def _only(number: int) -> list[str]:
-    names = (
-        "active {}",
-        "activity_g{}",
-        "checkpoints {}",
-        "history_g{}",
-        "live {}",
-        "terms_g{}",
-        "users_g{}",
-    )
-    return [name.format(number) for name in names]
+def _only(active: int, *others: int) -> list[str]:
+    tables = ("activity_g{}", "history_g{}", "terms_g{}", "users_g{}")
+    names = (*tables, "checkpoints {}", "live {}")
+    every = [name.format(number) for name in names for number in (active, *others)]
+    return sorted([f"active {active}", *every])
 
 
 @MANY
-async def test_repairs(stack: Stack) -> None:
-    """A rebuild makes the same rows again, whatever was damaged, and leaves nothing behind."""
+@pytest.mark.parametrize("workers", [1, 2], ids="{}-workers".format)
+async def test_repairs(stack: Stack, workers: int) -> None:
+    """A rebuild in shards makes the same rows again, whatever was damaged."""
     await _fill(stack)
     before = await tables(stack.pool)
     await _damage(stack)
     await stack.admin.execute("DELETE FROM userlog.history WHERE position % 2 = 0")
-    told: list[tuple[int, int]] = []
-    number = await rebuild(stack.log, batch_max=7, progress=lambda *so_far: told.append(so_far))
+    done = await rebuild(stack.source, Plan(workers, shard_events_max=7))
     assert await tables(stack.pool) == before
-    assert await _generations(stack) == _only(number)
-    assert told == sorted(told)
-    assert told[-1] == (100, 100)
-    assert await rebuild(stack.log, batch_max=1000, progress=_quiet) == number + 1
+    assert (done.generation, done.resumed, done.events, done.users) == (2, False, 100, 20)
+    assert done.proof.differing == 20 + 100
+    assert await _generations(stack) == _only(2, 1)
+    assert await stack.pool.fetchval("SELECT count(*) FROM userlog.rebuild_shards") > 14
+    done = await rebuild(stack.source, PLAN)
+    assert (done.generation, done.proof.differing) == (3, 0)
+    assert (done.proof.users, done.proof.rows) == (20, sum(map(len, before)))
     assert await tables(stack.pool) == before
+    assert await _generations(stack) == _only(3, 2)
+
+
+async def test_same_tables(stack: Stack) -> None:
+    """What a rebuild makes has the columns, checks and indexes of what the schema made."""
+    await _fill(stack)
+    await rebuild(stack.source, PLAN)
+    made: list[list[tuple[str, ...]]] = []
+    for number in (1, 2):
+        rows = await stack.pool.fetch(_MADE, f"_g{number}$")
+        made.append([tuple(row.values()) for row in rows])
+    assert made[0] == made[1]
+    assert len(made[0]) > 40
+
+
+async def test_ready_before_they_count(stack: Stack) -> None:
+    """Tables have their indexes and statistics before they become a part of the read models."""
+    await _fill(stack)
+    parent = "LOCK TABLE userlog.users IN SHARE UPDATE EXCLUSIVE MODE"
+    async with holding(stack.url, parent):
+        building = asyncio.create_task(rebuild(stack.source, PLAN))
+        await blocked(stack.admin)
+        ready = await stack.admin.fetch(
+            "SELECT tablename FROM pg_indexes WHERE tablename ~ '_g2$' ORDER BY indexname"
+        )
+        known = await stack.admin.fetch(
+            "SELECT DISTINCT tablename FROM pg_stats WHERE tablename ~ '_g2$' ORDER BY tablename"
+        )
+        stage = await progress.read(stack.pool)
+    assert [row[0] for row in ready] == [
+        *("activity_g2", "activity_g2", "history_g2", "terms_g2", "terms_g2"),
+        *("users_g2", "users_g2"),
+    ]
+    assert [row[0] for row in known] == ["activity_g2", "history_g2", "users_g2"]
+    assert stage
+    assert stage.phase == "indexing"
+    await building
+
+
+async def test_removed_meanwhile(stack: Stack) -> None:
+    """A rebuild whose generation another one has removed says so, and lets nothing answer."""
+    await _fill(stack)
+    async with holding(stack.url, CHECKPOINTS):
+        building = asyncio.create_task(rebuild(stack.source, PLAN))
+        await blocked(stack.admin)
+        await stack.admin.execute("DELETE FROM userlog.generations WHERE generation = 2")
+    with pytest.raises(LogError, match="generation 2 was removed"):
+        await building
+    async with connected(stack.url) as connection:
+        with pytest.raises(LogError, match="generation 2 was removed"):
+            await generations.finish(connection, 2)
+    assert "active 1" in await _generations(stack)
 
 
 async def test_empty(stack: Stack) -> None:
     """An empty log can be rebuilt."""
-    number = await rebuild(stack.log, batch_max=10, progress=_quiet)
+    assert (await rebuild(stack.source, PLAN)).generation == 2
     assert not any(await tables(stack.pool))
-    assert await _generations(stack) == _only(number)
+    assert await _generations(stack) == _only(2, 1)
 
 
 @MANY
@@ -151,7 +219,7 @@ async def test_answers_all_the_time(stack: Stack, open_stack: OpenStack) -> None
         seen = rounds
         while rounds < seen + 2 and not reading.done():
             await stack.pool.fetchval("SELECT 1")
-        assert await rebuild(stack.log, batch_max=50, progress=_quiet) == expected
+        assert (await rebuild(stack.source, PLAN)).generation == expected
     done.set()
     await reading
     count = await writing
@@ -159,88 +227,240 @@ async def test_answers_all_the_time(stack: Stack, open_stack: OpenStack) -> None
         await reader.read_model.wait_for(head.position, PATIENCE_S)
     await projector.stop()
     assert count > 6
-    assert await _generations(stack) == _only(5)
+    assert await _generations(stack) == _only(5, 4)
     rows = await tables(stack.pool)
     assert len(rows[1]) == 20 * count
-    await rebuild(stack.log, batch_max=1000, progress=_quiet)
+    assert not (await rebuild(stack.source, PLAN)).proof.differing
     assert await tables(stack.pool) == rows
 
 
-async def test_one_at_a_time(stack: Stack, open_stack: OpenStack) -> None:
+async def test_one_at_a_time(stack: Stack) -> None:
     """A second rebuild is refused while one runs, and may run when it has ended."""
     await _fill(stack)
-    other = await open_stack(stack.url)
     async with holding(stack.url, CHECKPOINTS):
-        first = asyncio.create_task(rebuild(stack.log, batch_max=100, progress=_quiet))
-        await blocked(other.admin)
-        with pytest.raises(RebuildRunningError, match="another rebuild"):
-            await rebuild(other.log, batch_max=100, progress=_quiet)
-    assert await first == 2
-    assert await rebuild(other.log, batch_max=100, progress=_quiet) == 3
+        first = asyncio.create_task(rebuild(stack.source, PLAN))
+        await blocked(stack.admin)
+        for refused in (rebuild(stack.source, PLAN), roll_back(stack.source)):
+            with pytest.raises(RebuildRunningError, match="another rebuild"):
+                await refused
+        seen = await progress.read(stack.pool)
+        assert seen
+        assert (seen.phase, seen.shards_done, seen.shards) == ("proving", 4, 4)
+        assert (seen.events, seen.events_total, seen.users) == (100, 100, 20)
+        assert seen.events_per_s
+    assert (await first).generation == 2
+    assert await progress.read(stack.pool) is None
+    assert (await rebuild(stack.source, PLAN)).generation == 3
+
+
+@MANY
+async def test_shards_are_loaded_once(stack: Stack, open_stack: OpenStack) -> None:
+    """Without any other lock than the shards' own, two rebuilds at once load each shard once."""
+    await _fill(stack)
+    one, other = [await open_stack(stack.url, owner=True) for _ in range(2)]
+    number = await _begin(one, shard_events_max=5)
+    await asyncio.gather(*(shards.load_open(s.log, number) for s in (one, other)))
+    done = await rebuild(stack.source, PLAN)
+    assert (done.generation, done.resumed, done.proof.differing) == (2, True, 0)
+    assert await stack.admin.fetchval("SELECT count(*) FROM userlog.users_g2") == 20
+
+
+async def _begin(stack: Stack, shard_events_max: int) -> int:
+    planned = shards.plan(await stack.log.heads(), shard_events_max, 1)
+    async with connected(stack.url) as connection:
+        return await generations.create(connection, planned)
+
+
+async def _stop_before(stack: Stack, *numbers: int) -> None:
+    """Rebuild, but for some shards of a few users each."""
+    if await progress.read(stack.pool) is None:
+        await _begin(stack, shard_events_max=10)
+    these = ", ".join(map(str, numbers))
+    held = f"SELECT 1 FROM userlog.rebuild_shards WHERE shard IN ({these}) FOR UPDATE"
+    async with holding(stack.url, held):
+        with pytest.raises(LogError, match="not every shard was loaded"):
+            await rebuild(stack.source, Plan(patience_s=0))
+
+
+async def _shards_done(stack: Stack) -> list[tuple[object, ...]]:
+    rows = await stack.pool.fetch(
+        "SELECT partition, shard, done_at, events, users FROM userlog.rebuild_shards"
+        " WHERE done_at IS NOT NULL ORDER BY 1, 2"
+    )
+    return [tuple(row) for row in rows]
+
+
+def _workers() -> list[int]:
+    """The worker processes of this one."""
+    mine = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return [
+        int(pid)
+        for pid in mine
+        if b"projections.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+async def test_killed_in_a_shard(stack: Stack) -> None:
+    """Workers killed between and inside shards lose what was not committed, and nothing else."""
+    await _fill(stack)
+    before = await tables(stack.pool)
+    await _stop_before(stack, 3, 7)
+    done = await _shards_done(stack)
+    assert len(done) == 8
+    async with holding(stack.url, "LOCK TABLE userlog.activity_g2 IN EXCLUSIVE MODE"):
+        dying = asyncio.create_task(rebuild(stack.source, Plan(workers=2)))
+        await blocked(stack.admin, 2)  # users and history of both shards are written
+        os.kill(_workers()[0], signal.SIGKILL)
+        with pytest.raises(WorkerError, match="signal 9"):
+            await dying
+        assert _workers() == []
+    assert await _shards_done(stack) == done
+    assert await tables(stack.pool) == before
+    last = await rebuild(stack.source, PLAN)
+    assert (last.generation, last.resumed, last.users, last.proof.differing) == (2, True, 20, 0)
+    assert [one for one in await _shards_done(stack) if one in done] == done
+    assert await tables(stack.pool) == before
+
+
+async def test_cancelled(stack: Stack) -> None:
+    """Ctrl-C ends the workers at once, and the next rebuild goes on."""
+    await _fill(stack)
+    await _begin(stack, shard_events_max=10)
+    async with holding(stack.url, "LOCK TABLE userlog.activity_g2 IN EXCLUSIVE MODE"):
+        stopping = asyncio.create_task(rebuild(stack.source, Plan(workers=2)))
+        await blocked(stack.admin, 2)
+        stopping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
+        assert _workers() == []
+    assert (await rebuild(stack.source, PLAN)).resumed
+
+
+@pytest.mark.parametrize("how", ["other code", "--fresh"])
+async def test_begins_anew(stack: Stack, how: str) -> None:
+    """What another version has begun, or on demand, is dropped and begun again."""
+    await _fill(stack)
+    await _stop_before(stack, 1)
+    if how == "other code":
+        await stack.admin.execute("UPDATE userlog.generations SET version = '0.0.1/1'")
+    done = await rebuild(stack.source, Plan(fresh=how == "--fresh"))
+    assert (done.generation, done.resumed) == (2, False)
+    assert await _generations(stack) == _only(2, 1)
 
 
 async def test_killed_before_flip(stack: Stack) -> None:
-    """A rebuild that dies changes no answer, and the next one removes what it left."""
+    """A rebuild that dies when all is built changes no answer, and the next one need not build."""
     await _fill(stack)
     before = await tables(stack.pool)
     async with holding(stack.url, CHECKPOINTS) as admin:
-        dying = asyncio.create_task(rebuild(stack.log, batch_max=100, progress=_quiet))
+        dying = asyncio.create_task(rebuild(stack.source, PLAN))
         await kill(admin, await blocked(admin))
         with pytest.raises(UnavailableError):
             await dying
     assert "building 2" in await _generations(stack)
     assert await tables(stack.pool) == before
+    await stack.ingest.deliver(delivery("new"))
     await catch_up(stack.log, 10)
-    number = await rebuild(stack.log, batch_max=100, progress=_quiet)
-    assert await tables(stack.pool) == before
-    assert await _generations(stack) == _only(number)
+    done = await _shards_done(stack)
+    assert (await rebuild(stack.source, PLAN)).proof.differing == 0
+    assert await _shards_done(stack) == done
+    assert await stack.read_model.user(stack.log.stream(APP, "new"))
+    assert await _generations(stack) == _only(2, 1)
 
 
 @pytest.mark.parametrize("times", [1, 2])
-async def test_killed_after_flip(stack: Stack, times: int) -> None:
-    """A rebuild that dies while it removes the old tables does not stand in the next one's way."""
+async def test_killed_while_dropping(stack: Stack, times: int) -> None:
+    """A rebuild that dies while it removes old tables does not stand in the next one's way."""
     await _fill(stack)
     before = await tables(stack.pool)
+    await rebuild(stack.source, PLAN)
     async with connected(stack.url) as reader:
         for _ in range(times):
-            async with reader.transaction():  # a long look at the old generation
+            async with reader.transaction():  # a long look at both generations
                 await reader.fetch("SELECT count(*) FROM userlog.users")
                 await reader.fetch("SELECT count(*) FROM userlog.history")
-                dying = asyncio.create_task(rebuild(stack.log, batch_max=100, progress=_quiet))
+                dying = asyncio.create_task(rebuild(stack.source, PLAN))
                 await kill(reader, await blocked(reader))
                 with pytest.raises(UnavailableError):
                     await dying
     assert await tables(stack.pool) == before
-    number = await rebuild(stack.log, batch_max=100, progress=_quiet)
+    number = (await rebuild(stack.source, PLAN)).generation
     assert await tables(stack.pool) == before
-    assert await _generations(stack) == _only(number)
+    assert await _generations(stack) == _only(number, 2)
 
 
 async def test_long_reader(stack: Stack) -> None:
-    """A transaction that reads for long delays only the removal of what it reads."""
+    """A transaction that reads for long delays nothing but the removal of what it reads."""
     await _fill(stack)
     stream = stack.log.stream(APP, "u1")
     async with connected(stack.url) as reader:
         async with reader.transaction():
             await reader.fetch("SELECT count(*) FROM userlog.users, userlog.history")
-            building = asyncio.create_task(rebuild(stack.log, batch_max=100, progress=_quiet))
+            assert (await rebuild(stack.source, PLAN)).generation == 2
+            dropping = asyncio.create_task(drop_others(stack.source))
             await blocked(reader)
-            assert "active 2" in await _generations(stack)
             assert await stack.read_model.user(stream)
             await stack.ingest.deliver(delivery("new"))
             assert await catch_up(stack.log, 10) == 1
-        assert await building == 2
+        assert await dropping == [1]
     assert await _generations(stack) == _only(2)
+
+
+async def test_drop(stack: Stack) -> None:
+    """Unfinished and former generations can be removed, with all that belongs to them."""
+    await _fill(stack)
+    await rebuild(stack.source, PLAN)
+    await _stop_before(stack, 1)
+    await stack.admin.execute("CREATE TABLE userlog.users_g9 (LIKE userlog.users)")
+    assert await drop_others(stack.source) == [3, 9]
+    assert await _generations(stack) == _only(2)
+    assert await stack.pool.fetchval("SELECT count(*) FROM userlog.rebuild_shards") == 4
+    assert await drop_others(stack.source) == []
+
+
+@MANY
+async def test_roll_back(stack: Stack) -> None:
+    """The generation that answered before follows on, and can answer again, up to date."""
+    await _fill(stack)
+    with pytest.raises(NothingToGoBackToError):
+        await roll_back(stack.source)
+    await rebuild(stack.source, PLAN)
+    await _damage(stack)  # in both
+    await stack.admin.execute("UPDATE userlog.users SET lifecycle = 'deleted' WHERE generation = 2")
+    receipt = await stack.ingest.deliver(delivery("new"))
+    where = Generation(Position.parse(receipt.positions[0]).partition, 2)
+    assert await project_batch(stack.log, where, 10)  # the other one is behind
+    assert await roll_back(stack.source) == 1
+    assert {row[5] for row in (await tables(stack.pool))[0]} == {"blocked", "active"}
+    assert await stack.read_model.user(stack.log.stream(APP, "new")), "it went back in time"
+    assert await roll_back(stack.source) == 2
+    assert await _generations(stack) == _only(2, 1)
 
 
 async def test_erased_user(stack: Stack) -> None:
     """A rebuild leaves out an erased user, even one whose events are all from before."""
     await _fill(stack)
     await erase(stack, "u3")
-    await rebuild(stack.log, batch_max=7, progress=_quiet)
+    assert (await rebuild(stack.source, PLAN)).users == 19
     assert await stack.read_model.user(stack.log.stream(APP, "u3")) is None
     users, history, *_ = await tables(stack.pool)
     assert (len(users), len(history)) == (19, 95)
+
+
+async def test_erased_during_rebuild(stack: Stack) -> None:
+    """A user who is erased when their shard is loaded already is gone before it answers."""
+    await _fill(stack)
+    await rebuild(stack.source, PLAN)
+    await _stop_before(stack, 0)
+    ((loaded,),) = await stack.admin.fetch("SELECT min(user_id) FROM userlog.users_g3")
+    stream = stack.log.stream(APP, loaded)
+    await stack.log.erase(stream)
+    done = await rebuild(stack.source, PLAN)
+    assert (done.generation, done.resumed, done.proof.differing) == (3, True, 0)
+    for table in ("users", "history", "activity"):
+        count = f"SELECT count(*) FROM userlog.{table} WHERE stream_id = $1"
+        assert await stack.admin.fetchval(count, stream.stream_id) == 0
+    assert [len(rows) for rows in (await tables(stack.pool))[:2]] == [19, 95]
 
 
 async def test_poison_stops(stack: Stack) -> None:
@@ -249,20 +469,135 @@ async def test_poison_stops(stack: Stack) -> None:
     before = await tables(stack.pool)
     await stack.log.append([event("v", payload=b"not a delivery")])
     with pytest.raises(PoisonError, match="0:101"):
-        await rebuild(stack.log, batch_max=7, progress=_quiet)
+        await rebuild(stack.source, PLAN)
+    with pytest.raises(WorkerError, match="0:101"):
+        await rebuild(stack.source, Plan(2, 30, fresh=True))
     assert await tables(stack.pool) == before
     (lag,) = [lag for lag in await stack.read_model.lags() if lag.active]
     assert (lag.generation, lag.position, lag.head) == (1, 100, 101)
 
 
-async def test_appends_during_fill(stack: Stack) -> None:
-    """What is appended while the new generation is filled is in it when it answers."""
+async def test_appends_meanwhile(stack: Stack) -> None:
+    """What is appended while the new generation is proven is in it when it answers."""
     await _fill(stack)
     async with holding(stack.url, CHECKPOINTS):
-        building = asyncio.create_task(rebuild(stack.log, batch_max=100, progress=_quiet))
+        building = asyncio.create_task(rebuild(stack.source, PLAN))
         await blocked(stack.admin)
         receipt = await stack.ingest.deliver(delivery("new", first_name="N"))
     await building
     await catch_up(stack.log, 10)
     await stack.read_model.wait_for(Position.parse(receipt.positions[0]), 0)
     assert await stack.read_model.user(stack.log.stream(APP, "new"))
+
+
+async def test_live_behind(stack: Stack) -> None:
+    """A projector that stands still does not keep a rebuild from being proven."""
+    await _fill(stack)
+    await asyncio.gather(*(stack.ingest.deliver(delivery(f"v{n}")) for n in range(20)))
+    assert (await rebuild(stack.source, PLAN)).proof.users == 40
+
+
+_WRONG_NAME = """
+UPDATE userlog.users SET state = replace(state::text, '"first_name":"', '"first_name":"X')::json
+WHERE user_id = 'u3'
+"""
+_WRONG_ENTRY = """
+UPDATE userlog.history SET late = NOT late, changes = '[]' WHERE stream_id = $1 AND position = $2
+"""
+
+
+def _told(found: list[Difference]) -> set[tuple[object, ...]]:
+    return {(d.application_id, d.user_id, d.table, d.at, d.what, *d.fields) for d in found}
+
+
+@MANY
+@pytest.mark.parametrize("workers", [1, 2], ids="{}-workers".format)
+async def test_differences_are_named(stack: Stack, lines: Lines, workers: int) -> None:
+    """Users, rows and fields that are not what the log says are named by every proof, no others."""
+    await _fill(stack)
+    assert not (await prove_all(stack.source, PLAN, _quiet)).differing
+    stream, gone = stack.log.stream(APP, "u7"), stack.log.stream(APP, "u9")
+    position = await stack.admin.fetchval(
+        "SELECT position FROM userlog.history WHERE stream_id = $1 LIMIT 1", stream.stream_id
+    )
+    for statement, *args in (
+        (_WRONG_NAME,),
+        (_WRONG_ENTRY, stream.stream_id, position),
+        ("UPDATE userlog.activity SET created = 2 WHERE stream_id = $1", stream.stream_id),
+        ("DELETE FROM userlog.users WHERE stream_id = $1", gone.stream_id),
+    ):
+        await stack.admin.execute(statement, *args)
+    expected = {
+        (APP, "u3", "users", None, "differs", "state.first_name"),
+        (APP, "u7", "history", f"{stream.partition}:{position}", "differs", "late", "changes"),
+        (APP, "u7", "activity", "2023-06-13", "differs", "created"),
+        (APP, "u9", "users", None, "missing"),
+    }
+    found = await prove_all(stack.source, Plan(workers, 7), _quiet)
+    assert (_told(found.first), found.differing, found.users) == (expected, 4, 20)
+    scrubber = Scrubber(stack.log, interval_s=60)
+    for partition in range(stack.log.partitions):
+        scrubber.take(await scrub(stack.log, partition, uuid.UUID(int=0)))
+    assert scrubber.scrubbed
+    assert (scrubber.scrubbed.users_proven, scrubber.scrubbed.differences) == (20, 4)
+    said = [await lines.until("read model differs from the log") for _ in range(4)]
+    assert {(line["table"], *line["fields"]) for line in said} == {
+        (table, *fields) for _, _, table, _, _, *fields in expected
+    }
+    built = await rebuild(stack.source, PLAN)
+    assert _told(built.proof.first) == expected
+    assert not (await prove_all(stack.source, PLAN, _quiet)).differing
+
+
+def _quiet(_done: int, _total: int) -> None:
+    return
+
+
+async def test_surplus(stack: Stack) -> None:
+    """Rows of a user of whom the log knows nothing are found."""
+    await _fill(stack)
+    await stack.admin.execute(
+        "UPDATE userlog.users SET stream_id = gen_random_uuid(), user_id = 'x' WHERE user_id = 'u3'"
+    )
+    found = await prove_all(stack.source, PLAN, _quiet)
+    assert sorted((d.table, d.what) for d in found.first) == [
+        ("users", "missing"),
+        ("users", "surplus"),
+    ]
+
+
+async def test_erasure_on_its_way(stack: Stack) -> None:
+    """Rows of a user whose erasure is not projected yet may be there or not: no difference."""
+    await _fill(stack)
+    await stack.admin.execute(
+        "CREATE TABLE kept AS SELECT * FROM userlog.users WHERE user_id = 'u3'"
+    )
+    await stack.log.erase(stack.log.stream(APP, "u3"))
+    # What a projector writes that has read the user's events just before.
+    await stack.admin.execute("INSERT INTO userlog.users SELECT * FROM kept")
+    assert not (await prove_all(stack.source, PLAN, _quiet)).differing
+    await catch_up(stack.log, 10)
+    assert not (await prove_all(stack.source, PLAN, _quiet)).differing
+    await stack.admin.execute("INSERT INTO userlog.users SELECT * FROM kept")
+    assert (await prove_all(stack.source, PLAN, _quiet)).differing == 1
+
+
+async def test_scrubber_runs(stack: Stack, lines: Lines) -> None:
+    """The scrubber looks by itself, finds damage wherever chance leads it, and stops."""
+    await _fill(stack)
+    await _damage(stack)
+    scrubber = Scrubber(stack.log, interval_s=0.001)
+    scrubber.start()
+    scrubber.start()
+    line = await lines.until("read model differs from the log")
+    await scrubber.stop()
+    await scrubber.stop()
+    assert set(line) == {"event", "log_level", "level", "position", "table", "what", "fields"} - {
+        "log_level"
+    }
+    assert scrubber.scrubbed
+    assert scrubber.scrubbed.differences
+    assert scrubber.scrubbed.last_difference_at
+    off = Scrubber(stack.log, interval_s=0)
+    off.start()
+    assert off.scrubbed is None

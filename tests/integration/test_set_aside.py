@@ -13,7 +13,7 @@ from eventstore.errors import UnavailableError
 from projections import set_aside
 from projections.poison import PoisonError
 from projections.projector import catch_up
-from projections.rebuild import rebuild
+from projections.rebuild import Plan, rebuild
 from tests.integration.support import (
     APP,
     T0,
@@ -217,21 +217,18 @@ async def test_a_mark_made_while_erasing(stack: Stack) -> None:
     assert await aside(stack) == []
 
 
-async def test_a_rebuild_clears_it(
-    stack: Stack, open_stack: Callable[..., Awaitable[Stack]]
-) -> None:
+async def test_a_rebuild_clears_it(stack: Stack) -> None:
     """Once the event can be read, a full rebuild brings the user up to date and forgets the mark.
 
     As long as it can't, the rebuild stops and leaves everything as it is.
     """
-    owner = await open_stack(stack.url, owner=True)
     await _deliver(stack, delivery(first_name="A"), delivery(at_ms=1, first_name="B"))
     await alter(stack, 2)
     await catch_up(stack.log, 10)
     with pytest.raises(PoisonError, match="0:2"):
-        await rebuild(owner.log, batch_max=10, progress=lambda *_: None)
+        await rebuild(stack.source, Plan())
     assert await aside(stack) == [("0:2", "seal-broken")]
     await restore(stack, 2)
-    await rebuild(owner.log, batch_max=10, progress=lambda *_: None)
+    await rebuild(stack.source, Plan())
     assert await _state(stack, "u") == {"first_name": "B"}
     assert await aside(stack) == []

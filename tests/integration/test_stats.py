@@ -12,12 +12,12 @@ import pytest
 
 from eventstore import sql
 from projections.projector import catch_up
-from projections.rebuild import rebuild
+from projections.rebuild import Plan, rebuild
 from projections.stats import days_of
 from tests.integration.support import APP, T0, begin_again, delivery, tables
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Iterable
 
     from tests.conftest import Stack
 
@@ -148,7 +148,7 @@ async def test_an_erased_user_vanishes(stack: Stack) -> None:
 
 
 @MANY
-async def test_rebuilt(stack: Stack, open_stack: Callable[..., Awaitable[Stack]]) -> None:
+async def test_rebuilt(stack: Stack) -> None:
     """A rebuild, or a projection from the beginning, counts what batch after batch has counted."""
     told = _lives(6)
     for n in range(0, len(told), 10):
@@ -158,8 +158,7 @@ async def test_rebuilt(stack: Stack, open_stack: Callable[..., Awaitable[Stack]]
     await begin_again(stack)
     await catch_up(stack.log, 1_000)
     assert await tables(stack.pool) == found
-    owner = await open_stack(stack.url, owner=True)
-    await rebuild(owner.log, batch_max=50, progress=lambda *_: None)
+    await rebuild(stack.source, Plan(shard_events_max=50))
     assert (await tables(stack.pool))[2] == found[2]
     assert await _served(stack) == _counted(told)
 

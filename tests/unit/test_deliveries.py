@@ -1,4 +1,4 @@
-"""Times as the platform writes them."""
+"""Times as the platform writes them, and the delivery of one user."""
 
 from __future__ import annotations
 
@@ -6,10 +6,28 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 
-from projections.deliveries import moment
-from tests.unit.support import AT, AT_MS, short
+from projections.deliveries import (
+    UnreadableError,
+    moment,
+    read_delivery,
+    read_entry,
+    read_single,
+    split_payload,
+)
+from tests.unit.support import (
+    AT,
+    AT_MS,
+    CREATE,
+    DELETE,
+    UPDATE,
+    encoded,
+    entry,
+    envelope,
+    short,
+)
 
 
 @pytest.mark.parametrize(
@@ -63,3 +81,43 @@ def test_seconds_and_milliseconds(value: Any, expected: datetime) -> None:
 def test_no_moment(value: Any) -> None:
     """What is no time, or beyond the calendar, is none."""
     assert moment(value) is None
+
+
+ONE_USER: dict[str, Any] = {
+    "usual": envelope([entry(first_name="A")]),
+    "no time": envelope([entry()], at=None),
+    "an id": envelope([entry()], id="e1"),
+    "one object": envelope(entry(first_name="A")),
+    "more beside": envelope([{**entry(), "socialAccounts": [], "other": 1}]),
+    "below data": {"data": envelope([entry()])},
+    "below data, and more": {"data": envelope([entry()]), "payload": [entry()]},
+    "meta": {**envelope([entry()]), "event": None, "meta": {"event": {"name": "user"}}},
+    "ids as text": {**envelope([entry()]), "company_id": "7", "application_id": "a"},
+    "create": msgspec.json.decode(CREATE),
+    "update": msgspec.json.decode(UPDATE),
+    "delete": msgspec.json.decode(DELETE),
+}
+NOT_ONE_USER: dict[str, Any] = {
+    "unknown-envelope": {"payload": [entry()]},
+    "no-user": envelope([{"user": None}]),
+    "no-user: an entry": envelope([7]),
+    "no-users": envelope("text"),
+}
+
+
+@pytest.mark.parametrize("name", ONE_USER)
+def test_in_one_go(name: str) -> None:
+    """A delivery of one user reads the same in one go and step by step."""
+    body = encoded(ONE_USER[name])
+    step = read_delivery(body)
+    (raw,) = split_payload(step.payload)
+    delivered, found = read_single(body)
+    assert found == read_entry(raw)
+    assert msgspec.structs.replace(delivered, payload=step.payload) == step
+
+
+@pytest.mark.parametrize("reason", NOT_ONE_USER)
+def test_not_in_one_go(reason: str) -> None:
+    """What can't be read is refused for the same reason as step by step."""
+    with pytest.raises(UnreadableError, match=reason):
+        read_single(encoded(NOT_ONE_USER[reason]))

@@ -1,0 +1,71 @@
+"""How far a rebuild has come, read from the database: any process can tell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from eventstore import sql
+from eventstore.errors import database_errors
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from eventstore.database import Connection, Pool
+
+_SQL = sql.load("projections")
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """An unfinished rebuild: what it is at, and what is loaded.
+
+    The rate is that since it was begun or taken up again, and the time left that to load the
+    rest at this rate; None while nothing can be said.
+    """
+
+    generation: int
+    version: str
+    phase: str
+    started_at: str
+    shards: int
+    shards_done: int
+    events: int
+    events_total: int
+    users: int
+    events_per_s: int | None
+    eta_s: float | None
+
+
+async def read(source: Pool | Connection) -> Progress | None:
+    """Read how far the unfinished rebuild is; None if there is none."""
+    with database_errors():
+        row = await source.fetchrow(_SQL["status_rebuild"])
+    return None if row is None else _progress(row)
+
+
+def _progress(row: asyncpg.Record) -> Progress:
+    rate = _rate(row)
+    left = row["events_total"] - row["events"]
+    building = row["phase"] == "building"
+    return Progress(
+        generation=row["generation"],
+        version=row["version"] or "",
+        phase=row["phase"],
+        started_at=row["started_at"].isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        shards=row["shards"],
+        shards_done=row["shards_done"],
+        events=row["events"],
+        events_total=row["events_total"],
+        users=row["users"],
+        events_per_s=round(rate) if rate else None,
+        eta_s=round(left / rate, 1) if rate and building else None,
+    )
+
+
+def _rate(row: asyncpg.Record) -> float | None:
+    """Return how many events a second have been loaded lately."""
+    if not row["events_lately"]:
+        return None
+    took_s: float = (row["last_done_at"] - row["started_at"]).total_seconds()
+    return row["events_lately"] / took_s if took_s > 0 else None

@@ -1,0 +1,59 @@
+"""Parts of the users: whoever's stream id lies between two bounds, folded one after the other.
+
+Stream ids are uniform hashes, so ranges of equal width hold about equally many users and events.
+"""
+
+from __future__ import annotations
+
+import uuid
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    import asyncpg
+
+    from projections.folding import Folder, Rows
+    from projections.tables import Folded
+
+_IDS = 1 << 128
+
+
+class Range(msgspec.Struct, frozen=True):
+    """Users of one partition, from one stream id to another, both included."""
+
+    partition: int
+    first: uuid.UUID
+    last: uuid.UUID
+
+
+def split(partition: int, count: int) -> list[Range]:
+    """Cut a partition into so many ranges of equal width."""
+    edges = [_IDS * n // count for n in range(count + 1)]
+    return [
+        Range(partition, uuid.UUID(int=first), uuid.UUID(int=end - 1))
+        for first, end in pairwise(edges)
+    ]
+
+
+def fold_rows(rows: Rows, folder: Folder) -> Folded:
+    """Fold all events of one user; PoisonError names one that can't be read."""
+    return folder.erased(rows) or folder.refold(rows)
+
+
+async def merged(
+    sources: Sequence[AsyncGenerator[list[asyncpg.Record]]],
+) -> AsyncGenerator[list[list[asyncpg.Record]]]:
+    """Yield, user by user, what each source has of them; each comes ordered by stream id."""
+    nothing: list[asyncpg.Record] = []
+    heads = [await anext(source, nothing) for source in sources]
+    while at_hand := [head[0]["stream_id"] for head in heads if head]:
+        first = min(at_hand)
+        ours = [head if head and head[0]["stream_id"] == first else [] for head in heads]
+        yield ours
+        for n, taken in enumerate(ours):
+            if taken:
+                heads[n] = await anext(sources[n], nothing)

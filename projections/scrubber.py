@@ -1,0 +1,128 @@
+"""The scrubber: proves a few users at a time, for ever, so that no damage stays unseen for long."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import uuid
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from eventstore import sql
+from eventstore.errors import LogError, UnavailableError, database_errors
+from eventstore.events import Position
+from projections.poison import PoisonError
+from projections.proof import prove
+from projections.ranges import Range
+
+if TYPE_CHECKING:
+    from eventstore.log import EventLog
+    from projections.differences import Difference, Differences
+
+_SQL = sql.load("projections")
+_USERS = 100
+_FIRST = uuid.UUID(int=0)
+_LAST = uuid.UUID(int=(1 << 128) - 1)
+_log = structlog.stdlib.get_logger("userlog.scrubber")
+
+
+class Scrubbed(msgspec.Struct, frozen=True):
+    """What has been proven since the process began."""
+
+    users_proven: int = 0
+    differences: int = 0
+    last_difference_at: str | None = None
+
+
+async def scrub(log: EventLog, partition: int, first: uuid.UUID) -> Differences:
+    """Prove the next users of a partition from a stream id on."""
+    with database_errors():
+        last = await log.pool.fetchval(_SQL["scrub_last"], partition, first, _USERS)
+    return await prove(log, Range(partition, first, last or _LAST))
+
+
+class Scrubber:
+    """Proves a random range of users every `interval_s` seconds until stopped; 0: never."""
+
+    def __init__(self, log: EventLog, *, interval_s: float) -> None:
+        """Nothing runs until `start`."""
+        self._log = log
+        self._interval_s = interval_s
+        self._task: asyncio.Task[None] | None = None
+        self._stopped = asyncio.Event()
+        self.scrubbed: Scrubbed | None = None
+        """None where it has not been started: another process may be the one that scrubs."""
+
+    def start(self) -> None:
+        """Begin; idempotent."""
+        if self._task is None and self._interval_s:
+            self._stopped.clear()
+            self.scrubbed = self.scrubbed or Scrubbed()
+            self._task = asyncio.create_task(self._run(), name="scrubber")
+
+    async def stop(self) -> None:
+        """End, whatever is in hand; idempotent."""
+        if self._task is not None:
+            # A cancellation alone can get lost: a connection that breaks meanwhile hides it.
+            self._stopped.set()
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+
+    async def _run(self) -> None:
+        trouble = ""
+        while not self._stopped.is_set():
+            trouble = await self._try(trouble)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), self._interval_s)
+
+    async def _try(self, said: str) -> str:
+        """Look once; say what stands in the way, unless it was said last, and return it."""
+        try:
+            await self.look()
+        except UnavailableError:
+            return "unavailable"  # the projector says so
+        except (LogError, PoisonError) as error:
+            trouble = str(error)
+        except Exception as error:  # noqa: BLE001 - it must not end in silence
+            trouble = type(error).__name__
+        else:
+            return ""
+        if trouble != said:
+            _log.error("scrubber can't prove some users", problem=trouble)
+        return trouble
+
+    async def look(self) -> None:
+        """Prove some users of a partition; which, is chance."""
+        partition = random.randrange(self._log.partitions)  # noqa: S311 - nobody gains by guessing
+        found = await scrub(self._log, partition, uuid.UUID(int=random.getrandbits(128)))
+        if not found.users:  # behind the last one
+            found = await scrub(self._log, partition, _FIRST)
+        self.take(found)
+
+    def take(self, found: Differences) -> None:
+        """Remember and say what was found."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        so_far = self.scrubbed or Scrubbed()
+        self.scrubbed = Scrubbed(
+            so_far.users_proven + found.users,
+            so_far.differences + found.differing,
+            now if found.differing else so_far.last_difference_at,
+        )
+        for one in found.first:
+            _say(one)
+
+
+def _say(one: Difference) -> None:
+    position = Position(one.partition, one.position) if one.position else None
+    _log.error(
+        "read model differs from the log",
+        position=str(position) if position else None,
+        table=one.table,
+        what=one.what,
+        fields=one.fields,
+    )

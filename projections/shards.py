@@ -1,0 +1,126 @@
+"""Shards of a rebuild: ranges of users that are folded in memory and written once, with COPY.
+
+A shard's rows and the mark that it is done are one transaction, and the shard's row is locked
+while it is worked at. So whoever dies, no shard is loaded twice, and any number may work at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from eventstore import sql, store
+from eventstore.errors import database_errors
+from eventstore.events import Position
+from projections.folding import Folder
+from projections.ranges import Range, fold_rows, split
+from projections.tables import TABLES, Folded, Row, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eventstore.database import Connection
+    from eventstore.log import EventLog
+    from eventstore.store import Head
+
+_SQL = sql.load("projections")
+_PIECE_ROWS = 4_000
+_PIECE_BYTES = 1 << 20
+"""Sealed; what is folded from them takes about ten times as much."""
+
+
+class Shard(msgspec.Struct, frozen=True):
+    """A range of users, and the position up to which their events are folded."""
+
+    number: int
+    users: Range
+    until: int
+
+
+def plan(heads: Sequence[Head], events_max: int, workers: int) -> list[Shard]:
+    """Cut the log into shards of about so many events, one for each worker if it has several."""
+    whole = sum(head.position.number for head in heads)
+    least = -(-workers // len(heads)) if whole > events_max else 1
+    return [
+        Shard(number, users, head.position.number)
+        for head in heads
+        for number, users in enumerate(
+            split(head.position.partition, max(least, -(-head.position.number // events_max)))
+        )
+    ]
+
+
+async def store_plan(connection: Connection, generation: int, shards: Sequence[Shard]) -> None:
+    """Write down what there is to load."""
+    rows = [(s.users.partition, s.number, s.users.first, s.users.last, s.until) for s in shards]
+    columns = zip(*rows, strict=True)
+    await connection.execute(_SQL["shards_new"], generation, *map(list, columns))
+
+
+async def load_open(log: EventLog, generation: int, begin: int = 0) -> None:
+    """Load shards until none is left that nobody works at, from one partition on."""
+    with database_errors():
+        async with log.pool.acquire() as connection:
+            for n in range(log.partitions):
+                partition = (begin + n) % log.partitions
+                while await _load_next(connection, log, partition, generation):
+                    pass
+
+
+async def _load_next(
+    connection: Connection, log: EventLog, partition: int, generation: int
+) -> bool:
+    """Load a partition's next open shard; False if there is none."""
+    async with connection.transaction():
+        row = await connection.fetchrow(_SQL["shard_claim"], partition, generation)
+        if row is None:
+            return False
+        users = Range(partition, row["first_stream"], row["last_stream"])
+        load = _Load(connection, partition, generation)
+        until = Position(partition, row["until"])
+        folder = Folder(partition, log.keyring)
+        async for rows in store.rows_of_range(connection, users.first, users.last, until):
+            one = fold_rows(rows, folder)
+            await load.add(one, len(rows), sum(len(event["payload"]) for event in rows))
+        await load.flush()
+        done = (partition, generation, row["shard"], load.events, load.users)
+        await connection.execute(_SQL["shard_done"], *done)
+    return True
+
+
+class _Load:
+    """Rows on their way into a generation's tables, in pieces of bounded size."""
+
+    def __init__(self, connection: Connection, partition: int, generation: int) -> None:
+        self._connection = connection
+        self._where = (partition, generation)
+        self._pieces: list[tuple[Table, list[Row]]] = [(table, []) for table in TABLES]
+        self._bytes = 0
+        self.events = 0
+        self.users = 0
+
+    async def add(self, one: Folded, events: int, sealed_bytes: int) -> None:
+        """Take a user; of one who was erased there is nothing to write."""
+        self.events += events
+        if one.state is None:
+            return
+        self.users += 1
+        self._bytes += sealed_bytes
+        for table, piece in self._pieces:
+            piece.extend(self._where + row for row in table.rows(one))
+        if self._bytes >= _PIECE_BYTES or max(len(p) for _, p in self._pieces) >= _PIECE_ROWS:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what is at hand."""
+        for table, piece in self._pieces:
+            if piece:
+                await self._connection.copy_records_to_table(
+                    f"{table.name}_g{self._where[1]}",
+                    schema_name="userlog",
+                    columns=("partition", "generation", *table.columns),
+                    records=piece,
+                )
+                piece.clear()
+        self._bytes = 0

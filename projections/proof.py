@@ -45,11 +45,11 @@ async def snapshot(log: EventLog) -> AsyncGenerator[Connection]:
             yield connection
 
 
-async def prove(log: EventLog, users: Range) -> Differences:
-    """Fold a range of users and compare with what the generation that answers has of them."""
+async def prove(log: EventLog, users: Range, generation: int | None = None) -> Differences:
+    """Fold a range of users and compare with what a generation, or the one that answers, has."""
     found = Differences()
     async with snapshot(log) as connection:
-        number, until = await _answering(connection, users.partition)
+        number, until = await _standing(connection, users.partition, generation)
         spared = await _spared(connection, until, number)
         folder = Folder(users.partition, log.keyring)
         events = store.rows_of_range(connection, users.first, users.last, until)
@@ -93,7 +93,14 @@ async def compare_generations(
     return found
 
 
-async def _answering(connection: Connection, partition: int) -> tuple[int, Position]:
+async def _standing(
+    connection: Connection, partition: int, generation: int | None
+) -> tuple[int, Position]:
+    """Return a generation, or the one that answers, and where it stands."""
+    if generation is not None:
+        args = (partition, "users", generation)
+        number: int = await connection.fetchval(_SQL["checkpoint_of"], *args)
+        return generation, Position(partition, number)
     row = await connection.fetchrow(_SQL["checkpoint"], partition)
     assert row is not None, "a generation that answers has a checkpoint in every partition"  # noqa: S101
     return row["generation"], Position(partition, row["position"])

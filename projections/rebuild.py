@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _SQL = sql.load("projections")
 _SHARD_EVENTS = 25_000
 _BATCH_MAX = 500
+_BEHIND_EVENTS = 50_000
 _TURN_S = 0.01
 
 
@@ -54,13 +55,15 @@ class Plan(msgspec.Struct, frozen=True):
     """How to rebuild: in how many processes, in shards of how many events, whether from scratch.
 
     `patience_s` is how long to wait for shards that somebody else holds, such as a session whose
-    client has just died.
+    client has just died. A generation that answers and is more than `behind_max` events behind, as
+    after an import, is not brought level to be compared: the new one is proven by the log instead.
     """
 
     workers: int = 1
     shard_events_max: int = _SHARD_EVENTS
     fresh: bool = False
     patience_s: float = 3.0
+    behind_max: int = _BEHIND_EVENTS
 
 
 class Rebuilt(msgspec.Struct, frozen=True):
@@ -90,14 +93,21 @@ async def rebuild(source: Source, plan: Plan, begun: Callable[[], None] = lambda
         await generations.set_phase(connection, number, "catching up")
         old = await generations.active(connection)
         await _pass_erasures(log, number)
-        await _draw_level(log, number, old)
+        abandoned = await _distance(log, number, old) > plan.behind_max
+        if not abandoned:
+            await _draw_level(log, number, old)
         await generations.set_phase(connection, number, "proving")
-        found = await _prove(connection, log, number, old)
+        if abandoned:
+            found = await _prove_with_log(log, source, plan, number)
+        else:
+            found = await _prove(connection, log, number, old)
+            await _draw_level(log, number, old)
         built = await progress.read(connection)
-        await _draw_level(log, number, old)
         async with connection.transaction():
             await generations.set_live(connection, number)
             await _flip(connection, log, number, old)
+        if abandoned:
+            await generations.drop_others(connection, number)
     events, users = (built.events, built.users) if built else (0, 0)
     return Rebuilt(number, unfinished is not None, events, users, found)
 
@@ -155,6 +165,15 @@ async def _prove(connection: Connection, log: EventLog, number: int, old: int) -
                 await generations.active(seen)  # its first look: what both hold at this position
             found.join(await compare_generations(seen, until, number, old))
     return found
+
+
+async def _distance(log: EventLog, number: int, old: int) -> int:
+    """Return by how many events one generation is ahead of another one."""
+    ahead = 0
+    for partition in range(log.partitions):
+        ours, theirs = Generation(partition, number), Generation(partition, old)
+        ahead += max(0, await _position(log, ours) - await _position(log, theirs))
+    return ahead
 
 
 async def _draw_level(log: EventLog, number: int, old: int) -> None:
@@ -226,19 +245,30 @@ async def drop_others(source: Source) -> list[int]:
 
 async def prove_all(source: Source, plan: Plan, told: Callable[[int, int], None]) -> Differences:
     """Compare all that the read models say with the log; tell (users' ranges done, in all)."""
-    found = Differences()
     async with opened(source) as log:
-        planned = shards.plan(await log.heads(), plan.shard_events_max, plan.workers)
-        done = 0
+        return await _prove_with_log(log, source, plan, None, told)
 
-        def take(word: Word) -> None:
-            nonlocal done
-            if isinstance(word, Proved):
-                done += 1
-                found.join(word.found)
-                told(done, len(planned))
 
-        workers = min(plan.workers, len(planned))
-        jobs = [Prove([s.users for s in planned[n::workers]]) for n in range(workers)]
-        await run_all(jobs, source, log, take)
+async def _prove_with_log(
+    log: EventLog,
+    source: Source,
+    plan: Plan,
+    number: int | None,
+    told: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Differences:
+    """Compare a generation with the log, or the one that answers."""
+    found = Differences()
+    planned = shards.plan(await log.heads(), plan.shard_events_max, plan.workers)
+    done = 0
+
+    def take(word: Word) -> None:
+        nonlocal done
+        if isinstance(word, Proved):
+            done += 1
+            found.join(word.found)
+            told(done, len(planned))
+
+    workers = min(plan.workers, len(planned))
+    jobs = [Prove([s.users for s in planned[n::workers]], number) for n in range(workers)]
+    await run_all(jobs, source, log, take)
     return found

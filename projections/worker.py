@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from eventstore.log import EventLog
 
+_NICENESS = 10
+"""The service on the same machine goes first."""
 _GARBAGE = 50_000
 """Objects made between two looks for cycles, of which folding makes none."""
 
@@ -39,9 +41,10 @@ class Load(msgspec.Struct, frozen=True, tag=True):
 
 
 class Prove(msgspec.Struct, frozen=True, tag=True):
-    """Compare these users with what the log says."""
+    """Compare these users with what the log says, in a generation or the one that answers."""
 
     ranges: list[Range]
+    generation: int | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
@@ -74,7 +77,7 @@ async def do(job: Job, log: EventLog, say: Callable[[Word], None]) -> None:
             await load_open(log, job.generation, job.begin)
         case Prove():
             for users in job.ranges:
-                say(Proved(await prove(log, users)))
+                say(Proved(await prove(log, users, job.generation)))
 
 
 async def _work(task: Task) -> None:
@@ -95,6 +98,7 @@ def _end_with_parent() -> None:
 def main() -> None:
     """Do the job of a worker process."""
     task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
+    os.nice(_NICENESS)
     gc.freeze()
     gc.set_threshold(_GARBAGE)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -31,6 +31,7 @@ from projections.workers import WorkerError
 from tests.integration.support import (
     APP,
     PATIENCE_S,
+    begin_again,
     blocked,
     connected,
     delivery,
@@ -156,6 +157,20 @@ async def test_ready_before_they_count(stack: Stack) -> None:
     assert stage
     assert stage.phase == "indexing"
     await building
+
+
+async def test_far_behind(stack: Stack) -> None:
+    """A generation that is far behind is not waited for: the new one is proven by the log."""
+    for n in range(60):
+        await stack.ingest.deliver(delivery(f"u{n % 20}", at_ms=n * 7 % 11, first_name=f"{n}"))
+    assert await project_batch(stack.log, Generation(0, 1), 10)
+    done = await rebuild(stack.source, Plan(shard_events_max=30, behind_max=49))
+    assert (done.proof.users, done.proof.differing) == (20, 0)
+    assert await _generations(stack) == _only(2)
+    found = await tables(stack.pool)
+    await begin_again(stack)
+    await catch_up(stack.log, 7)
+    assert await tables(stack.pool) == found
 
 
 async def test_removed_meanwhile(stack: Stack) -> None:

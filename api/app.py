@@ -12,6 +12,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from api.handlers import Handlers
+from api.metrics import Metrics
 from api.problems import Problem, unavailable, unreadable
 from api.tokens import Access, Scope, Tokens
 from eventstore.errors import LogError, QueueFullError, UnavailableError
@@ -37,10 +38,11 @@ _log = structlog.stdlib.get_logger("userlog.http")
 
 def make_app(runtime: Runtime, secrets: Secrets) -> web.Application:
     """Build the application upon an open runtime."""
-    handlers = Handlers(runtime, secrets.webhook_secrets)
+    metrics = Metrics(runtime)
+    handlers = Handlers(runtime, secrets.webhook_secrets, metrics)
     tokens = Tokens(runtime.log.pool, secrets.api_token)
     app = web.Application(
-        middlewares=[_around, _authorize(tokens)],
+        middlewares=[_around(metrics), _authorize(tokens)],
         client_max_size=runtime.settings.body_bytes_max,
     )
 
@@ -60,6 +62,7 @@ def make_app(runtime: Runtime, secrets: Secrets) -> web.Application:
             web.delete(f"{user}/personal-data", _needing(Scope.ERASE, handlers.erase)),
             web.get(f"{application}/stats", _needing(Scope.READ, handlers.stats)),
             web.get("/v1/status", _needing(Scope.READ, handlers.status)),
+            web.get("/metrics", _needing(Scope.READ, handlers.metrics)),
             web.get("/health/live", handlers.live),
             web.get("/health/ready", handlers.ready),
         ]
@@ -67,17 +70,25 @@ def make_app(runtime: Runtime, secrets: Secrets) -> web.Application:
     return app
 
 
-@web.middleware
-async def _around(request: web.Request, handler: Handler) -> web.StreamResponse:
+def _around(metrics: Metrics) -> Middleware:
     """Give the request an id, its failures an answer, and the log a line without its contents."""
-    given = request.headers.get("x-request-id", "")
-    request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-    structlog.contextvars.bind_contextvars(request_id=request_id)
-    started = time.perf_counter()
-    response = await _answer(request, handler)
-    response.headers["X-Request-Id"] = request_id
-    _note(request, response.status, time.perf_counter() - started)
-    return response
+
+    @web.middleware
+    async def surround(request: web.Request, handler: Handler) -> web.StreamResponse:
+        given = request.headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        started = time.perf_counter()
+        response = await _answer(request, handler)
+        response.headers["X-Request-Id"] = request_id
+        seconds = time.perf_counter() - started
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource else "no such path"
+        metrics.request(route, response.status, seconds)
+        _note(request.method, route, response.status, seconds)
+        return response
+
+    return surround
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -109,12 +120,10 @@ def _of_http(error: web.HTTPException) -> Problem:
     return Problem(error.status, error.reason, detail, headers={"Allow": allow} if allow else None)
 
 
-def _note(request: web.Request, status: int, seconds: float) -> None:
+def _note(method: str, route: str, status: int, seconds: float) -> None:
     say = _log.warning if status >= 500 else _log.info if status >= 400 else _log.debug  # noqa: PLR2004
-    resource = request.match_info.route.resource
-    route = resource.canonical if resource else "no such path"
     milliseconds = round(seconds * 1000, 1)
-    say("request", method=request.method, route=route, status=status, duration_ms=milliseconds)
+    say("request", method=method, route=route, status=status, duration_ms=milliseconds)
 
 
 def _authorize(tokens: Tokens) -> Middleware:

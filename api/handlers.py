@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 
-from api import params
+from api import metrics, params
 from api.ingest import Receipt
 from api.payloads import is_ping
 from api.problems import Problem, unreadable
 from api.signatures import HEADER, verify
-from eventstore.errors import LogError
 from eventstore.events import Position
 from projections import progress, search, set_aside, stats
 from projections.read_model import FOREVER, NotReachedError, Page, parse_mark, rfc3339
 
 if TYPE_CHECKING:
+    from api.metrics import Metrics
     from api.runtime import Runtime
     from eventstore.events import Stream
     from projections.state import Lifecycle
@@ -40,9 +40,10 @@ def answer(value: object, status: int = 200) -> web.Response:
 class Handlers:
     """What the routes call."""
 
-    def __init__(self, runtime: Runtime, webhook_secrets: list[str]) -> None:
+    def __init__(self, runtime: Runtime, webhook_secrets: list[str], metrics: Metrics) -> None:
         """`webhook_secrets` are all accepted, so that they can be rotated."""
         self._runtime = runtime
+        self._metrics = metrics
         self._secrets = webhook_secrets
         self._limit = params.number(1, runtime.settings.page_rows_max)
 
@@ -54,7 +55,9 @@ class Handlers:
                 return answer(Receipt(ignored=1))
             raise Problem(401, "Signature missing or wrong", _SIGNATURE_HELP)
         kept = {name: request.headers[name] for name in _KEPT_HEADERS if name in request.headers}
-        return answer(await self._runtime.ingest.deliver(body, kept))
+        receipt = await self._runtime.ingest.deliver(body, kept)
+        self._metrics.delivery(receipt)
+        return answer(receipt)
 
     async def user(self, request: web.Request) -> web.Response:
         """Answer who a user is, or was."""
@@ -142,6 +145,12 @@ class Handlers:
         params.Params(request.query).done()
         return answer(await status(self._runtime))
 
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Answer what a monitoring system reads."""
+        params.Params(request.query).done()
+        headers = {hdrs.CONTENT_TYPE: metrics.CONTENT_TYPE}
+        return web.Response(body=await self._metrics.read(), headers=headers)
+
     async def live(self, _request: web.Request) -> web.Response:
         """Say that the process serves."""
         return answer({"status": "ok"})
@@ -226,12 +235,3 @@ async def status(runtime: Runtime) -> dict[str, Any]:
         "scrub": runtime.scrubber.scrubbed,
         "quarantined": await runtime.quarantine.count(),
     }
-
-
-async def reachable(runtime: Runtime) -> bool:
-    """Say whether the database answers."""
-    try:
-        await runtime.log.heads()
-    except LogError:
-        return False
-    return True

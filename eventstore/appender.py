@@ -8,6 +8,7 @@ load makes it, and nobody waits for a timer.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -47,6 +48,8 @@ class Appender:
         self._lanes: dict[int, deque[_Waiting]] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self.queued = 0
+        self.observe: Callable[[int, float], None] = _nobody_observes
+        """Told of each batch that was written: how many events, and how many seconds it took."""
 
     def submit(self, items: Sequence[SealedEvent]) -> list[asyncio.Future[Written]]:
         """Queue events, all or none; QueueFullError when the queue has no room for them.
@@ -96,6 +99,7 @@ class Appender:
         So one bad item fails alone. A refused batch left nothing in the log, and identities make
         it safe to try again.
         """
+        began = time.perf_counter()
         try:
             written = await self._write(partition, [one.item for one in batch])
         except UnavailableError as error:
@@ -110,6 +114,7 @@ class Appender:
             _fail(batch, UnavailableError(f"the append was interrupted ({type(error).__name__})"))
             raise
         else:
+            self.observe(len(batch), time.perf_counter() - began)
             for one, answer in zip(batch, written, strict=True):
                 if not one.answer.done():
                     one.answer.set_result(answer)
@@ -118,6 +123,10 @@ class Appender:
         """Wait until everything queued has been written and answered."""
         while self._running:
             await asyncio.wait(self._running.values())
+
+
+def _nobody_observes(_events: int, _seconds: float) -> None:
+    return
 
 
 def _fail(batch: list[_Waiting], error: Exception) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import hdrs, web
 
+from api.feed import Feed
 from api.handlers import Handlers
 from api.metrics import Metrics
 from api.problems import Problem, unavailable, unreadable
@@ -46,11 +47,18 @@ def make_app(runtime: Runtime, secrets: Secrets) -> web.Application:
         client_max_size=runtime.settings.body_bytes_max,
     )
 
-    async def note_use(_app: web.Application) -> None:
+    feed = Feed(runtime)
+
+    async def end_streams(_app: web.Application) -> None:
+        feed.stopping.set()
+
+    async def clean_up(_app: web.Application) -> None:
+        await feed.close()
         with contextlib.suppress(LogError):
             await tokens.note_use()
 
-    app.on_cleanup.append(note_use)
+    app.on_shutdown.append(end_streams)
+    app.on_cleanup.append(clean_up)
     application = "/v1/applications/{application_id}"
     user = f"{application}/users/{{user_id}}"
     app.add_routes(
@@ -61,6 +69,7 @@ def make_app(runtime: Runtime, secrets: Secrets) -> web.Application:
             web.get(f"{user}/history", _needing(Scope.READ, handlers.history)),
             web.delete(f"{user}/personal-data", _needing(Scope.ERASE, handlers.erase)),
             web.get(f"{application}/stats", _needing(Scope.READ, handlers.stats)),
+            web.get("/v1/events", _needing(Scope.READ, feed.events)),
             web.get("/v1/status", _needing(Scope.READ, handlers.status)),
             web.get("/metrics", _needing(Scope.READ, handlers.metrics)),
             web.get("/health/live", handlers.live),

@@ -14,14 +14,13 @@ from api.ingest import Receipt
 from api.payloads import is_ping
 from api.problems import Problem, unreadable
 from api.signatures import HEADER, verify
-from eventstore.events import Position
 from projections import progress, search, set_aside, stats
 from projections.read_model import FOREVER, NotReachedError, Page, parse_mark, rfc3339
 
 if TYPE_CHECKING:
     from api.metrics import Metrics
     from api.runtime import Runtime
-    from eventstore.events import Stream
+    from eventstore.events import Position, Stream
     from projections.state import Lifecycle
     from projections.terms import What
 
@@ -46,6 +45,7 @@ class Handlers:
         self._metrics = metrics
         self._secrets = webhook_secrets
         self._limit = params.number(1, runtime.settings.page_rows_max)
+        self._position = partial(params.position, runtime.log.partitions)
 
     async def webhook(self, request: web.Request) -> web.Response:
         """Take a delivery; 200 means that it is durable, or ignored, or in quarantine."""
@@ -65,7 +65,7 @@ class Handlers:
         query = params.Params(request.query)
         valid_at = query.take("valid_at", params.moment)
         known_at = query.take("known_at", params.moment)
-        min_position = query.take("min_position", partial(_position, self._runtime.log.partitions))
+        min_position = query.take("min_position", self._position)
         query.done()
         await self._wait(min_position)
         found = await self._runtime.read_model.user(stream, valid_at, known_at)
@@ -79,7 +79,7 @@ class Handlers:
         query = params.Params(request.query)
         valid_at = query.take("valid_at", params.moment)
         known_at = query.take("known_at", params.moment)
-        min_position = query.take("min_position", partial(_position, self._runtime.log.partitions))
+        min_position = query.take("min_position", self._position)
         page = Page(
             order="desc" if query.take("order", params.one_of("asc", "desc")) == "desc" else "asc",
             limit=query.take("limit", self._limit) or _PAGE_ROWS,
@@ -208,13 +208,6 @@ def _lifecycle(text: str) -> Lifecycle:
         if text == one:
             return one
     raise ValueError(f"one of {', '.join(search.LIFECYCLES)}")
-
-
-def _position(partitions: int, text: str) -> Position:
-    position = Position.parse(text)
-    if position.partition >= partitions:
-        raise ValueError(f"this log has {partitions} partitions, the first is 0")
-    return position
 
 
 async def status(runtime: Runtime) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from api.problems import ParameterError, bad_parameters
+from eventstore.events import Position
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -84,6 +85,14 @@ def number(least: int, most: int) -> Callable[[str], int]:
     return read
 
 
+def position(partitions: int, text: str) -> Position:
+    """Read a position in a log of so many partitions."""
+    found = Position.parse(text)
+    if found.partition >= partitions:
+        raise ValueError(f"this log has {partitions} partitions, the first is 0")
+    return found
+
+
 def text(given: str) -> str:
     """Read a text to look for."""
     if not given.strip() or len(given) > _TEXT_CHARACTERS_MAX:
@@ -115,13 +124,19 @@ class Params:
         """Return a parameter, None if it is not given or wrong."""
         self._known.append(name)
         text = self._query.pop(name, None)
-        if text is None:
-            return None
+        return None if text is None else self.check(name, text, rule)
+
+    def check(self, name: str, text: str, rule: Callable[[str], T]) -> T | None:
+        """Return what stands elsewhere, such as in a header, None if it is wrong."""
         try:
             return rule(text)
         except ValueError as error:
-            self._errors.append(ParameterError(name, str(error)))
+            self.refuse(name, str(error))
             return None
+
+    def refuse(self, name: str, problem: str) -> None:
+        """Note what is wrong with a parameter."""
+        self._errors.append(ParameterError(name, problem))
 
     def done(self) -> None:
         """Raise a problem that names every wrong or unknown parameter."""

@@ -1,0 +1,248 @@
+"""The log as a feed, page by page and as a stream, from a running service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from aiohttp import ClientSession, web
+
+from api import feed as feed_module
+from api.app import make_app
+from api.runtime import opened
+from api.secret_files import Secrets
+from api.settings import Settings
+from tests.conftest import MASTER_KEY
+from tests.integration.support import (
+    APP,
+    PATIENCE_S,
+    alter,
+    delivery,
+    proxied,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+    from aiohttp import ClientResponse
+
+    from api.runtime import Runtime
+    from tests.conftest import Stack
+
+SECRETS = Secrets(["secret"], MASTER_KEY, None, "token", [])
+AUTH = {"Authorization": "Bearer token"}
+STREAM = {**AUTH, "Accept": "text/event-stream"}
+
+
+class Service:
+    """A running service."""
+
+    def __init__(self, runtime: Runtime, runner: web.AppRunner, session: ClientSession) -> None:
+        self.runtime = runtime
+        self.runner = runner
+        self.session = session
+
+    async def deliver(self, *bodies: bytes) -> None:
+        for body in bodies:
+            assert (await self.runtime.ingest.deliver(body)).accepted == 1
+
+    async def get(self, **query: str) -> tuple[int, Any]:
+        async with self.session.get("/v1/events", params=query, headers=AUTH) as response:
+            return response.status, msgspec.json.decode(await response.read())
+
+    async def ids(self, **query: str) -> list[str]:
+        status, page = await self.get(**query)
+        assert status == 200
+        return [event["id"] for event in page["events"]]
+
+    @contextlib.asynccontextmanager
+    async def stream(self, **headers: str) -> AsyncGenerator[ClientResponse]:
+        async with self.session.get("/v1/events", headers={**STREAM, **headers}) as response:
+            assert response.content_type == "text/event-stream"
+            yield response
+
+
+@contextlib.asynccontextmanager
+async def serving(url: str) -> AsyncGenerator[Service]:
+    """Serve on a free port."""
+    async with opened(Settings(database_url=url, database_timeout_s=5), SECRETS) as runtime:
+        runner = web.AppRunner(make_app(runtime, SECRETS), access_log=None, shutdown_timeout=30)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        async with ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as session:
+            yield Service(runtime, runner, session)
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def service(database_url: str) -> AsyncIterator[Service]:
+    async with serving(database_url) as running:
+        yield running
+
+
+async def _events(response: ClientResponse, count: int) -> list[dict[str, str]]:
+    """Read so many events of a stream."""
+    found: list[dict[str, str]] = []
+    async with asyncio.timeout(PATIENCE_S):
+        while len(found) < count:
+            block = (await response.content.readuntil(b"\n\n")).decode().strip()
+            fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line)
+            if "data" in fields:
+                found.append(fields)
+    return found
+
+
+async def test_pages(service: Service) -> None:
+    """Following `next` visits every event once, in order, and then stays at the end."""
+    await service.deliver(*(delivery(f"u{n % 2}", at_ms=n) for n in range(5)))
+    found, after = [], "0:0"
+    for expected in (2, 2, 1, 0, 0):
+        status, page = await service.get(after=after, limit="2")
+        assert (status, len(page["events"])) == (200, expected)
+        found += [event["id"] for event in page["events"]]
+        after = page["next"]
+    assert found == [f"0:{n}" for n in range(1, 6)]
+    assert await service.ids() == found
+
+
+async def test_what_an_event_says(service: Service) -> None:
+    """An event is a CloudEvent that says whose it is, when, and what it carries."""
+    await service.deliver(delivery("a/b c", kind="create", first_name="A", x=1))
+    _, page = await service.get()
+    (event,) = page["events"]
+    recorded = event.pop("recordedtime")
+    assert recorded.endswith("Z")
+    assert event == {
+        "specversion": "1.0",
+        "id": "0:1",
+        "source": f"/v1/applications/{APP}",
+        "type": "user.created",
+        "subject": "a/b c",
+        "time": "2023-06-13T09:48:47.621Z",
+        "data": {"company_id": 1, "state": {"first_name": "A", "extra": {"x": 1}}},
+    }
+
+
+async def test_erased_and_unreadable(service: Service, stack: Stack) -> None:
+    """Of an erased user only the shells are left; one event that can't be read stops no other."""
+    log = service.runtime.log
+    await service.deliver(delivery("u"), delivery("v"), delivery("w", first_name="W"))
+    await log.erase(log.stream(APP, "u"))
+    await alter(stack, 2)
+    _, page = await service.get()
+    shown = [(e["type"], e["data"], e.get("dataerror")) for e in page["events"]]
+    assert shown == [
+        ("user.updated", None, None),
+        ("user.updated", None, "seal-broken"),
+        ("user.updated", {"company_id": 1, "state": {"first_name": "W"}}, None),
+        ("user.erased", None, None),
+    ]
+
+
+@pytest.mark.parametrize("partitions", [4], indirect=True, ids=["4-partitions"])
+async def test_partitions(service: Service) -> None:
+    """Each partition is a feed of its own; a position says which one it is of."""
+    await service.deliver(*(delivery(f"u{n}") for n in range(12)))
+    found = [one for n in range(4) for one in await service.ids(partition=f"{n}")]
+    assert len(set(found)) == 12
+    begin = found[0].replace(":1", ":0")
+    assert await service.ids(after=begin) == await service.ids(partition=begin[0])
+    for query, names in (
+        ({}, ["partition"]),
+        ({"partition": "4"}, ["partition"]),
+        ({"partition": "1", "after": "0:0"}, ["partition"]),
+        ({"after": "4:0"}, ["after"]),
+    ):
+        status, problem = await service.get(**query)
+        assert status == 400
+        assert [error["parameter"] for error in problem["errors"]] == names
+
+
+async def test_long_polling(service: Service) -> None:
+    """With `wait_s` an empty page waits for the next event, of whatever process."""
+    assert await service.ids() == []
+    waiting = asyncio.create_task(service.ids(wait_s="60"))
+    tail = asyncio.create_task(service.ids(wait_s="60", after="0:1"))
+    await asyncio.sleep(0)
+    await service.deliver(delivery(at_ms=1))
+    assert await waiting == ["0:1"]
+    assert not tail.done()
+    await service.deliver(delivery(at_ms=2))
+    assert await tail == ["0:2"]
+
+
+async def test_stream(service: Service) -> None:
+    """A stream sends what is there and what comes, and goes on after what was read."""
+    await service.deliver(delivery(at_ms=1), delivery(at_ms=2))
+    async with service.stream() as response:
+        first = await _events(response, 2)
+        await service.deliver(delivery(kind="delete", at_ms=3))
+        (last,) = await _events(response, 1)
+    assert [one["id"] for one in (*first, last)] == ["0:1", "0:2", "0:3"]
+    assert (last["event"], msgspec.json.decode(last["data"])["id"]) == ("user.deleted", "0:3")
+    await service.deliver(delivery(at_ms=4))
+    async with service.stream(**{"Last-Event-ID": "0:2"}) as response:
+        assert [one["id"] for one in await _events(response, 2)] == ["0:3", "0:4"]
+    async with service.session.get(
+        "/v1/events", headers={**STREAM, "Last-Event-ID": "x"}
+    ) as response:
+        assert response.status == 400
+
+
+async def test_signs_of_life(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nothing comes, a stream sends a comment now and then."""
+    monkeypatch.setattr(feed_module, "_HEARTBEAT_S", 0.01)
+    async with service.stream() as response, asyncio.timeout(PATIENCE_S):
+        assert (await response.content.readuntil(b"\n\n")).startswith(b"retry: ")
+        for _ in range(3):
+            assert await response.content.readuntil(b"\n\n") == b":\n\n"
+
+
+async def test_a_reader_who_reads_nothing(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who takes nothing is let go after a while, and holds up nobody meanwhile."""
+    monkeypatch.setattr(feed_module, "_SLOW_S", 0.2)
+    for n in range(60):
+        await service.deliver(delivery(at_ms=n, blob="x" * 200_000))
+    host, port = service.runner.addresses[0]
+    reader, writer = await asyncio.open_connection(host, port, limit=1_000)
+    writer.write(
+        b"GET /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token\r\n"
+        b"Accept: text/event-stream\r\n\r\n"
+    )
+    assert len(await service.ids(limit="1000")) == 60
+    async with service.stream() as response:
+        assert len(await _events(response, 60)) == 60
+    async with asyncio.timeout(PATIENCE_S):
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(1 << 16):
+                pass
+    writer.close()
+
+
+async def test_the_service_stops(database_url: str) -> None:
+    """A service that stops ends its streams at once."""
+    async with serving(database_url) as service, service.stream() as response:
+        await response.content.readuntil(b"\n\n")
+        async with asyncio.timeout(10):  # less than it waits for requests in hand
+            await service.runner.cleanup()
+
+
+async def test_the_database_goes_away(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream ends when the database goes away, to be taken up again; a page says 503."""
+    monkeypatch.setattr(feed_module, "_HEARTBEAT_S", 0.05)
+    async with proxied(database_url) as proxy, serving(proxy.url) as service:
+        await service.deliver(delivery())
+        async with service.stream() as response:
+            await _events(response, 1)
+            proxy.cut()
+            async with asyncio.timeout(PATIENCE_S):
+                await response.content.read()
+            assert (await service.get())[0] == 503
+            proxy.restore()
+        async with service.stream() as response:
+            await _events(response, 1)

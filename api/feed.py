@@ -175,13 +175,13 @@ class Feed:
         """Send a page and all that follows, until either side or the database goes away."""
         response = web.StreamResponse(headers=_STREAM_HEADERS)
         await response.prepare(request)
-        with contextlib.suppress(ConnectionError, TimeoutError, LogError):
-            await _send(response, b"retry: %d\n\n" % _RETRY_MS)
+        with contextlib.suppress(ConnectionError, LogError):
+            await _send(request, response, b"retry: %d\n\n" % _RETRY_MS)
             while not self.stopping.is_set():
-                await _send(response, b"".join(map(_message, page.events)))
+                await _send(request, response, b"".join(map(_message, page.events)))
                 after = Position.parse(page.next)
                 if not page.events and not await self._wait(after):
-                    await _send(response, b":\n\n")
+                    await _send(request, response, b":\n\n")
                 page = await self._page(after, _PAGE_ROWS)
         return response
 
@@ -197,11 +197,16 @@ class Feed:
         return moved.result()
 
 
-async def _send(response: web.StreamResponse, data: bytes) -> None:
-    """Write; TimeoutError if the reader takes nothing for too long."""
-    if data:
+async def _send(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+    """Write; ConnectionError if the reader takes nothing for too long, or is gone."""
+    try:
         async with asyncio.timeout(_SLOW_S):
-            await response.write(data)
+            if data:
+                await response.write(data)
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()  # ending it in order would wait for the reader again
+        raise ConnectionError from None
 
 
 def _message(event: CloudEvent) -> bytes:

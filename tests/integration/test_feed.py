@@ -209,7 +209,7 @@ async def test_a_reader_who_reads_nothing(
     for n in range(60):
         await service.deliver(delivery(at_ms=n, blob="x" * 200_000))
     host, port = service.runner.addresses[0]
-    reader, writer = await asyncio.open_connection(host, port, limit=1_000)
+    reader, writer = await asyncio.open_connection(host, port, limit=1 << 16)
     writer.write(
         b"GET /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token\r\n"
         b"Accept: text/event-stream\r\n\r\n"
@@ -222,6 +222,8 @@ async def test_a_reader_who_reads_nothing(
             while await reader.read(1 << 16):
                 pass
     writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
 
 
 async def test_the_service_stops(database_url: str) -> None:

@@ -178,7 +178,8 @@ class Feed:
         with contextlib.suppress(ConnectionError, LogError):
             await _send(request, response, b"retry: %d\n\n" % _RETRY_MS)
             while not self.stopping.is_set():
-                await _send(request, response, b"".join(map(_message, page.events)))
+                for event in page.events:
+                    await _send(request, response, _message(event))
                 after = Position.parse(page.next)
                 if not page.events and not await self._wait(after):
                     await _send(request, response, b":\n\n")
@@ -201,8 +202,7 @@ async def _send(request: web.Request, response: web.StreamResponse, data: bytes)
     """Write; ConnectionError if the reader takes nothing for too long, or is gone."""
     try:
         async with asyncio.timeout(_SLOW_S):
-            if data:
-                await response.write(data)
+            await response.write(data)
     except TimeoutError:
         if request.transport is not None:
             request.transport.abort()  # ending it in order would wait for the reader again

@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 
 from api.feed import Feed
 from api.handlers import Handlers
+from api.in_hand import IN_HAND, InHand
 from api.metrics import Metrics
 from api.problems import Problem, unavailable, unreadable
 from api.tokens import Access, Scope, Tokens
@@ -38,14 +39,16 @@ _log = structlog.stdlib.get_logger("userlog.http")
 
 
 def make_app(runtime: Runtime, secrets: Secrets) -> web.Application:
-    """Build the application upon an open runtime."""
+    """Build the application upon an open runtime; secrets that are renewed count at once."""
     metrics = Metrics(runtime)
-    handlers = Handlers(runtime, secrets.webhook_secrets, metrics)
-    tokens = Tokens(runtime.log.pool, secrets.api_token)
+    handlers = Handlers(runtime, secrets, metrics)
+    tokens = Tokens(runtime.log.pool, secrets)
+    in_hand = InHand()
     app = web.Application(
-        middlewares=[_around(metrics), _authorize(tokens)],
+        middlewares=[in_hand.counted, _around(metrics), _authorize(tokens)],
         client_max_size=runtime.settings.body_bytes_max,
     )
+    app[IN_HAND] = in_hand
 
     feed = Feed(runtime)
 

@@ -20,6 +20,7 @@ from projections.read_model import FOREVER, NotReachedError, Page, parse_mark, r
 if TYPE_CHECKING:
     from api.metrics import Metrics
     from api.runtime import Runtime
+    from api.secret_files import Secrets
     from eventstore.events import Position, Stream
     from projections.state import Lifecycle
     from projections.terms import What
@@ -39,18 +40,18 @@ def answer(value: object, status: int = 200) -> web.Response:
 class Handlers:
     """What the routes call."""
 
-    def __init__(self, runtime: Runtime, webhook_secrets: list[str], metrics: Metrics) -> None:
-        """`webhook_secrets` are all accepted, so that they can be rotated."""
+    def __init__(self, runtime: Runtime, secrets: Secrets, metrics: Metrics) -> None:
+        """All webhook secrets are accepted, so that they can be rotated."""
         self._runtime = runtime
         self._metrics = metrics
-        self._secrets = webhook_secrets
+        self._secrets = secrets
         self._limit = params.number(1, runtime.settings.page_rows_max)
         self._position = partial(params.position, runtime.log.partitions)
 
     async def webhook(self, request: web.Request) -> web.Response:
         """Take a delivery; 200 means that it is durable, or ignored, or in quarantine."""
         body = await _body(request)
-        if not verify(body, request.headers.get(HEADER), self._secrets):
+        if not verify(body, request.headers.get(HEADER), self._secrets.webhook_secrets):
             if is_ping(body):
                 return answer(Receipt(ignored=1))
             raise Problem(401, "Signature missing or wrong", _SIGNATURE_HELP)

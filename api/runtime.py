@@ -13,7 +13,7 @@ import structlog
 from api.ingest import Ingest
 from eventstore import database, embedded
 from eventstore.appender import AppenderLimits
-from eventstore.errors import database_errors
+from eventstore.errors import UnavailableError, database_errors
 from eventstore.log import EventLog
 from eventstore.quarantine import Quarantine
 from projections.read_model import ReadModel
@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from api.settings import Settings
     from eventstore.database import Pool
 
+_PAUSE_S = 1.0
 _log = structlog.stdlib.get_logger("userlog")
+
+
+class StoppedWaitingError(Exception):
+    """Somebody stopped the service before its database was there."""
 
 
 class Runtime:
@@ -73,37 +78,64 @@ async def install(url: str, settings: Settings, partitions: int = 1) -> bool:
 
 @contextlib.asynccontextmanager
 async def opened(
-    settings: Settings, secrets: Secrets, *, owner: bool = False
+    settings: Settings,
+    secrets: Secrets,
+    *,
+    owner: bool = False,
+    stopping: asyncio.Event | None = None,
 ) -> AsyncGenerator[Runtime]:
     """Open the database, installing the schema if it is empty, and everything upon it.
 
-    Only what makes or drops tables needs to be their `owner`.
+    Only what makes or drops tables needs to be their `owner`. A database that is away is an
+    UnavailableError; with `stopping` it is waited for, until that is set (StoppedWaitingError).
     """
     async with database_url(settings) as url:
-        if await install(url, settings):
-            _log.info("schema installed", version=database.SCHEMA_VERSION)
-        pool = await database.open_pool(
-            url,
-            size=settings.pool_connections_max,
-            timeout_s=settings.database_timeout_s,
-            takeover_s=settings.takeover_timeout_s,
-            owner=owner,
-        )
+        if stopping is None:
+            runtime = await _open(url, settings, secrets, owner=owner)
+        else:
+            runtime = await _wait(url, settings, secrets, stopping)
         try:
-            keys = (secrets.master_key, secrets.previous_master_key)
-            runtime = await _open(pool, settings, Source(url, *keys, settings.database_timeout_s))
             yield runtime
             await runtime.log.close()
         finally:
-            await _close(pool, settings.shutdown_timeout_s)
+            await _close(runtime.log.pool, settings.shutdown_timeout_s)
 
 
-async def _open(pool: Pool, settings: Settings, source: Source) -> Runtime:
+async def _wait(url: str, settings: Settings, secrets: Secrets, stopping: asyncio.Event) -> Runtime:
+    waiting = False
+    while not stopping.is_set():
+        try:
+            return await _open(url, settings, secrets)
+        except UnavailableError as error:
+            if not waiting:
+                _log.warning("waiting for the database", problem=str(error))
+            waiting = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), _PAUSE_S)
+    raise StoppedWaitingError
+
+
+async def _open(url: str, settings: Settings, secrets: Secrets, *, owner: bool = False) -> Runtime:
+    if await install(url, settings):
+        _log.info("schema installed", version=database.SCHEMA_VERSION)
+    pool = await database.open_pool(
+        url,
+        size=settings.pool_connections_max,
+        timeout_s=settings.database_timeout_s,
+        takeover_s=settings.takeover_timeout_s,
+        owner=owner,
+    )
+    keys = (secrets.master_key, secrets.previous_master_key)
+    source = Source(url, *keys, settings.database_timeout_s)
     limits = AppenderLimits(
         settings.queue_rows_max, settings.batch_rows_max, settings.batch_bytes_max
     )
     master_key = source.master()
-    log = await EventLog.open(pool, master_key, limits)
+    try:
+        log = await EventLog.open(pool, master_key, limits)
+    except BaseException:
+        pool.terminate()
+        raise
     return Runtime(settings, source, log, Quarantine(pool, log.partitions, master_key))
 
 

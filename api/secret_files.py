@@ -24,7 +24,7 @@ FILES = {
 }
 
 
-class Secrets(msgspec.Struct, frozen=True):
+class Secrets(msgspec.Struct):
     """The secrets in force; `made` names those that this start has generated.
 
     Without an `api_token`, only the tokens in the database open anything.
@@ -35,6 +35,15 @@ class Secrets(msgspec.Struct, frozen=True):
     previous_master_key: bytes | None
     api_token: str | None
     made: list[str]
+
+    def renew(self, other: Secrets) -> None:
+        """Take over what may change while the service runs: all but the master keys."""
+        self.webhook_secrets = other.webhook_secrets
+        self.api_token = other.api_token
+
+    def __repr__(self) -> str:
+        """Show no secret."""
+        return "Secrets(…)"
 
 
 def obtain(settings: Settings) -> Secrets:

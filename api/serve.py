@@ -3,76 +3,70 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
-from aiohttp import web
 
-from api.app import WEBHOOK_PATH, make_app
-from api.runtime import opened
-from api.secret_files import FILES, obtain
-from projections.projector import Projector
+from api.answering import answering, projecting
+from api.app import WEBHOOK_PATH
+from api.listening import listening
+from api.runtime import StoppedWaitingError, database_url, opened
+from api.secret_files import FILES, Secrets, obtain
+from api.settings import SettingsError
+from api.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from api.runtime import Runtime
-    from api.secret_files import Secrets
     from api.settings import Settings
+
+    Reread = Callable[[], Settings]
 
 _log = structlog.stdlib.get_logger("userlog")
 
 
-async def serve(settings: Settings, *, project: bool, say: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM; `say` is told what a person needs to know first."""
+async def serve(
+    settings: Settings, *, project: bool, say: Callable[[str], None], reread: Reread
+) -> None:
+    """Serve until SIGINT or SIGTERM; `say` is told what a person needs to know first.
+
+    At SIGHUP the secrets are read again, from the settings that `reread` returns.
+    """
     secrets = obtain(settings)
     stopping = _until_signal()
-    async with opened(settings, secrets) as runtime:
-        projector = _projector(runtime)
-        if project:
-            projector.start()
-            runtime.scrubber.start()
-        runner = web.AppRunner(
-            make_app(runtime, secrets),
-            access_log=None,
-            handle_signals=False,
-            shutdown_timeout=settings.shutdown_timeout_s,
-        )
-        try:
-            await runner.setup()
-            await web.TCPSite(runner, settings.host, settings.port).start()
-            say(_greeting(settings, secrets, runner.addresses[0][1]))
-            await stopping.wait()
-            _log.info("stopping")
-        finally:
-            await runner.cleanup()
-            await runtime.scrubber.stop()
-            await projector.stop()
+    with listening(settings.host, settings.port, settings.workers) as listeners:
+        greeting = _greeting(settings, secrets, listeners[0][0].getsockname()[1])
+        if settings.workers == 1:
+            _on_hangup(stopping, reread, secrets.renew)
+            with contextlib.suppress(StoppedWaitingError):
+                async with answering(settings, secrets, listeners[0], stopping, project=project):
+                    say(greeting)
+                    await stopping.wait()
+            return
+        async with database_url(settings) as url:
+            there = msgspec.structs.replace(settings, database_url=url)
+            supervisor = Supervisor(there, secrets, listeners, project=project)
+            _on_hangup(stopping, reread, supervisor.renew)
+            await supervisor.run(stopping, ready=lambda: say(greeting))
 
 
 async def project_forever(settings: Settings) -> None:
     """Run the projector alone until SIGINT or SIGTERM."""
     stopping = _until_signal()
-    async with opened(settings, obtain(settings)) as runtime:
-        projector = _projector(runtime)
-        projector.start()
-        runtime.scrubber.start()
-        _log.info("projecting")
-        await stopping.wait()
-        await runtime.scrubber.stop()
-        await projector.stop()
-
-
-def _projector(runtime: Runtime) -> Projector:
-    settings = runtime.settings
-    projector = Projector(
-        runtime.log, batch_max=settings.projector_batch_rows_max, poll_s=settings.projector_poll_s
-    )
-    runtime.log.appended = projector.wake
-    return projector
+    with contextlib.suppress(StoppedWaitingError):
+        async with (
+            opened(settings, obtain(settings), stopping=stopping) as runtime,
+            projecting(runtime),
+        ):
+            _log.info("projecting")
+            await stopping.wait()
 
 
 def _until_signal() -> asyncio.Event:
@@ -81,6 +75,23 @@ def _until_signal() -> asyncio.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     return stopping
+
+
+def _on_hangup(stopping: asyncio.Event, reread: Reread, renew: Callable[[Secrets], None]) -> None:
+    """Read the secrets again at SIGHUP; in a terminal it means that the terminal is closed."""
+
+    def hear() -> None:
+        try:
+            renew(obtain(reread()))
+        except SettingsError as error:
+            _log.error("secrets stay as they were", problem=str(error))
+        else:
+            _log.info("secrets read again")
+
+    in_terminal = os.isatty(sys.stderr.fileno())
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGHUP, stopping.set if in_terminal else hear
+    )
 
 
 def _greeting(settings: Settings, secrets: Secrets, port: int) -> str:

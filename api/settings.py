@@ -51,6 +51,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: Annotated[
         Annotated[int, Meta(ge=0, le=65535)], _about("port to listen on; 0: any free one", "8080")
     ] = 8080
+    workers: Annotated[
+        Annotated[int, Meta(ge=1, le=64)], _about("processes that answer requests", "2")
+    ] = 1
     webhook_secrets: Annotated[
         str | UnsetType, _about("the platform's secrets, all accepted", "new-secret,old-secret")
     ] = UNSET
@@ -85,7 +88,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 10.0
     page_rows_max: Annotated[Count, _about("largest page of an answer", "1000")] = 1_000
     pool_connections_max: Annotated[
-        Annotated[int, Meta(ge=2)], _about("connections to the database", "10")
+        Annotated[int, Meta(ge=2)], _about("connections to the database, for each process", "10")
     ] = 10
     database_timeout_s: Annotated[Seconds, _about("for one statement or connecting", "10")] = 10.0
     takeover_timeout_s: Annotated[

@@ -12,7 +12,7 @@ import asyncio
 import enum
 import hashlib
 import hmac
-import secrets
+import secrets as randomness
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from eventstore.errors import database_errors
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from api.secret_files import Secrets
     from eventstore.database import Pool
 
 _SQL = sql.load("api")
@@ -73,10 +74,10 @@ class Token(msgspec.Struct, frozen=True):
 class Tokens:
     """Knows who a token lets in; makes, lists and revokes tokens."""
 
-    def __init__(self, pool: Pool, configured: str | None = None) -> None:
-        """The token that is `configured` opens everything."""
+    def __init__(self, pool: Pool, secrets: Secrets | None = None) -> None:
+        """The token among the secrets opens everything."""
         self._pool = pool
-        self._configured = None if configured is None else _hash(configured)
+        self._secrets = secrets
         self._known: dict[str, tuple[bytes, Access]] = {}
         self._looked_at = -float("inf")
         self._noted_at = time.monotonic()
@@ -86,7 +87,8 @@ class Tokens:
     async def access(self, token: str) -> Access | None:
         """Return what a token opens, None if nothing; UnavailableError if that can't be known."""
         digest = _hash(token)
-        if self._configured is not None and hmac.compare_digest(digest, self._configured):
+        configured = self._secrets.api_token if self._secrets else None
+        if configured is not None and hmac.compare_digest(digest, _hash(configured)):
             return EVERYTHING
         prefix, _, rest = token.partition("_")
         token_id = rest.partition("_")[0]
@@ -132,8 +134,8 @@ class Tokens:
         self, name: str, scopes: Sequence[Scope], applications: Sequence[str] | None
     ) -> str:
         """Make a token and return it; nobody can see it again."""
-        token_id = secrets.token_hex(4)
-        token = f"{_PREFIX}_{token_id}_{secrets.token_urlsafe()}"
+        token_id = randomness.token_hex(4)
+        token = f"{_PREFIX}_{token_id}_{randomness.token_urlsafe()}"
         limits = None if applications is None else list(applications)
         with database_errors():
             await self._pool.execute(

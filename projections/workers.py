@@ -19,15 +19,17 @@ if TYPE_CHECKING:
     from eventstore.log import EventLog
     from projections.source import Source
 
-_START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
-    "from projections.worker import main; main()"
-)
+_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]);from {module} import main; main()"
 _LINE_BYTES_MAX = 1 << 24
 
 
 class WorkerError(LogError):
     """A worker could not do its job; what others have done is kept."""
+
+
+def program(module: str) -> tuple[str, ...]:
+    """Return what starts a module's `main` in another process, in which imports find the same."""
+    return (sys.executable, "-P", "-c", _START.format(module=module), json.dumps(sys.path))
 
 
 async def run_all(
@@ -50,7 +52,7 @@ async def run_all(
 
 async def _run(task: Task, say: Callable[[Word], None]) -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-c", _START, json.dumps(sys.path)),
+        *program("projections.worker"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=_LINE_BYTES_MAX,
@@ -66,7 +68,7 @@ async def _run(task: Task, say: Callable[[Word], None]) -> None:
                 raise WorkerError(word.problem)
             say(word)
         if code := await process.wait():
-            raise WorkerError(_ended(process.pid, code))
+            raise WorkerError(f"worker process {process.pid} {how_ended(code)}")
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
@@ -74,6 +76,6 @@ async def _run(task: Task, say: Callable[[Word], None]) -> None:
         await process.wait()
 
 
-def _ended(pid: int, code: int) -> str:
-    how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-    return f"worker process {pid} {how}"
+def how_ended(code: int) -> str:
+    """Put a process's return code in words."""
+    return f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"

@@ -53,17 +53,27 @@ def init_command(
 def serve_command(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that answer; from 2 on one more projects.")
+    ] = None,
     project: Annotated[
         bool, typer.Option("--projector/--no-projector", help="Keep the read models up to date.")
     ] = True,
 ) -> None:
-    """Take webhooks, answer questions, and project, until Ctrl-C."""
-    settings = read_settings(log_level=None, host=host, port=port)
+    """Take webhooks, answer questions, and project, until Ctrl-C.
+
+    SIGHUP lets it read its secrets again.
+    """
+
+    def reread() -> Settings:
+        return read_settings(log_level=None, host=host, port=port, workers=workers)
+
+    settings = reread()
 
     def say(text: str) -> None:
         print(text, flush=True)  # noqa: T201 - the greeting is this command's output
 
-    run(serve.serve(settings, project=project, say=say))
+    run(serve.serve(settings, project=project, say=say, reread=reread))
 
 
 @app.command("project")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import os
 import signal
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import aiohttp
@@ -17,7 +19,6 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
-    from pathlib import Path
 
 
 class Finished(NamedTuple):
@@ -52,11 +53,32 @@ class Service:
         ):
             return Answer(response.status, msgspec.json.decode(await response.read()))
 
+    async def post(self, body: bytes, secret: str) -> int:
+        """Post a delivery as the platform does, on a connection of its own; return the status."""
+        signature = hmac.new(secret.encode(), body, "sha256").hexdigest()
+        headers = {"x-fp-signature": signature}
+        url = f"{self.base}/webhooks/fynd"
+        async with aiohttp.request("POST", url, data=body, headers=headers) as response:
+            return response.status
+
+    def children(self) -> list[int]:
+        """The processes that this one has started, PostgreSQL not among them."""
+        of = Path(f"/proc/{self.process.pid}/task")
+        found = " ".join(path.read_text() for path in of.glob("*/children")).split()
+        return [pid for pid in map(int, found) if _command(pid).startswith("python")]
+
     async def stop(self, how: int = signal.SIGINT) -> int:
         """Send a signal and return the exit code."""
         if self.process.returncode is None:
             self.process.send_signal(how)
         return await self.process.wait()
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(Path(f"/proc/{pid}/cmdline").read_text().partition("\0")[0]).name
+    except FileNotFoundError:
+        return ""
 
 
 class Home:
@@ -66,7 +88,7 @@ class Home:
         self, folder: Path, program: tuple[str, ...], environ: Mapping[str, str] | None = None
     ) -> None:
         self.folder = folder
-        self._program = program
+        self.program = program
         clean = {name: value for name, value in os.environ.items() if "USERLOG" not in name}
         self._environ = {**clean, "USERLOG_DATA_DIR": str(folder), **(environ or {})}
 
@@ -83,17 +105,18 @@ class Home:
         return msgspec.json.decode(done.out)
 
     @asynccontextmanager
-    async def serving(self) -> AsyncGenerator[Service]:
+    async def serving(self, *options: str) -> AsyncGenerator[Service]:
         """Serve on a free port; on leaving, stop it unless the test has."""
         log = self.folder.with_suffix(".log")
         with log.open("ab") as stderr:  # a pipe that nobody reads would stop the service
-            process = await self.start("serve", "--port", "0", stderr=stderr)
+            process = await self.start("serve", "--port", "0", *options, stderr=stderr)
         assert process.stdout
         greeting = (await process.stdout.readline()).decode()
         if " serves at " not in greeting:
             await process.wait()
             pytest.fail(f"the service did not start: {log.read_text()}")
-        token = (self.folder / "api-token").read_text().strip()
+        token = self._environ.get("USERLOG_API_TOKEN")
+        token = token or (self.folder / "api-token").read_text().strip()
         service = Service(process, greeting.split()[-1], token)
         try:
             yield service
@@ -109,7 +132,7 @@ class Home:
     ) -> asyncio.subprocess.Process:
         """Begin a command."""
         return await asyncio.create_subprocess_exec(
-            *self._program,
+            *self.program,
             *arguments,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

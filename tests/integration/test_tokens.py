@@ -112,7 +112,7 @@ async def test_revoked(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_wrong_tokens(stack: Stack) -> None:
     """Whatever is not exactly a token opens nothing."""
-    tokens = Tokens(stack.pool, "configured")
+    tokens = Tokens(stack.pool, Secrets([], MASTER_KEY, None, "configured", []))
     token = await tokens.create("x", [Scope.ADMIN], None)
     other = await tokens.create("y", [Scope.ADMIN], None)
     (_, token_id, secret), (_, other_id, _) = token.split("_", 2), other.split("_", 2)

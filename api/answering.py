@@ -1,0 +1,83 @@
+"""What a process of the service does: answer requests, project, or both."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import structlog
+from aiohttp import web
+
+from api.app import make_app
+from api.in_hand import IN_HAND
+from api.listening import BACKLOG
+from api.lobby import lobby
+from api.runtime import opened
+from projections.projector import Projector
+
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+    from collections.abc import AsyncGenerator
+
+    from api.runtime import Runtime
+    from api.secret_files import Secrets
+    from api.settings import Settings
+
+_log = structlog.stdlib.get_logger("userlog")
+
+
+@contextlib.asynccontextmanager
+async def answering(
+    settings: Settings,
+    secrets: Secrets,
+    sockets: list[socket.socket],
+    stopping: asyncio.Event,
+    *,
+    project: bool,
+) -> AsyncGenerator[Runtime]:
+    """Answer requests for as long as the block lasts; with 503 until the database is there.
+
+    What is in hand at the end is answered, and projected until then if it is to `project`; the
+    sockets are closed by then, so that nobody waits there.
+    StoppedWaitingError if `stopping` is set before the database is there.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        async with lobby(sockets):
+            runtime = await stack.enter_async_context(opened(settings, secrets, stopping=stopping))
+        if project:
+            await stack.enter_async_context(projecting(runtime))
+        app = make_app(runtime, secrets)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1)
+        stack.push_async_callback(_stop, runner, app, settings.shutdown_timeout_s)
+        await runner.setup()
+        for one in sockets:
+            await web.SockSite(runner, one, backlog=BACKLOG).start()
+        yield runtime
+        _log.info("stopping")
+
+
+async def _stop(runner: web.AppRunner, app: web.Application, timeout_s: float) -> None:
+    """Let nobody in any more, answer what is in hand, and end what is then left."""
+    for site in list(runner.sites):
+        await site.stop()
+    await app.shutdown()  # ends the streams
+    await app[IN_HAND].drain(timeout_s)
+    await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def projecting(runtime: Runtime) -> AsyncGenerator[Projector]:
+    """Run the projector and the scrubber for as long as the block lasts."""
+    settings = runtime.settings
+    projector = Projector(
+        runtime.log, batch_max=settings.projector_batch_rows_max, poll_s=settings.projector_poll_s
+    )
+    runtime.log.appended = projector.wake
+    projector.start()
+    runtime.scrubber.start()
+    try:
+        yield projector
+    finally:
+        await runtime.scrubber.stop()
+        await projector.stop()

@@ -1,0 +1,53 @@
+"""Answers while the database is not there yet: the service lives, but is not ready."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from api.problems import unavailable
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncGenerator
+
+_RETRY_AFTER_S = 5
+_PATIENCE_S = 1
+_LOOK_S = 0.01
+
+
+@contextlib.asynccontextmanager
+async def lobby(sockets: list[socket.socket]) -> AsyncGenerator[None]:
+    """Answer everything with 503 for as long as the block lasts; the sockets stay open."""
+    runner = web.ServerRunner(web.Server(_wait), handle_signals=False, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        for one in sockets:
+            await web.SockSite(runner, one.dup()).start()
+        yield
+        await _leave(runner)
+    finally:
+        await runner.cleanup()
+
+
+async def _leave(runner: web.ServerRunner) -> None:
+    """Let nobody in any more, and give those inside the time to ask."""
+    for site in list(runner.sites):
+        await site.stop()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_PATIENCE_S):
+            while runner.server and runner.server.connections:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(_LOOK_S)
+
+
+async def _wait(request: web.BaseRequest) -> web.StreamResponse:
+    if request.path == "/health/live":
+        response = web.json_response({"status": "ok"})
+    else:
+        detail = "the service is starting and waits for its database; send it again"
+        response = unavailable(detail, _RETRY_AFTER_S).response()
+    response.force_close()
+    return response

@@ -1,0 +1,238 @@
+"""One service of several processes: what they share, and what happens when one dies."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import signal
+import socket
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+
+from tests.acceptance.conftest import Service
+from tests.conftest import MASTER_KEY
+from tests.integration.support import APP, PATIENCE_S, delivery, proxied
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    from tests.acceptance.conftest import Home
+    from tests.integration.support import Proxy
+
+WORKERS = pytest.mark.parametrize("workers", ["1", "2"])
+LOST = (aiohttp.ClientError, ConnectionError)
+
+
+async def eventually(holds: Callable[[], Awaitable[bool] | bool]) -> None:
+    """Wait until something holds."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            found = holds()
+            if found if isinstance(found, bool) else await found:
+                return
+            await asyncio.sleep(0)
+
+
+def ended(pids: list[int]) -> bool:
+    """Whether none of these processes runs."""
+    return not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids)
+
+
+async def test_a_process_that_dies_is_replaced(home: Home) -> None:
+    """Whichever is killed, the others go on, it comes back, and nothing acknowledged is lost."""
+    secret = ""
+    async with home.serving("--workers", "2") as service:
+        secret = (home.folder / "webhook-secret").read_text().strip()
+        first = service.children()
+        assert len(first) == 3
+        sent = 0
+        for pid in first:
+            os.kill(pid, signal.SIGKILL)
+            while pid in service.children() or len(service.children()) < 3:
+                try:
+                    assert await service.post(delivery(f"u{sent}"), secret) in {200, 503}
+                except LOST:
+                    continue  # the platform sends it again
+                sent += 1
+        path = f"/v1/applications/{APP}/users/u{{}}"
+        for n in range(sent):
+            assert await service.post(delivery(f"u{n}"), secret) == 200
+        assert (await service.get(f"{path.format(0)}?min_position=0:{sent}")).status == 200
+        heads = (await service.get("/v1/status")).body["heads"]
+        assert heads[0]["position"] == f"0:{sent}", "lost or doubled"
+        last = service.children()
+        assert await service.stop(signal.SIGTERM) == 0
+        assert ended(last)
+
+
+async def test_processes_end_with_their_supervisor(home: Home) -> None:
+    """A supervisor that is killed leaves nobody behind."""
+    async with home.serving("--workers", "2") as service:
+        left = service.children()
+        await service.stop(signal.SIGKILL)
+        await eventually(lambda: ended(left))
+    async with home.serving("--workers", "2") as service:
+        assert (await service.get("/health/ready")).status == 200
+
+
+@WORKERS
+async def test_requests_in_hand_are_answered(home: Home, workers: str) -> None:
+    """A delivery that is being received when the service is told to stop gets its 200."""
+    async with home.serving("--workers", workers) as service:
+        host, port = service.base.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        body = b'{"event": {"name": "ping"}}'
+        head = f"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        writer.write(head.encode() + b"Expect: 100-continue\r\n\r\n" + body[:5])
+        assert b"100 Continue" in await reader.readline(), "not in hand yet"
+        await reader.readline()
+        service.process.send_signal(signal.SIGTERM)
+        await eventually(lambda: refused(host, int(port)))
+        writer.write(body[5:])
+        assert b" 200 " in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+        assert await service.stop() == 0
+
+
+async def refused(host: str, port: int) -> bool:
+    """Whether nobody listens any more."""
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except ConnectionError:
+        return True
+    writer.transport.abort()
+    return False
+
+
+@WORKERS
+async def test_secrets_are_read_again(home: Home, workers: str) -> None:
+    """After SIGHUP the secrets in the files count; files that are wrong change nothing."""
+    async with home.serving("--workers", workers) as service:
+        file, token_file = home.folder / "webhook-secret", home.folder / "api-token"
+        old = file.read_text().strip()
+        assert await service.post(delivery(), old) == 200
+
+        async def count(secret: str) -> bool:
+            # Several connections, to meet each of the processes.
+            return {await service.post(delivery(), secret) for _ in range(8)} == {200}
+
+        file.write_text(f"new,{old}")
+        token_file.write_text("another-token")
+        service.process.send_signal(signal.SIGHUP)
+        await eventually(lambda: count("new"))
+        assert await count(old)
+        assert (await service.get("/v1/status", "another-token")).status == 200
+        assert (await service.get("/v1/status")).status == 401
+        file.write_text("")
+        service.process.send_signal(signal.SIGHUP)
+        log = home.folder.with_suffix(".log")
+        await eventually(lambda: "secrets stay as they were" in log.read_text())
+        assert await count("new")
+        file.write_text("new")
+        service.process.send_signal(signal.SIGHUP)
+
+        async def refused() -> bool:
+            return {await service.post(delivery(), old) for _ in range(8)} == {401}
+
+        await eventually(refused)
+
+
+@asynccontextmanager
+async def starting(home: Home, *options: str) -> AsyncGenerator[Service]:
+    """Start to serve, without waiting for it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = home.folder.with_suffix(".log")
+    with log.open("ab") as stderr:
+        process = await home.start("serve", "--port", str(port), *options, stderr=stderr)
+    service = Service(process, f"http://127.0.0.1:{port}", "token")
+    try:
+        await eventually(lambda: "waiting for the database" in log.read_text())
+        yield service
+    finally:
+        await service.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def server_home(make_home: type[Home], home: Home, empty_database_url: str) -> Callable[..., Home]:
+    """Make homes on a database behind a proxy."""
+
+    def make(proxy: Proxy, key: bytes = MASTER_KEY) -> Home:
+        environ = {
+            "USERLOG_DATABASE_URL": proxy.url,
+            "USERLOG_MASTER_KEY": base64.b64encode(key).decode(),
+            "USERLOG_WEBHOOK_SECRETS": "secret",
+            "USERLOG_API_TOKEN": "token",
+        }
+        return make_home(home.folder, home.program, environ)
+
+    return make
+
+
+@WORKERS
+async def test_a_database_that_is_away_is_waited_for(
+    server_home: Callable[..., Home], empty_database_url: str, workers: str
+) -> None:
+    """The service starts without its database, says so to everybody, and begins when it comes."""
+    async with proxied(empty_database_url) as proxy:
+        proxy.cut()
+        async with starting(server_home(proxy), "--workers", workers) as service:
+            assert (await service.get("/health/live")).status == 200
+            ready = await service.get("/health/ready")
+            assert (ready.status, ready.body["title"]) == (503, "Not available now")
+            assert "waits for its database" in ready.body["detail"]
+            assert await service.post(delivery(), "secret") == 503
+            proxy.restore()
+
+            async def taken() -> bool:
+                return await service.post(delivery(), "secret") == 200
+
+            await eventually(taken)
+            assert (await service.get("/health/ready")).status == 200
+            assert (await service.get("/v1/status")).body["heads"][0]["position"] == "0:1"
+            assert await service.stop(signal.SIGTERM) == 0
+
+
+@WORKERS
+async def test_waiting_can_be_stopped(
+    server_home: Callable[..., Home], empty_database_url: str, workers: str
+) -> None:
+    """A service that waits for its database ends when it is told to."""
+    async with proxied(empty_database_url) as proxy:
+        proxy.cut()
+        async with starting(server_home(proxy), "--workers", workers) as service:
+            assert await service.stop(signal.SIGTERM) == 0
+
+
+async def test_processes_that_can_not_start(
+    server_home: Callable[..., Home], empty_database_url: str
+) -> None:
+    """A reason that does not pass ends the service, with the reason and nobody left behind."""
+    async with proxied(empty_database_url) as proxy:
+        home = server_home(proxy)
+        async with home.serving() as service:
+            assert await service.post(delivery(), "secret") == 200
+        wrong = server_home(proxy, b"another master key, of 32 bytes!")
+        done = await wrong.run("serve", "--port", "0", "--workers", "2")
+        assert done.code == 1
+        assert "master key" in done.err
+        assert done.out == ""
+
+
+@WORKERS
+async def test_a_port_in_use(home: Home, workers: str) -> None:
+    """A port that somebody else has is named, before anything is started."""
+    async with home.serving("--workers", workers) as service:
+        port = service.base.rpartition(":")[2]
+        for count in ("1", "2"):
+            done = await home.run("serve", "--port", port, "--workers", count)
+            assert (done.code, done.err.count("\n")) == (2, 1)
+            assert f"port {port}" in done.err
+            assert "in use" in done.err

@@ -78,12 +78,13 @@ CREATE TABLE userlog.events (
     PRIMARY KEY (partition, position)
 );
 
--- For append(): is this event known already? The user's key is in the identity, so it needs no
--- stream_id beside it, and no other index fits the look-up, whatever the statistics say.
-CREATE UNIQUE INDEX events_identity ON userlog.events (partition, identity);
-
 -- For the refold of one user and for questions about a moment in the past.
 CREATE INDEX events_stream ON userlog.events (partition, stream_id, occurred_at, position);
+
+-- For append(): is this event known already? The user's key is in the identity, so it needs no
+-- stream_id beside it. It has to stay the last index of the table: append() keeps its plan, and if that
+-- was made on an empty log, where all indexes cost the same, the planner has taken the newest.
+CREATE UNIQUE INDEX events_identity ON userlog.events (partition, identity);
 
 -- Signed deliveries that could not be read. id is a hash of the body, so a platform that
 -- repeats itself adds to times_seen and not to the disk. The body is sealed with a key of its own.
@@ -269,6 +270,7 @@ CREATE TABLE userlog.tokens (
 -- partition, and a reader that sees a position sees all below it. LIMIT 1 keeps each look-up a
 -- look-up (the planner can't merge it into a join), and switching off the scans that stale
 -- statistics would choose keeps it an index look-up, so the cost per item stays constant.
+-- No identity may be in a batch twice: the unique index would refuse the batch.
 -- in_recorded_ats is null but for an import, which brings the times of the log it comes from.
 -- An event that says it occurs more than five minutes after it is recorded, because its sender's
 -- clock runs ahead, counts as having occurred when it is recorded: it must not outrank all that
@@ -287,8 +289,10 @@ CREATE FUNCTION userlog.append(
     in_occurred_ats timestamptz[],
     in_identities bytea[],
     in_digests bytea[],
-    in_payloads bytea[]
-) RETURNS TABLE (outcome text, "position" bigint)
+    in_payloads bytea[],
+    OUT outcomes text[],
+    OUT positions bigint[]
+)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
@@ -297,8 +301,6 @@ AS $$
 #variable_conflict use_column
 DECLARE
     head userlog.log_head;
-    outcomes text[];
-    positions bigint[];
     occurred_ats timestamptz[];
     recorded_ats timestamptz[];
     leaves bytea[];
@@ -319,11 +321,14 @@ BEGIN
         ON CONFLICT (partition, stream_id) DO NOTHING;
     END IF;
     WITH judged AS (
-        SELECT i.n, i.identity, i.digest,
-            stream.key_id IS DISTINCT FROM i.key_id AS stale,
-            known.position AS known_position, known.digest AS known_digest
-        FROM unnest(in_stream_ids, in_key_ids, in_identities, in_digests)
-            WITH ORDINALITY AS i (stream_id, key_id, identity, digest, n)
+        SELECT i.*, known.position AS known_position, CASE
+            WHEN stream.key_id IS DISTINCT FROM i.key_id THEN 'stale'
+            WHEN known.position IS NULL THEN 'appended'
+            WHEN known.digest = i.digest THEN 'duplicate'
+            ELSE 'conflict' END AS outcome
+        FROM unnest(in_stream_ids, in_key_ids, in_kinds, in_occurred_ats, in_recorded_ats,
+                in_identities, in_digests, in_payloads) WITH ORDINALITY
+            AS i (stream_id, key_id, kind, occurred_at, recorded_at, identity, digest, payload, n)
         LEFT JOIN LATERAL (
             SELECT s.key_id FROM userlog.streams s
             WHERE s.partition = in_partition AND s.stream_id = i.stream_id LIMIT 1
@@ -332,59 +337,34 @@ BEGIN
             SELECT e.position, e.digest FROM userlog.events e
             WHERE e.partition = in_partition AND e.identity = i.identity LIMIT 1
         ) known ON true
-    ), firsts AS (
-        SELECT j.*, first_value(j.n) OVER same AS first_n, first_value(j.digest) OVER same AS first_digest
-        FROM judged j
-        WINDOW same AS (PARTITION BY j.identity, j.stale ORDER BY j.n)
     ), numbered AS (
-        SELECT f.*, head.position + count(*) FILTER (
-            WHERE f.known_position IS NULL AND NOT f.stale AND f.n = f.first_n
-        ) OVER (ORDER BY f.n) AS next_position
-        FROM firsts f
+        SELECT j.*,
+            head.position + count(*) FILTER (WHERE j.outcome = 'appended') OVER so_far AS next_position,
+            greatest(head.recorded_at, max(coalesce(j.recorded_at, now_recorded))
+                FILTER (WHERE j.outcome = 'appended') OVER so_far) AS recorded
+        FROM judged j
+        WINDOW so_far AS (ORDER BY j.n)
     ), placed AS (
-        SELECT m.n,
-            CASE
-                WHEN m.stale THEN 'stale'
-                WHEN m.known_position IS NULL AND m.n = m.first_n THEN 'appended'
-                WHEN m.digest = coalesce(m.known_digest, m.first_digest) THEN 'duplicate'
-                ELSE 'conflict'
-            END AS outcome,
-            CASE WHEN NOT m.stale THEN coalesce(
-                m.known_position,
-                first_value(m.next_position) OVER (PARTITION BY m.identity, m.stale ORDER BY m.n)
-            ) END AS "position"
+        SELECT m.*,
+            CASE m.outcome WHEN 'appended' THEN m.next_position WHEN 'stale' THEN NULL
+                ELSE m.known_position END AS "position",
+            CASE WHEN m.occurred_at > m.recorded + interval '5 minutes' THEN m.recorded
+                ELSE m.occurred_at END AS occurred
         FROM numbered m
+    ), hashed AS (
+        SELECT p.*, CASE WHEN p.outcome = 'appended' THEN sha256(
+            int4send(in_partition) || int8send(p.position) || uuid_send(p.stream_id)
+            || int2send(p.kind) || timestamptz_send(p.occurred) || timestamptz_send(p.recorded)
+            || p.identity || p.digest || p.payload) END AS leaf
+        FROM placed p
     )
-    SELECT array_agg(p.outcome ORDER BY p.n), array_agg(p.position ORDER BY p.n),
-        count(*) FILTER (WHERE p.outcome = 'appended')
-    INTO outcomes, positions, appended
-    FROM placed p;
+    SELECT array_agg(l.outcome ORDER BY l.n), array_agg(l.position ORDER BY l.n),
+        array_agg(l.occurred ORDER BY l.n), array_agg(l.recorded ORDER BY l.n),
+        array_agg(l.leaf ORDER BY l.n), count(l.leaf),
+        sha256(head.chain || string_agg(l.leaf, ''::bytea ORDER BY l.n))
+    INTO outcomes, positions, occurred_ats, recorded_ats, leaves, appended, new_chain
+    FROM hashed l;
     IF appended > 0 THEN
-        SELECT array_agg(t.recorded_at ORDER BY t.n), array_agg(
-            CASE WHEN t.occurred_at > t.recorded_at + interval '5 minutes' THEN t.recorded_at
-                ELSE t.occurred_at END ORDER BY t.n)
-        INTO recorded_ats, occurred_ats
-        FROM (
-            SELECT i.n, i.occurred_at, greatest(head.recorded_at,
-                max(coalesce(i.recorded_at, now_recorded)) FILTER (WHERE i.outcome = 'appended')
-                    OVER (ORDER BY i.n)) AS recorded_at
-            FROM unnest(outcomes, in_occurred_ats, in_recorded_ats) WITH ORDINALITY
-                AS i (outcome, occurred_at, recorded_at, n)
-        ) t;
-        SELECT array_agg(l.leaf ORDER BY l.n),
-            sha256(head.chain || string_agg(l.leaf, ''::bytea ORDER BY l.n)
-                FILTER (WHERE l.outcome = 'appended'))
-        INTO leaves, new_chain
-        FROM (
-            SELECT i.n, i.outcome, sha256(
-                int4send(in_partition) || int8send(i.position) || uuid_send(i.stream_id)
-                || int2send(i.kind) || timestamptz_send(i.occurred_at)
-                || timestamptz_send(i.recorded_at) || i.identity || i.digest || i.payload) AS leaf
-            FROM unnest(outcomes, positions, recorded_ats, in_stream_ids, in_kinds,
-                    occurred_ats, in_identities, in_digests, in_payloads) WITH ORDINALITY
-                AS i (outcome, "position", recorded_at, stream_id, kind, occurred_at, identity,
-                    digest, payload, n)
-        ) l;
         INSERT INTO userlog.events (partition, kind, position, stream_id, occurred_at, recorded_at,
             identity, digest, leaf, payload, chain)
         SELECT in_partition, i.kind, i.position, i.stream_id, i.occurred_at, i.recorded_at,
@@ -400,7 +380,6 @@ BEGIN
             recorded_at = recorded_ats[cardinality(recorded_ats)]
         WHERE h.partition = in_partition;
     END IF;
-    RETURN QUERY SELECT r.outcome, r.position FROM unnest(outcomes, positions) AS r (outcome, "position");
 END
 $$;
 
@@ -428,7 +407,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-    SELECT a.position INTO appended_at FROM userlog.append(
+    SELECT a.positions[1] INTO appended_at FROM userlog.append(
         in_partition, ARRAY[in_recorded_at], '{}', '{}', '{}', '{}', '{}', ARRAY[in_stream_id],
         ARRAY[in_key_id], ARRAY[4::smallint], ARRAY[now_erased], ARRAY[in_identity],
         ARRAY[in_digest], ARRAY[''::bytea]) a;

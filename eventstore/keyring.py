@@ -14,7 +14,7 @@ from eventstore.sealing import DataKey, MasterKey
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import asyncpg
 
@@ -48,6 +48,18 @@ class Keyring:
         self._master = master_key
         self._capacity = capacity
         self._keys: dict[uuid.UUID, StreamKey] = {}
+
+    def at_hand(self, streams: Sequence[Stream]) -> list[StreamKey] | None:
+        """Return a key for each stream, or None if one would have to be looked up."""
+        known = self._keys
+        found: list[StreamKey] = []
+        for stream in streams:
+            key = known.pop(stream.stream_id, None)
+            if key is None:
+                return None
+            known[stream.stream_id] = key  # the most recently used again
+            found.append(key)
+        return found
 
     async def find_or_make(self, streams: Iterable[Stream]) -> list[StreamKey]:
         """Return a key for each stream; one look-up per partition for those not at hand."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,8 +18,9 @@ if TYPE_CHECKING:
     from eventstore.database import Pool
     from eventstore.sealing import MasterKey
 
-_SEAL_ATTEMPTS_MAX = 3
+_STALE_MAX = 3
 _STALE = "stale"
+_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 _KEYS_CAPACITY = 100_000
 
 
@@ -74,28 +74,31 @@ class EventLog:
         Raises UnavailableError (the events may or may not be in the log: append them again, they
         will not be doubled) and QueueFullError (they are not).
         """
-        answers: dict[int, Appended] = {}
-        open_items = list(range(len(events)))
-        for _ in range(_SEAL_ATTEMPTS_MAX):
-            written = await self._seal_and_submit([events[i] for i in open_items])
-            for i, (stream, outcome, number) in zip(open_items, written, strict=True):
-                if outcome == _STALE:
-                    self.keyring.forget(stream)
-                else:
-                    answers[i] = Appended(Outcome(outcome), Position(stream.partition, number))
-            open_items = [i for i in open_items if i not in answers]
-            if not open_items:
-                self.appended()
-                return [answers[i] for i in range(len(events))]
-        msg = "a user's key kept changing while their events were sealed; try again"
-        raise UnavailableError(msg)
-
-    async def _seal_and_submit(self, events: Sequence[NewEvent]) -> list[tuple[Stream, str, int]]:
         streams = [self.stream(event.application_id, event.user_id) for event in events]
-        keys = await self.keyring.find_or_make(streams)
-        sealed = [store.seal(event, key) for event, key in zip(events, keys, strict=True)]
-        written = await asyncio.gather(*self.appender.submit(sealed))
-        return [(stream, *answer) for stream, answer in zip(streams, written, strict=True)]
+        written = await self._write(events, streams)
+        for _ in range(_STALE_MAX):
+            stale = [i for i, (outcome, _) in enumerate(written) if outcome == _STALE]
+            if not stale:
+                break
+            for i in stale:
+                self.keyring.forget(streams[i])
+            again = await self._write([events[i] for i in stale], [streams[i] for i in stale])
+            for i, one in zip(stale, again, strict=True):
+                written[i] = one
+        else:
+            msg = "a user's key kept changing while their events were sealed; try again"
+            raise UnavailableError(msg)
+        self.appended()
+        return [
+            Appended(_OUTCOMES[outcome], Position(stream.partition, number))
+            for stream, (outcome, number) in zip(streams, written, strict=True)
+        ]
+
+    async def _write(
+        self, events: Sequence[NewEvent], streams: Sequence[Stream]
+    ) -> list[tuple[str, int]]:
+        keys = self.keyring.at_hand(streams) or await self.keyring.find_or_make(streams)
+        return await self.appender.submit(list(map(store.seal, events, keys)))
 
     async def heads(self) -> list[store.Head]:
         """Return the end of every partition."""

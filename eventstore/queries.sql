@@ -1,7 +1,7 @@
 -- The log's statements. append() itself is in schema.sql.
 
 -- [append] One batch for one partition, in one round trip.
-SELECT outcome, position
+SELECT outcomes, positions
 FROM userlog.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14);
 
 -- [erase] Destroy a user's key and rows, and append user.erased; null if there is nothing to do.

@@ -5,14 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from eventstore import sql
 from eventstore.errors import SealBrokenError, WrongKeyError, database_errors
 from eventstore.events import Kind, NewEvent, Position, RecordedEvent, Stream
-from eventstore.keyring import StreamKey
 
 if TYPE_CHECKING:
     import uuid
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from eventstore.database import Connection, Pool
-    from eventstore.keyring import Keyring
+    from eventstore.keyring import Keyring, StreamKey
 
 _SQL = sql.load("eventstore")
 NO_PAYLOAD = b""
@@ -32,16 +31,21 @@ _LAST = datetime.max.replace(tzinfo=UTC, microsecond=999_000)
 """What lies beyond, the driver stores as an infinity, which does not come back as a time."""
 
 
-class SealedEvent(msgspec.Struct, frozen=True, gc=False):
-    """An event ready to be appended: nothing in it can be read without the user's key."""
+class SealedEvent(NamedTuple):
+    """An event ready to be appended: nothing in it can be read without the user's key.
 
-    key: StreamKey
+    A tuple, because a batch of them is turned into columns for the database.
+    """
+
+    stream_id: uuid.UUID
+    key_id: int
     kind: Kind
     occurred_at: datetime
     identity: bytes
     digest: bytes
     payload: bytes
     recorded_at: datetime | None
+    key: StreamKey
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -54,14 +58,22 @@ class Head(msgspec.Struct, frozen=True):
 
 def seal(event: NewEvent, key: StreamKey) -> SealedEvent:
     """Seal an event with its user's key. Of an erased user's event nothing readable is kept."""
-    identity = key.data_key.identity(event.identity)
-    digest = key.data_key.digest(event.content)
+    data_key, stream_id = key.data_key, key.stream.stream_id
+    identity = data_key.identity(event.identity)
     payload = NO_PAYLOAD
     if event.payload is not None and not key.erased:
-        payload = key.data_key.seal(event.payload, context_of(key.stream.stream_id, identity))
-    occurred_at = min(max(event.occurred_at, _FIRST), _LAST)
-    about = (event.kind, occurred_at, identity, digest)
-    return SealedEvent(key, *about, payload, event.recorded_at)
+        payload = data_key.seal(event.payload, context_of(stream_id, identity))
+    return SealedEvent(
+        stream_id,
+        key.key_id,
+        event.kind,
+        min(max(event.occurred_at, _FIRST), _LAST),
+        identity,
+        data_key.digest(event.content),
+        payload,
+        event.recorded_at,
+        key,
+    )
 
 
 def context_of(stream_id: uuid.UUID, identity: bytes) -> bytes:
@@ -75,29 +87,24 @@ async def append_batch(
     batch: Sequence[SealedEvent],
 ) -> list[tuple[str, int]]:
     """Append in one round trip; return (outcome, number of the position) for each, in order."""
-    imported = any(item.recorded_at for item in batch)
-    new = {item.key.stream.stream_id: item.key for item in batch if not item.key.stored}.values()
+    *columns, recorded_ats, keys = map(list, zip(*batch, strict=True))
+    new = {key.key_id: key for key in keys if not key.stored}.values()
     with database_errors():
-        rows = await source.fetch(
+        row = await source.fetchrow(
             _SQL["append"],
             partition,
-            [item.recorded_at for item in batch] if imported else None,
+            recorded_ats if any(recorded_ats) else None,
             [key.stream.stream_id for key in new],
             [key.stream.application_id for key in new],
             [key.stream.user_id for key in new],
             [key.key_id for key in new],
             [key.wrapped for key in new],
-            [item.key.stream.stream_id for item in batch],
-            [item.key.key_id for item in batch],
-            [item.kind for item in batch],
-            [item.occurred_at for item in batch],
-            [item.identity for item in batch],
-            [item.digest for item in batch],
-            [item.payload for item in batch],
+            *columns,
         )
+    assert row is not None  # noqa: S101 - the function has one answer
     for key in new:
         key.stored = True
-    return [(row["outcome"], row["position"]) for row in rows]
+    return list(zip(row["outcomes"], row["positions"], strict=True))
 
 
 async def erase(pool: Pool, key: StreamKey, recorded_at: datetime | None = None) -> int | None:

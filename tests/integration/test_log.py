@@ -297,14 +297,14 @@ async def test_close_drains(stack: Stack) -> None:
     """Closing waits until everything handed over is in the log and answered."""
     await _prepare_keys(stack, "u")
     async with holding(stack.url, HEADS):
-        calls = [asyncio.create_task(stack.log.append([event(name=f"{n}")])) for n in range(3)]
+        calls = [asyncio.create_task(stack.log.append([event(name=f"{n}")])) for n in range(40)]
         await blocked(stack.admin)
         closing = asyncio.create_task(stack.log.close())
         await stack.pool.fetchval("SELECT 1")
         assert not closing.done()
     await closing
-    assert await positions(stack.pool) == [1, 2, 3]
-    assert [_outcomes(await call)[0][0] for call in calls] == ["appended"] * 3
+    assert await positions(stack.pool) == list(range(1, 41))
+    assert [_outcomes(await call)[0][0] for call in calls] == ["appended"] * 40
 
 
 async def test_killed_connection(stack: Stack) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from api.secret_files import Secrets
     from api.settings import Settings
 
+_LINGER_S = 1.0
+"""For what is still coming of a body that nobody wants, so that its sender sees the answer."""
 _log = structlog.stdlib.get_logger("userlog")
 
 
@@ -48,13 +50,25 @@ async def answering(
         if project:
             await stack.enter_async_context(projecting(runtime))
         app = make_app(runtime, secrets)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1)
+        runner = make_runner(app, settings)
         stack.push_async_callback(_stop, runner, app, settings.shutdown_timeout_s)
         await runner.setup()
         for one in sockets:
             await web.SockSite(runner, one, backlog=BACKLOG).start()
         yield runtime
         _log.info("stopping")
+
+
+def make_runner(app: web.Application, settings: Settings) -> web.AppRunner:
+    """Make what runs an application; connections on which nobody asks, or goes on, are closed."""
+    return web.AppRunner(
+        app,
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=_LINGER_S,
+        lingering_time=_LINGER_S,
+        keepalive_timeout=settings.idle_timeout_s,
+    )
 
 
 async def _stop(runner: web.AppRunner, app: web.Application, timeout_s: float) -> None:

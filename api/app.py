@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import hdrs, web
 
+from api.deadline import deadline
 from api.feed import Feed
 from api.handlers import Handlers
 from api.in_hand import IN_HAND, InHand
@@ -45,7 +46,12 @@ def make_app(runtime: Runtime, secrets: Secrets) -> web.Application:
     tokens = Tokens(runtime.log.pool, secrets)
     in_hand = InHand()
     app = web.Application(
-        middlewares=[in_hand.counted, _around(metrics), _authorize(tokens)],
+        middlewares=[
+            in_hand.counted,
+            _around(metrics),
+            deadline(runtime.settings.request_timeout_s),
+            _authorize(tokens),
+        ],
         client_max_size=runtime.settings.body_bytes_max,
     )
     app[IN_HAND] = in_hand

@@ -17,6 +17,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from api import params
+from api.deadline import extend, lift
 from eventstore import store
 from eventstore.errors import LogError, database_errors
 from eventstore.events import Kind, Position
@@ -156,6 +157,7 @@ class Feed:
         page = await self._page(begin, limit)
         if streamed:
             return await self._stream(request, page)
+        extend(request, wait_s)
         if not page.events and wait_s and await self._tail.beyond(begin, wait_s):
             page = await self._page(begin, limit)
         return web.Response(body=_encode(page), content_type="application/json")
@@ -173,6 +175,7 @@ class Feed:
 
     async def _stream(self, request: web.Request, page: Page) -> web.StreamResponse:
         """Send a page and all that follows, until either side or the database goes away."""
+        lift(request)
         response = web.StreamResponse(headers=_STREAM_HEADERS)
         await response.prepare(request)
         with contextlib.suppress(ConnectionError, LogError):

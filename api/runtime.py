@@ -7,11 +7,10 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import asyncpg
 import structlog
 
 from api.ingest import Ingest
-from eventstore import database, embedded
+from eventstore import database, embedded, hosts
 from eventstore.appender import AppenderLimits
 from eventstore.errors import UnavailableError, database_errors
 from eventstore.log import EventLog
@@ -69,7 +68,7 @@ async def database_url(settings: Settings) -> AsyncGenerator[str]:
 async def install(url: str, settings: Settings, partitions: int = 1) -> bool:
     """Install the schema in an empty database; return whether it was empty."""
     with database_errors():
-        connection = await asyncpg.connect(url, timeout=settings.database_timeout_s)
+        connection = await hosts.connect(url, timeout=settings.database_timeout_s)
         try:
             return await database.install(connection, partitions)
         finally:

@@ -94,6 +94,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     takeover_timeout_s: Annotated[
         Seconds, _about("how long a frozen projector keeps others out of its partition", "30")
     ] = 30.0
+    request_timeout_s: Annotated[
+        Seconds, _about("for a request, from its head to its answer", "10")
+    ] = 10.0
+    idle_timeout_s: Annotated[
+        Seconds, _about("for a connection on which no request is coming", "75")
+    ] = 75.0
     wait_timeout_s: Annotated[
         Seconds, _about("how long min_position waits for the read model", "5")
     ] = 5.0

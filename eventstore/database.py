@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
+from eventstore import hosts
 from eventstore.errors import SchemaError, database_errors
 
 if TYPE_CHECKING:
@@ -61,9 +62,11 @@ async def open_pool(
     long as it takes. What a connection of the service holds, the server takes back `takeover_s`
     after its process has frozen or its host has gone.
     """
+    connect: Any = hosts.connect  # the stubs want a default for every argument
     with database_errors():
         return await asyncpg.create_pool(
             url,
+            connect=connect,
             min_size=1,
             max_size=size,
             timeout=timeout_s,

@@ -1,0 +1,123 @@
+"""Nobody waits for longer than the deadline, whatever hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import socket
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from aiohttp import hdrs
+
+from api.signatures import HEADER, sign
+from eventstore import hosts
+from tests.integration.support import HEADS, delivery, holding, proxied
+from tests.integration.test_http import AUTH, USER, assert_problem, serving
+
+if TYPE_CHECKING:
+    import pytest
+
+    from tests.conftest import Stack
+
+_SHORT_S = 0.3
+
+
+async def test_a_database_that_hangs(database_url: str, stack: Stack) -> None:
+    """When the database takes everything and answers nothing, requests are refused for now."""
+    async with proxied(database_url) as proxy:  # noqa: SIM117 - one after the other
+        async with serving(proxy.url, request_timeout_s=_SHORT_S) as service:
+            assert (await service.post(delivery("a"))).body["accepted"] == 1
+            proxy.deaf = True
+            asked = await asyncio.gather(
+                service.post(delivery("a")),
+                service.post(delivery("new")),
+                service.get(USER),
+                service.get("/v1/status"),
+                service.call("GET", "/health/ready"),
+                *(service.get(USER) for _ in range(20)),  # more than there are connections
+            )
+            for answer in asked:
+                assert_problem(answer, 503)
+                assert int(answer.headers["retry-after"]) > 0
+            assert (await service.call("GET", "/health/live")).status == 200
+            proxy.deaf = False
+            proxy.cut()
+            proxy.restore()
+            while (answer := await service.post(delivery("b"))).status != 200:
+                assert_problem(answer, 503)
+            assert answer.body["accepted"] == 1
+
+
+async def test_a_delivery_that_had_to_be_refused(database_url: str) -> None:
+    """What was answered with 503 at its deadline is in the log once, when it was sent again."""
+    async with serving(database_url, request_timeout_s=_SHORT_S) as service:
+        async with holding(database_url, HEADS):
+            assert_problem(await service.post(delivery("a")), 503)
+        answer = await service.post(delivery("a"))
+        assert (answer.status, answer.body["positions"]) == (200, ["0:1"])
+
+
+async def test_a_body_that_does_not_come(database_url: str) -> None:
+    """Who promises a body and does not send it is told so, and the connection ends."""
+    async with serving(database_url, request_timeout_s=_SHORT_S) as service:
+        head = b"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"
+        reader, writer = await service.connect()
+        writer.write(head)
+        answer = await reader.read()
+        assert b" 408 " in answer.split(b"\r\n")[0]
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_who_was_asked_to_wait(database_url: str) -> None:
+    """A long poll has the time it asked for, and a stream has no end."""
+    async with serving(database_url, request_timeout_s=_SHORT_S) as service:
+        poll = asyncio.create_task(service.get("/v1/events", wait_s="30"))
+        accept = {**AUTH, hdrs.ACCEPT: "text/event-stream"}
+        async with service.client.get("/v1/events", headers=accept) as stream:
+            async with holding(database_url, HEADS):
+                assert_problem(await service.post(delivery("a")), 503)  # longer than the deadline
+            await service.post(delivery("b"))
+            while b"event: user" not in await stream.content.readline():
+                pass
+        assert (await poll).body["events"]
+
+
+async def test_a_body_that_grows(database_url: str) -> None:
+    """A small body that becomes a large one when it is unpacked is too large."""
+    async with serving(database_url) as service:
+        body = delivery(first_name="x" * (64 << 20))
+        headers = {HEADER: sign(body, "new secret"), hdrs.CONTENT_ENCODING: "gzip"}
+        small = gzip.compress(body)
+        assert len(small) < 100_000
+        answer = await service.call("POST", "/webhooks/fynd", data=small, headers=headers)
+        assert_problem(answer, 413)
+        fits = delivery(first_name="x")
+        headers[HEADER] = sign(fits, "new secret")
+        data = gzip.compress(fits)
+        answer = await service.call("POST", "/webhooks/fynd", data=data, headers=headers)
+        assert answer.body["accepted"] == 1
+
+
+async def test_the_first_of_several_hosts_hangs(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that takes connections and says nothing does not keep the others from being asked."""
+    monkeypatch.setattr(hosts, "HOST_TIMEOUT_S", _SHORT_S)
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as hanging:
+        async with proxied(database_url) as proxy:
+            there = urlsplit(proxy.url)
+            user, _, host = there.netloc.rpartition("@")
+            first = f"127.0.0.1:{hanging.getsockname()[1]}"
+            gone = "127.0.0.1:9"
+            url = there._replace(netloc=f"{user}@{first},{gone},{host}").geturl()
+            async with serving(url) as service:
+                assert (await service.post(delivery("a"))).body["accepted"] == 1
+                proxy.cut()
+                assert_problem(await service.post(delivery("b")), 503)
+                proxy.restore()
+                while (answer := await service.post(delivery("b"))).status != 200:
+                    assert_problem(answer, 503)
+                assert answer.body["accepted"] == 1

@@ -54,6 +54,7 @@ def make_app(runtime: Runtime, secrets: Secrets) -> web.Application:
 
     async def clean_up(_app: web.Application) -> None:
         await feed.close()
+        await metrics.close()
         with contextlib.suppress(LogError):
             await tokens.note_use()
 

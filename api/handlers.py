@@ -49,15 +49,19 @@ class Handlers:
 
     async def webhook(self, request: web.Request) -> web.Response:
         """Take a delivery; 200 means that it is durable, or ignored, or in quarantine."""
+        with self._metrics.refusals():
+            return answer(await self._take(request))
+
+    async def _take(self, request: web.Request) -> Receipt:
         body = await _body(request)
         if not verify(body, request.headers.get(HEADER), self._secrets):
             if is_ping(body):
-                return answer(Receipt(ignored=1))
+                return Receipt(ignored=1)
             raise Problem(401, "Signature missing or wrong", _SIGNATURE_HELP)
         kept = {name: request.headers[name] for name in _KEPT_HEADERS if name in request.headers}
         receipt = await self._runtime.ingest.deliver(body, kept)
         self._metrics.delivery(receipt)
-        return answer(receipt)
+        return receipt
 
     async def user(self, request: web.Request) -> web.Response:
         """Answer who a user is, or was."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from api.runtime import Runtime
     from api.secret_files import Secrets
+    from api.tracing import Tracing
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -37,13 +38,17 @@ _ACCESS = web.RequestKey("access", Access)
 _log = structlog.stdlib.get_logger("userlog.http")
 
 
-def make_app(runtime: Runtime, secrets: Secrets) -> web.Application:
+def make_app(runtime: Runtime, secrets: Secrets, tracing: Tracing | None = None) -> web.Application:
     """Build the application upon an open runtime."""
     metrics = Metrics(runtime)
     handlers = Handlers(runtime, secrets.webhook_secrets, metrics)
     tokens = Tokens(runtime.log.pool, secrets.api_token)
     app = web.Application(
-        middlewares=[_around(metrics), _authorize(tokens)],
+        middlewares=[
+            *([tracing.middleware()] if tracing else []),
+            _around(metrics),
+            _authorize(tokens),
+        ],
         client_max_size=runtime.settings.body_bytes_max,
     )
 

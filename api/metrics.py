@@ -96,7 +96,7 @@ class Metrics:
             runtime.settings.pool_connections_max
         )
         self._note_use()
-        runtime.log.appender.observe = self._appended
+        runtime.log.appender.observers.append(self._appended)
 
     def _counter(self, name: str, text: str, label: str, values: str) -> Counter:
         """Make a counter that is there from the beginning, so that its first step is seen."""

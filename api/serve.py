@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from importlib.metadata import version
 from pathlib import Path
@@ -11,17 +12,19 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import web
 
+from api import tracing
 from api.app import WEBHOOK_PATH, make_app
 from api.runtime import opened
 from api.secret_files import FILES, obtain
 from projections.projector import Projector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from api.runtime import Runtime
     from api.secret_files import Secrets
     from api.settings import Settings
+    from api.tracing import Tracing
 
 _log = structlog.stdlib.get_logger("userlog")
 
@@ -30,13 +33,13 @@ async def serve(settings: Settings, *, project: bool, say: Callable[[str], None]
     """Serve until SIGINT or SIGTERM; `say` is told what a person needs to know first."""
     secrets = obtain(settings)
     stopping = _until_signal()
-    async with opened(settings, secrets) as runtime:
-        projector = _projector(runtime)
+    async with opened(settings, secrets) as runtime, _traced(runtime) as traces:
+        projector = _projector(runtime, traces)
         if project:
             projector.start()
             runtime.scrubber.start()
         runner = web.AppRunner(
-            make_app(runtime, secrets),
+            make_app(runtime, secrets, traces),
             access_log=None,
             handle_signals=False,
             shutdown_timeout=settings.shutdown_timeout_s,
@@ -56,8 +59,8 @@ async def serve(settings: Settings, *, project: bool, say: Callable[[str], None]
 async def project_forever(settings: Settings) -> None:
     """Run the projector alone until SIGINT or SIGTERM."""
     stopping = _until_signal()
-    async with opened(settings, obtain(settings)) as runtime:
-        projector = _projector(runtime)
+    async with opened(settings, obtain(settings)) as runtime, _traced(runtime) as traces:
+        projector = _projector(runtime, traces)
         projector.start()
         runtime.scrubber.start()
         _log.info("projecting")
@@ -66,12 +69,28 @@ async def project_forever(settings: Settings) -> None:
         await projector.stop()
 
 
-def _projector(runtime: Runtime) -> Projector:
+@contextlib.asynccontextmanager
+async def _traced(runtime: Runtime) -> AsyncGenerator[Tracing | None]:
+    """Trace appends, if traces are asked for."""
+    traces = tracing.start()
+    if traces is None:
+        yield None
+        return
+    runtime.log.appender.observers.append(traces.appended)
+    try:
+        yield traces
+    finally:
+        await traces.stop(runtime.settings.shutdown_timeout_s)
+
+
+def _projector(runtime: Runtime, traces: Tracing | None) -> Projector:
     settings = runtime.settings
     projector = Projector(
         runtime.log, batch_max=settings.projector_batch_rows_max, poll_s=settings.projector_poll_s
     )
     runtime.log.appended = projector.wake
+    if traces:
+        projector.observe = traces.projected
     return projector
 
 

@@ -48,7 +48,7 @@ class Appender:
         self._lanes: dict[int, deque[_Waiting]] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self.queued = 0
-        self.observe: Callable[[int, float], None] = _nobody_observes
+        self.observers: list[Callable[[int, float], None]] = []
         """Told of each batch that was written: how many events, and how many seconds it took."""
 
     def submit(self, items: Sequence[SealedEvent]) -> list[asyncio.Future[Written]]:
@@ -114,7 +114,8 @@ class Appender:
             _fail(batch, UnavailableError(f"the append was interrupted ({type(error).__name__})"))
             raise
         else:
-            self.observe(len(batch), time.perf_counter() - began)
+            for observe in self.observers:
+                observe(len(batch), time.perf_counter() - began)
             for one, answer in zip(batch, written, strict=True):
                 if not one.answer.done():
                     one.answer.set_result(answer)
@@ -123,10 +124,6 @@ class Appender:
         """Wait until everything queued has been written and answered."""
         while self._running:
             await asyncio.wait(self._running.values())
-
-
-def _nobody_observes(_events: int, _seconds: float) -> None:
-    return
 
 
 def _fail(batch: list[_Waiting], error: Exception) -> None:

@@ -66,7 +66,7 @@ class Home:
         self, folder: Path, program: tuple[str, ...], environ: Mapping[str, str] | None = None
     ) -> None:
         self.folder = folder
-        self._program = program
+        self.program = program
         clean = {name: value for name, value in os.environ.items() if "USERLOG" not in name}
         self._environ = {**clean, "USERLOG_DATA_DIR": str(folder), **(environ or {})}
 
@@ -109,7 +109,7 @@ class Home:
     ) -> asyncio.subprocess.Process:
         """Begin a command."""
         return await asyncio.create_subprocess_exec(
-            *self._program,
+            *self.program,
             *arguments,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

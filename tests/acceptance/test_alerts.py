@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import ClientSession
 
-from tests.integration.monitoring import RULES, assert_fires, run, scrape_of, tool
+from tests.integration.monitoring import RULES, assert_fires, page, run, scrape_of, tool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
     from tests.acceptance.conftest import Home, Service
-    from tests.integration.monitoring import Scrape
 
 PATIENCE_S = 60
 _ON_A_SMALL_DISK = (
@@ -117,15 +116,6 @@ async def test_a_service_that_is_gone(home: Home, tmp_path: Path) -> None:
             assert fired["severity"] == "critical"
 
 
-async def _scrape(service: Service) -> Scrape:
-    headers = {"Authorization": "Bearer token"}
-    async with (
-        ClientSession(headers=headers) as session,
-        session.get(f"{service.base}/metrics") as response,
-    ):
-        return scrape_of(await response.text())
-
-
 async def test_a_disk_that_fills_up(tmp_path: Path, make_home: type[Home]) -> None:
     """The embedded database's disk, here one of memory, has little room left."""
     tool("promtool")
@@ -136,8 +126,8 @@ async def test_a_disk_that_fills_up(tmp_path: Path, make_home: type[Home]) -> No
     home.folder.mkdir()
     (home.folder / "api-token").write_text("token")  # the disk that is mounted hides it
     async with home.serving() as service:
-        before = await _scrape(service)
+        before = scrape_of(await page(service.base, "token"))
         inside = ("nsenter", f"--target={service.process.pid}", "--mount")
         await run(*inside, "sh", "-ec", _FILL, "sh", str(home.folder))
-        during = await _scrape(service)
+        during = scrape_of(await page(service.base, "token"))
     await assert_fires(tmp_path, before, during, {"UserlogDiskNearlyFull"})

@@ -40,9 +40,10 @@ _LABELS = 'job="userlog",instance="watched"'
 class Client:
     """A service, and who asks it."""
 
-    def __init__(self, runtime: Runtime, session: ClientSession) -> None:
+    def __init__(self, runtime: Runtime, session: ClientSession, port: int) -> None:
         self.runtime = runtime
         self.session = session
+        self.port = port
 
     async def post(self, body: bytes, secret: str = SECRETS.webhook_secrets[0]) -> int:
         headers = {HEADER: sign(body, secret)}
@@ -60,14 +61,34 @@ class Client:
 
     async def metrics(self) -> dict[tuple[str, ...], float]:
         """Return each sample by its name and the values of its labels, sorted by their names."""
-        return {
-            (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
-            for family in text_string_to_metric_families(await self.text())
-            for sample in family.samples
-        }
+        return _values(await self.text())
 
     async def scrape(self) -> Scrape:
         return scrape_of(await self.text())
+
+
+async def scraped(base: str, token: str) -> dict[tuple[str, ...], float]:
+    """Return what a service elsewhere shows, as `Client.metrics` does."""
+    return _values(await page(base, token))
+
+
+async def page(base: str, token: str) -> str:
+    """Return what a service elsewhere shows, as text."""
+    headers = {"Authorization": f"Bearer {token}"}
+    async with (
+        ClientSession(base, headers=headers) as session,
+        session.get("/metrics") as response,
+    ):
+        assert response.status == 200
+        return await response.text()
+
+
+def _values(text: str) -> dict[tuple[str, ...], float]:
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
 
 
 @contextlib.asynccontextmanager
@@ -78,9 +99,10 @@ async def serving(url: str, **changed: Any) -> AsyncGenerator[Client]:
         runner = web.AppRunner(make_app(runtime, SECRETS), access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port = runner.addresses[0][1]
         try:
-            async with ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as session:
-                yield Client(runtime, session)
+            async with ClientSession(f"http://127.0.0.1:{port}") as session:
+                yield Client(runtime, session, port)
         finally:
             await runner.cleanup()
 

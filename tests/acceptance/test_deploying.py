@@ -14,7 +14,7 @@ from tests.integration.monitoring import DOCS, run
 
 
 async def test_unit(tmp_path: Path) -> None:
-    """systemd has nothing to say about the unit."""
+    """The tool of systemd has nothing to say about the unit."""
     tool = shutil.which("systemd-analyze")
     if tool is None or os.geteuid() != 0:
         pytest.skip("systemd-analyze is not there, or not root")

@@ -8,8 +8,6 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
-import pytest
-
 from eventstore import embedded
 from tests.conftest import with_database
 from tests.integration.monitoring import run
@@ -47,49 +45,55 @@ def _tool(name: str) -> str:
     return str(embedded.psql_path().with_name(name))
 
 
-@pytest.mark.parametrize("read_models", [True, False], ids=["whole", "without-read-models"])
+async def _restore(cluster: str, name: str, dump: Path) -> str:
+    """Restore a dump into a new database; return its URL."""
+    async with connected(cluster) as connection:
+        await connection.execute(f"CREATE DATABASE {name}")
+    url = with_database(cluster, name)
+    restore = ("--no-owner", "--exit-on-error", f"--dbname={url}")
+    await run(_tool("pg_restore"), *restore, str(dump))
+    return url
+
+
 async def test_dump_and_restore(
-    tmp_path: Path, make_home: type[Home], empty_database_url: str, read_models: bool
+    tmp_path: Path, make_home: type[Home], empty_database_url: str
 ) -> None:
     """A dump, restored into another cluster, verifies and answers; with another key it is refused.
 
     Without the read models it is smaller, and they are made from the log.
     """
     here = _on(tmp_path / "here", empty_database_url, make_home)
+    whole, log_only = tmp_path / "whole", tmp_path / "log"
     async with here.serving() as service:
         await here.send(service)
         before = (await service.get(f"{USER_PATH}?{LAST}")).body
-        left_out = () if read_models else ("--exclude-table-data=userlog.*_g[0-9]*",)
-        dump = ("--format=custom", f"--file={tmp_path / 'dump'}", "--schema=userlog", *left_out)
-        await run(_tool("pg_dump"), *dump, empty_database_url)
-    async with embedded.running(tmp_path / "cluster", notice=lambda _: None) as url:
-        async with connected(url) as connection:
+        dump = (_tool("pg_dump"), "--format=custom", "--schema=userlog", empty_database_url)
+        await run(*dump, f"--file={whole}")
+        await run(*dump, f"--file={log_only}", "--exclude-table-data=userlog.*_g[0-9]*")
+    assert log_only.stat().st_size < whole.stat().st_size
+    async with embedded.running(tmp_path / "cluster", notice=lambda _: None) as cluster:
+        async with connected(cluster) as connection:
             await connection.execute("CREATE ROLE userlog_app NOLOGIN")
             await connection.execute("GRANT userlog_app TO CURRENT_USER")
-            await connection.execute("CREATE DATABASE restored")
-        restored = with_database(url, "restored")
-        restore = ("--no-owner", "--exit-on-error", f"--dbname={restored}")
-        await run(_tool("pg_restore"), *restore, str(tmp_path / "dump"))
-
-        wrong = await _on(tmp_path / "wrong", restored, make_home, OTHER_KEY).run("verify")
+        url = await _restore(cluster, "whole", whole)
+        wrong = await _on(tmp_path / "wrong", url, make_home, OTHER_KEY).run("verify")
         assert wrong.code != 0
         assert "master key" in wrong.err
+        there = _on(tmp_path / "there", url, make_home)
+        await _assert_whole(there, before)
 
-        there = _on(tmp_path / "there", restored, make_home)
-        assert (await there.run("verify")).out == "verified: 3 events\n"
-        if not read_models:
-            assert (await there.run("rebuild")).code == 0
-        assert (await there.run("rebuild", "--verify-only")).code == 0
-        async with there.serving() as service:
-            assert (await service.get(f"{USER_PATH}?{LAST}")).body == before
-            sent = await there.send(service)
-            assert [one["answer"]["duplicates"] for one in sent] == [1, 1, 1]
+        there = _on(tmp_path / "anew", await _restore(cluster, "log", log_only), make_home)
+        for command in (("rebuild",), ("rebuild", "--verify-only")):
+            assert (await there.run(*command, "--workers", "1")).code == 0
+        await _assert_whole(there, before)
 
 
 async def _assert_whole(home: Home, before: object) -> None:
     assert (await home.run("verify")).out == "verified: 3 events\n"
     async with home.serving() as service:
         assert (await service.get(f"{USER_PATH}?{LAST}")).body == before
+        sent = await home.send(service)
+        assert [one["answer"]["duplicates"] for one in sent] == [1, 1, 1]
 
 
 async def test_copy_of_a_data_directory(tmp_path: Path, home: Home, make_home: type[Home]) -> None:

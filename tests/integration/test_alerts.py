@@ -23,6 +23,7 @@ from tests.integration.monitoring import RULES, Client, Timeline, assert_fires, 
 from tests.integration.support import (
     APP,
     HEADS,
+    PATIENCE_S,
     SAMPLE_USER,
     SAMPLES,
     alter,
@@ -80,7 +81,7 @@ async def test_database_away(database_url: str, tmp_path: Path, deaf: bool) -> N
     """A database that is gone, or does not answer, is told within the time of a scrape."""
     async with (
         proxied(database_url) as proxy,
-        healthy(proxy.url, database_timeout_s=5) as client,
+        healthy(proxy.url, database_timeout_s=600) as client,
     ):
         before = await client.scrape()
         if deaf:
@@ -88,10 +89,10 @@ async def test_database_away(database_url: str, tmp_path: Path, deaf: bool) -> N
         else:
             proxy.cut()
             assert await client.post(delivery()) == 503
-        during = await client.scrape()
+        async with asyncio.timeout(PATIENCE_S):
+            during = await client.scrape()
         proxy.cut()
     fire = {"UserlogDatabaseAway"} | (set() if deaf else {"UserlogDeliveriesTurnedAway"})
-    assert during.at - before.at < 10
     await assert_fires(tmp_path, before, during, fire)
 
 

@@ -114,6 +114,7 @@ async def test_a_service_that_is_gone(home: Home, tmp_path: Path) -> None:
             fire = 'ALERTS{alertstate="firing", alertname="UserlogDown"}'
             (fired,) = await watching.until(fire)
             assert fired["severity"] == "critical"
+    assert (await home.run("status")).code == 0  # which ends the PostgreSQL that was left behind
 
 
 async def test_a_disk_that_fills_up(tmp_path: Path, make_home: type[Home]) -> None:

@@ -9,6 +9,7 @@
 --   checkpoints, rebuild_shards       and what is left to do of a rebuild
 --   users, history, activity, terms   the read models, one table partition per generation
 --   set_aside                         users with an event that can't be projected
+--   verifications, scrubs             what was last proven of the log, and of the read models
 --   tokens                            who may ask for what
 --   append(), erase()                 the only ways to change the log
 --   userlog_app                       the role that the service works as
@@ -241,6 +242,25 @@ CREATE TABLE userlog.set_aside (
     PRIMARY KEY (partition, generation, stream_id)
 );
 
+-- What the last `userlog verify` said of each partition up to a position, for who watches the service.
+-- It is a report, not a proof: the service may write it.
+CREATE TABLE userlog.verifications (
+    partition integer PRIMARY KEY,
+    position bigint NOT NULL,
+    verified_at timestamptz NOT NULL DEFAULT now(),
+    passed boolean NOT NULL
+);
+
+-- How many users all scrubbers have compared with the log since the database was made, how many rows
+-- differed, and when that was last.
+CREATE TABLE userlog.scrubs (
+    partition integer PRIMARY KEY,
+    users bigint NOT NULL,
+    differences bigint NOT NULL,
+    scrubbed_at timestamptz NOT NULL DEFAULT now(),
+    differed_at timestamptz
+);
+
 CREATE TABLE userlog.users_g1 PARTITION OF userlog.users FOR VALUES IN (1);
 
 CREATE TABLE userlog.history_g1 PARTITION OF userlog.history FOR VALUES IN (1);
@@ -443,7 +463,7 @@ GRANT SELECT ON ALL TABLES IN SCHEMA userlog TO userlog_app;
 
 GRANT INSERT, UPDATE, DELETE ON userlog.quarantine, userlog.projections, userlog.generations,
     userlog.checkpoints, userlog.users, userlog.history, userlog.activity, userlog.terms,
-    userlog.set_aside, userlog.tokens TO userlog_app;
+    userlog.set_aside, userlog.verifications, userlog.scrubs, userlog.tokens TO userlog_app;
 
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA userlog FROM PUBLIC;
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import web
 
+from api import tracing
 from api.app import make_app
 from api.in_hand import IN_HAND
 from api.listening import BACKLOG
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from api.runtime import Runtime
     from api.secret_files import Secrets
     from api.settings import Settings
+    from api.tracing import Tracing
 
 _LINGER_S = 1.0
 """For what is still coming of a body that nobody wants, so that its sender sees the answer."""
@@ -47,9 +49,10 @@ async def answering(
     async with contextlib.AsyncExitStack() as stack:
         async with lobby(sockets):
             runtime = await stack.enter_async_context(opened(settings, secrets, stopping=stopping))
+        traces = await stack.enter_async_context(traced(runtime))
         if project:
-            await stack.enter_async_context(projecting(runtime))
-        app = make_app(runtime, secrets)
+            await stack.enter_async_context(projecting(runtime, traces))
+        app = make_app(runtime, secrets, traces)
         runner = make_runner(app, settings)
         stack.push_async_callback(_stop, runner, app, settings.shutdown_timeout_s)
         await runner.setup()
@@ -81,13 +84,29 @@ async def _stop(runner: web.AppRunner, app: web.Application, timeout_s: float) -
 
 
 @contextlib.asynccontextmanager
-async def projecting(runtime: Runtime) -> AsyncGenerator[Projector]:
+async def traced(runtime: Runtime) -> AsyncGenerator[Tracing | None]:
+    """Trace appends for as long as the block lasts, if traces are asked for."""
+    traces = tracing.start()
+    if traces is None:
+        yield None
+        return
+    runtime.log.appender.observers.append(traces.appended)
+    try:
+        yield traces
+    finally:
+        await traces.stop(runtime.settings.shutdown_timeout_s)
+
+
+@contextlib.asynccontextmanager
+async def projecting(runtime: Runtime, traces: Tracing | None) -> AsyncGenerator[Projector]:
     """Run the projector and the scrubber for as long as the block lasts."""
     settings = runtime.settings
     projector = Projector(
         runtime.log, batch_max=settings.projector_batch_rows_max, poll_s=settings.projector_poll_s
     )
     runtime.log.appended = projector.wake
+    if traces:
+        projector.observe = traces.projected
     projector.start()
     runtime.scrubber.start()
     try:

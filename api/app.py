@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from api.runtime import Runtime
     from api.secret_files import Secrets
+    from api.tracing import Tracing
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -41,7 +42,7 @@ _ACCESS = web.RequestKey("access", Access)
 _log = structlog.stdlib.get_logger("userlog.http")
 
 
-def make_app(runtime: Runtime, secrets: Secrets) -> web.Application:
+def make_app(runtime: Runtime, secrets: Secrets, tracing: Tracing | None = None) -> web.Application:
     """Build the application upon an open runtime; secrets that are renewed count at once."""
     metrics = Metrics(runtime)
     in_hand = InHand(runtime.settings.requests_max, runtime.settings.bodies_bytes_max)
@@ -49,7 +50,9 @@ def make_app(runtime: Runtime, secrets: Secrets) -> web.Application:
     tokens = Tokens(runtime.log.pool, secrets)
     app = web.Application(
         middlewares=[
+            *([tracing.middleware()] if tracing else []),
             _around(metrics),
+            _counting(metrics),
             in_hand.counted,
             deadline(runtime.settings.request_timeout_s),
             _authorize(tokens),
@@ -65,6 +68,7 @@ def make_app(runtime: Runtime, secrets: Secrets) -> web.Application:
 
     async def clean_up(_app: web.Application) -> None:
         await feed.close()
+        await metrics.close()
         with contextlib.suppress(LogError):
             await tokens.note_use()
 
@@ -113,6 +117,19 @@ def _around(metrics: Metrics) -> Middleware:
         return response
 
     return surround
+
+
+def _counting(metrics: Metrics) -> Middleware:
+    """Count the deliveries that are refused, wherever that happens."""
+
+    @web.middleware
+    async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path != WEBHOOK_PATH:
+            return await handler(request)
+        with metrics.refusals():
+            return await handler(request)
+
+    return count
 
 
 async def _answer(request: web.Request, handler: Handler, seldom: Seldom) -> web.StreamResponse:

@@ -56,18 +56,18 @@ class Handlers:
         """Take a delivery; 200 means that it is durable, or ignored, or in quarantine."""
         body_bytes_max = self._runtime.settings.body_bytes_max
         with self._in_hand.room(min(request.content_length or body_bytes_max, body_bytes_max)):
-            return await self._deliver(request)
+            return answer(await self._take(request))
 
-    async def _deliver(self, request: web.Request) -> web.Response:
+    async def _take(self, request: web.Request) -> Receipt:
         body = await _body(request)
         if not verify(body, request.headers.get(HEADER), self._secrets.webhook_secrets):
             if is_ping(body):
-                return answer(Receipt(ignored=1))
+                return Receipt(ignored=1)
             raise Problem(401, "Signature missing or wrong", _SIGNATURE_HELP)
         kept = {name: request.headers[name] for name in _KEPT_HEADERS if name in request.headers}
         receipt = await self._runtime.ingest.deliver(body, kept)
         self._metrics.delivery(receipt)
-        return answer(receipt)
+        return receipt
 
     async def user(self, request: web.Request) -> web.Response:
         """Answer who a user is, or was."""

@@ -1,61 +1,141 @@
-"""What a monitoring system reads: counters of this process, and how the database stands.
+"""What a monitoring system reads: what this service did, and how the database stands.
 
-Names end in their unit, labels are few and never say who a user is. What stands in the database
-is asked for when it is read, so a process that has just begun shows it as well.
+Counters are kept by each process; where several share the port, prometheus_client keeps them in
+files that whichever process is asked adds up. What stands in the database (`api/gauges`) is asked
+for when it is read, so it is the same from every process, and there after a restart. Names end in
+their unit, labels are few and never say who a user is.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
-from eventstore.errors import LogError
-from projections import progress, set_aside
+from api import gauges
+from api.problems import Problem
+from eventstore.errors import LogError, QueueFullError, UnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
+    from prometheus_client.metrics_core import Metric
+
     from api.ingest import Receipt
     from api.runtime import Runtime
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _EVENTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
+_PATIENCE_S = 3.0
+"""How long the database may take to say how it stands; Prometheus waits ten seconds for all."""
+_DEFECT = 500
+_REFUSED = {
+    400: "incomplete",
+    401: "signature",
+    408: "slow",
+    413: "too-large",
+    503: "overloaded",
+}
+_REASONS = (*_REFUSED.values(), "queue-full", "unavailable", "defect")
+
+disable_created_metrics()  # a second series for each, which nothing here asks for
 
 
 class Metrics:
-    """The metrics of one process."""
+    """The metrics of one process, and what it knows of the others'."""
 
     def __init__(self, runtime: Runtime) -> None:
         """Every append of the runtime's log is observed."""
         self._runtime = runtime
         self._registry = CollectorRegistry()
-        self._deliveries = self._counter("deliveries", "Deliveries that were signed", "outcome")
-        self._events = self._counter("events", "User events in these deliveries", "outcome")
+        self._looking: asyncio.Task[list[Metric]] | None = None
+        self._deliveries = self._counter(
+            "deliveries",
+            "Signed deliveries, answered with 200",
+            "outcome",
+            "taken ignored quarantined",
+        )
+        self._refused = self._counter(
+            "deliveries_refused", "Deliveries answered otherwise", "reason", " ".join(_REASONS)
+        )
+        self._events = self._counter(
+            "events", "User events in deliveries", "outcome", "accepted duplicate"
+        )
         self._requests = Histogram(
-            "userlog_http_request_seconds",
+            "userlog_http_request_duration_seconds",
             "Time from a request's head to its answer",
             ("route", "status"),
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self._append_seconds = self._histogram("append_seconds", "Time for a batch", _SECONDS)
-        self._append_events = self._histogram("append_events", "Events in a batch", _EVENTS)
-        runtime.log.appender.observe = self._appended
+        self._defects = Counter(
+            "userlog_http_defects", "Requests answered with 500", registry=self._registry
+        )
+        self._append_seconds = self._histogram(
+            "append_duration_seconds", "Time to append a batch", _SECONDS
+        )
+        self._append_events = self._histogram(
+            "append_batch_events", "Events appended in a batch", _EVENTS
+        )
+        self._queue = self._gauge("queue_events", "Events that wait to be appended")
+        self._gauge("queue_limit_events", "How many may wait before deliveries are refused").set(
+            runtime.settings.queue_rows_max
+        )
+        self._connections = self._gauge(
+            "database_connections", "Connections to the database", "state"
+        )
+        self._gauge("database_connections_limit", "How many there may be").set(
+            runtime.settings.pool_connections_max
+        )
+        self._note_use()
+        runtime.log.appender.observers.append(self._appended)
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"userlog_{name}", text, labels, registry=self._registry)
+    def _counter(self, name: str, text: str, label: str, values: str) -> Counter:
+        """Make a counter that is there from the beginning, so that its first step is seen."""
+        counter = Counter(f"userlog_{name}", text, (label,), registry=self._registry)
+        for value in values.split():
+            counter.labels(value)
+        return counter
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"userlog_{name}", text, buckets=buckets, registry=self._registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        """Make a gauge whose values of all living processes are added up."""
+        name = f"userlog_{name}"
+        return Gauge(name, text, labels, registry=self._registry, multiprocess_mode="livesum")
 
     def _appended(self, events: int, seconds: float) -> None:
         self._append_events.observe(events)
         self._append_seconds.observe(seconds)
 
+    def _note_use(self) -> None:
+        """Set this process's gauges, which another process may be asked for."""
+        pool = self._runtime.log.pool
+        idle = pool.get_idle_size()
+        self._queue.set(self._runtime.log.appender.queued)
+        self._connections.labels("idle").set(idle)
+        self._connections.labels("used").set(pool.get_size() - idle)
+
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count an answer; `route` is the path's pattern, never the path."""
         self._requests.labels(route, str(status)).observe(seconds)
+        if status == _DEFECT:
+            self._defects.inc()
 
     def delivery(self, receipt: Receipt) -> None:
         """Count a delivery that was answered with 200, once, and the events in it."""
@@ -66,43 +146,73 @@ class Metrics:
         self._events.labels("accepted").inc(receipt.accepted)
         self._events.labels("duplicate").inc(receipt.duplicates)
 
+    @contextlib.contextmanager
+    def refusals(self) -> Generator[None]:
+        """Count a delivery that is refused within the block, by its reason."""
+        self._note_use()
+        try:
+            yield
+        except Exception as error:
+            self._refused.labels(_reason(error)).inc()
+            raise
+        finally:
+            self._note_use()
+
     async def read(self) -> bytes:
         """Return everything as text; of the database only that it is away, if it is."""
-        now = CollectorRegistry()
-        up = Gauge("userlog_database_up", "Whether the database answers", registry=now)
-        queue = Gauge("userlog_queue_events", "Events that wait to be written", registry=now)
-        queue.set(self._runtime.log.appender.queued)
+        self._note_use()
+        found = await self._look()
+        return generate_latest(self._counted()) + generate_latest(_registry_of(found))
+
+    def _counted(self) -> CollectorRegistry:
+        registry = CollectorRegistry()
         try:
-            await _database(self._runtime, now)
-            up.set(1)
+            MultiProcessCollector(registry)
+        except ValueError:  # prometheus_client's several processes are not switched on
+            registry = self._registry
+        return registry
+
+    async def _look(self) -> list[Metric]:
+        """Ask the database, for all who want to know at once, and for a bounded time."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(gauges.read(self._runtime), name="metrics")
+        looking = self._looking
+        await asyncio.wait([looking], timeout=_PATIENCE_S)
+        try:
+            found = looking.result() if looking.done() else None
         except LogError:
-            up.set(0)
-        return generate_latest(self._registry) + generate_latest(now)
+            found = None
+        return [*gauges.known(self._runtime), gauges.up(found is not None), *(found or ())]
+
+    async def close(self) -> None:
+        """Ask the database no more; idempotent."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking], timeout=_PATIENCE_S)
 
 
-async def _database(runtime: Runtime, now: CollectorRegistry) -> None:
-    def gauge(name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"userlog_{name}", text, labels, registry=now)
+class _Found(Collector):
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
 
-    heads, lags = await runtime.log.heads(), await runtime.read_model.lags()
-    building = await progress.read(runtime.log.pool)
-    head = gauge("log_head_position", "The newest event of a partition", "partition")
-    for one in heads:
-        head.labels(one.position.partition).set(one.position.number)
-    events = gauge("projection_lag_events", "Events not projected yet", "partition", "generation")
-    seconds = gauge("projection_lag_seconds", "Age of the oldest", "partition", "generation")
-    for lag in lags:
-        name = "answers" if lag.active else lag.state
-        events.labels(lag.partition, name).set(lag.lag_positions)
-        seconds.labels(lag.partition, name).set(lag.lag_s)
-    gauge("set_aside_users", "Users with an event that can't be projected").set(
-        await set_aside.count(runtime.log.pool)
-    )
-    gauge("quarantine_deliveries", "Deliveries that could not be read").set(
-        await runtime.quarantine.count()
-    )
-    gauge("rebuild_running", "Whether a rebuild is unfinished").set(building is not None)
-    gauge("rebuild_events", "Events that it has folded").set(building.events if building else 0)
-    if scrubbed := runtime.scrubber.scrubbed:
-        gauge("scrubbed_users", "Users proven since the process began").set(scrubbed.users_proven)
-        gauge("scrub_differences", "Rows that were not what the log says").set(scrubbed.differences)
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def _registry_of(families: list[Metric]) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(_Found(families))
+    ProcessCollector(registry=registry)
+    return registry
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case Problem():
+            return _REFUSED.get(error.document.status, "defect")
+        case QueueFullError():
+            return "queue-full"
+        case UnavailableError():
+            return "unavailable"
+        case _:
+            return "defect"

@@ -13,3 +13,24 @@ FROM unnest($1::text[], $2::timestamptz[]) AS u (id, at) WHERE t.id = u.id;
 
 -- [token_revoke] Let a token open nothing any more; no row if there is none.
 UPDATE userlog.tokens SET revoked_at = coalesce(revoked_at, now()) WHERE id = $1 RETURNING id;
+
+-- [metrics_partitions] How far each partition's log goes, and what its last verification found.
+SELECT h.partition, h.position AS head, h.recorded_at, v.passed, v.verified_at,
+    v.position AS verified_until
+FROM userlog.log_head h LEFT JOIN userlog.verifications v ON v.partition = h.partition
+ORDER BY h.partition;
+
+-- [metrics_whole] Numbers of the database as a whole. The lock is that of a rebuild at work.
+SELECT q.quarantined, q.quarantined_at, s.*, a.set_aside, d.size, r.rebuild_running
+FROM (SELECT count(*) AS quarantined, max(last_seen) AS quarantined_at FROM userlog.quarantine) q,
+    (SELECT coalesce(sum(users), 0)::bigint AS scrubbed,
+        coalesce(sum(differences), 0)::bigint AS differences,
+        max(scrubbed_at) AS scrubbed_at, max(differed_at) AS differed_at FROM userlog.scrubs) s,
+    (SELECT count(*) AS set_aside FROM userlog.set_aside a
+        JOIN userlog.projections p ON p.name = 'users' AND p.active_generation = a.generation) a,
+    (SELECT CASE WHEN has_database_privilege(current_database(), 'CONNECT')
+        THEN pg_database_size(current_database()) END AS size) d,
+    (SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database b ON b.oid = l.database
+        WHERE l.locktype = 'advisory' AND l.granted AND b.datname = current_database()
+            AND l.objsubid = 1 AND (l.classid::bigint << 32 | l.objid::bigint)
+                = hashtext('userlog rebuild')) AS rebuild_running) r;

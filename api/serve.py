@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from api.answering import answering, projecting
+from api.answering import answering, projecting, traced
 from api.app import WEBHOOK_PATH
 from api.listening import listening
 from api.runtime import StoppedWaitingError, database_url, opened
@@ -63,7 +63,8 @@ async def project_forever(settings: Settings) -> None:
     with contextlib.suppress(StoppedWaitingError):
         async with (
             opened(settings, obtain(settings), stopping=stopping) as runtime,
-            projecting(runtime),
+            traced(runtime) as traces,
+            projecting(runtime, traces),
         ):
             _log.info("projecting")
             await stopping.wait()

@@ -140,6 +140,16 @@ def load(environ: Mapping[str, str] | None = None, **given: Any) -> tuple[Settin
     return settings, origins
 
 
+def traces_wanted(environ: Mapping[str, str] | None = None) -> bool:
+    """Say whether a variable of OpenTelemetry asks for traces; the rest of them its SDK reads."""
+    environ = os.environ if environ is None else environ
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    exporter = environ.get("OTEL_TRACES_EXPORTER")
+    where = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    return exporter == "otlp" or (not exporter and any(environ.get(name) for name in where))
+
+
 def _find(name: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
     variable = PREFIX + name.upper()
     if environ.get(variable):

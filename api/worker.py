@@ -20,7 +20,7 @@ import structlog
 import uvloop
 
 from api import logs
-from api.answering import answering, projecting
+from api.answering import answering, projecting, traced
 from api.runtime import StoppedWaitingError, opened
 from api.secret_files import Secrets
 from api.settings import Settings
@@ -71,7 +71,8 @@ async def _answer(task: Task, stopping: asyncio.Event) -> None:
 async def _project(task: Task, stopping: asyncio.Event) -> None:
     async with (
         opened(task.settings, task.secrets, stopping=stopping) as runtime,
-        projecting(runtime) as projector,
+        traced(runtime) as traces,
+        projecting(runtime, traces) as projector,
     ):
 
         def woken() -> None:

@@ -85,7 +85,7 @@ class Appender:
         self._running: dict[int, asyncio.Task[None]] = {}
         self._answering: set[asyncio.Task[None]] = set()
         self.queued = 0
-        self.observe: Callable[[int, float], None] = _nobody_observes
+        self.observers: list[Callable[[int, float], None]] = []
         """Told of each batch that was written: how many events, and how many seconds it took."""
 
     def submit(self, items: Sequence[SealedEvent]) -> asyncio.Future[list[Written]]:
@@ -157,7 +157,8 @@ class Appender:
             _fail(batch, UnavailableError(f"the append was interrupted ({type(error).__name__})"))
             raise
         else:
-            self.observe(len(batch), time.perf_counter() - began)
+            for observe in self.observers:
+                observe(len(batch), time.perf_counter() - began)
             answering = asyncio.create_task(_answer(batch, written))
             self._answering.add(answering)
             answering.add_done_callback(self._answering.discard)
@@ -194,10 +195,6 @@ def _first(waiting: deque[_Waiting], limits: AppenderLimits) -> list[_Waiting]:
         batch.append(one)
     waiting.extendleft(reversed(later))
     return batch
-
-
-def _nobody_observes(_events: int, _seconds: float) -> None:
-    return
 
 
 def _fail(batch: list[_Waiting], error: Exception) -> None:

@@ -69,6 +69,11 @@ WHERE h.partition = $1;
 -- [chain_at] The hash over everything up to a position, if a batch ended there.
 SELECT chain FROM userlog.events WHERE partition = $1 AND position = $2;
 
+-- [verified] Note what was found of a partition up to a position.
+INSERT INTO userlog.verifications (partition, position, passed) VALUES ($1, $2, $3)
+ON CONFLICT (partition) DO UPDATE
+SET position = excluded.position, passed = excluded.passed, verified_at = excluded.verified_at;
+
 -- [streams_wrapped] Users' wrapped keys after an id, for rotation.
 SELECT stream_id AS id, data_key FROM userlog.streams
 WHERE partition = $1 AND stream_id > $2 AND data_key IS NOT NULL ORDER BY stream_id LIMIT $3;

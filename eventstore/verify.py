@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from eventstore import sql
-from eventstore.errors import SealBrokenError, database_errors
+from eventstore.errors import SealBrokenError, UnavailableError, database_errors
 from eventstore.events import Kind, Position
 from eventstore.store import NO_PAYLOAD, Head, context_of
 
@@ -63,7 +64,7 @@ async def verify(
     """Verify all partitions; return the first finding of each that has one.
 
     `progress` is told (events verified, events in all) after each page. Events appended meanwhile
-    are left for the next time.
+    are left for the next time. What is found of a partition is noted in the database.
     """
     findings: list[Finding] = []
     heads = await log.heads()
@@ -74,8 +75,16 @@ async def verify(
         finding = finding or await _compare(log, head, notes)
         if finding:
             findings.append(finding)
+        await _note(log, head, passed=finding is None)
         before += head.position.number
     return findings
+
+
+async def _note(log: EventLog, head: Head, *, passed: bool) -> None:
+    """Note the outcome for who watches; a database without writes is verified too."""
+    partition, number = head.position
+    with suppress(UnavailableError), database_errors():
+        await log.pool.execute(_SQL["verified"], partition, number, passed)
 
 
 async def _verify_partition(

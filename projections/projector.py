@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import structlog
@@ -23,7 +24,11 @@ from projections.tables import Generation
 from projections.takeover import end_frozen
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from eventstore.log import EventLog
+
+    Observe: TypeAlias = Callable[[Generation, int, float], None]
 
 _SQL = sql.load("projections")
 _PROJECTION = "users"
@@ -81,9 +86,14 @@ async def generations(log: EventLog, state: str) -> list[int]:
     return [row["generation"] for row in found]
 
 
-async def catch_up(log: EventLog, batch_max: int) -> int:
+def _nobody_observes(_where: Generation, _events: int, _seconds: float) -> None:
+    return
+
+
+async def catch_up(log: EventLog, batch_max: int, observe: Observe = _nobody_observes) -> int:
     """Project until nothing is left in any partition and live generation; return how many.
 
+    `observe` is told of each batch: where, how many events, and how many seconds it took.
     What a partition can't do stops its own generation of it alone; the error is raised when the
     others have caught up. That the database is away is raised at once.
     """
@@ -93,7 +103,7 @@ async def catch_up(log: EventLog, batch_max: int) -> int:
         for partition in range(log.partitions):
             where = Generation(partition, number)
             try:
-                projected += await _follow(log, where, batch_max)
+                projected += await _follow(log, where, batch_max, observe)
             except UnavailableError:
                 raise
             except Exception as error:  # noqa: BLE001 - raised below
@@ -103,10 +113,13 @@ async def catch_up(log: EventLog, batch_max: int) -> int:
     return projected
 
 
-async def _follow(log: EventLog, where: Generation, batch_max: int) -> int:
+async def _follow(log: EventLog, where: Generation, batch_max: int, observe: Observe) -> int:
     projected = 0
+    began = time.perf_counter()
     while (done := await project_batch(log, where, batch_max, live=True)) and done.events:
         projected += done.events
+        observe(where, done.events, time.perf_counter() - began)
+        began = time.perf_counter()
     if done is None:  # held, maybe for good
         await end_frozen(log)
     return projected
@@ -127,6 +140,8 @@ class Projector:
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        self.observe: Observe = _nobody_observes
+        """Told of each batch, as by `catch_up`."""
 
     def wake(self) -> None:
         """Look at the log now."""
@@ -159,7 +174,7 @@ class Projector:
     async def _look(self, said: str) -> str:
         """Catch up; say what stands in the way, unless it is what was said last, and return it."""
         try:
-            await catch_up(self._log, self._batch_max)
+            await catch_up(self._log, self._batch_max, self.observe)
         except UnavailableError as error:
             trouble = "unavailable"
             if trouble != said:

@@ -345,7 +345,7 @@ DELETE FROM userlog.checkpoints WHERE projection = 'users' AND generation = $1;
 DELETE FROM userlog.rebuild_shards WHERE generation = $1;
 
 -- [rebuild_lock] Held while a rebuild runs; false if another one does. A courtesy, no more: a
--- distributed database has one such lock on each node.
+-- distributed database has one such lock on each node. `metrics_whole` looks whether it is held.
 SELECT pg_try_advisory_lock(hashtext('userlog rebuild'));
 
 -- [generation_tables] The tables of all generations that exist.
@@ -382,6 +382,13 @@ WHERE partition = $1 AND stream_id = ANY($2);
 SELECT stream_id FROM userlog.streams
 WHERE partition = $1 AND stream_id >= $2
 ORDER BY stream_id OFFSET $3::bigint - 1 LIMIT 1;
+
+-- [scrubbed] Add to what has been compared of a partition.
+INSERT INTO userlog.scrubs AS s (partition, users, differences, differed_at)
+VALUES ($1, $2, $3::bigint, CASE WHEN $3::bigint > 0 THEN now() END)
+ON CONFLICT (partition) DO UPDATE
+SET users = s.users + excluded.users, differences = s.differences + excluded.differences,
+    scrubbed_at = excluded.scrubbed_at, differed_at = coalesce(excluded.differed_at, s.differed_at);
 
 -- [users_rows] The rows of a range of users, user by user.
 SELECT stream_id, application_id, user_id, company_id, lifecycle, state, since, order_key, position,

@@ -103,6 +103,8 @@ class Scrubber:
         if not found.users:  # behind the last one
             found = await scrub(self._log, partition, _FIRST)
         self.take(found)
+        with database_errors():  # for who watches: another process may be the one that is asked
+            await self._log.pool.execute(_SQL["scrubbed"], partition, found.users, found.differing)
 
     def take(self, found: Differences) -> None:
         """Remember and say what was found."""

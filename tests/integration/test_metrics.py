@@ -2,69 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
+import json
 from typing import TYPE_CHECKING
 
 import pytest
-from aiohttp import ClientSession, web
-from prometheus_client.parser import text_string_to_metric_families
 
-from api.app import make_app
-from api.runtime import opened
-from api.secret_files import Secrets
-from api.settings import Settings
-from api.signatures import HEADER, sign
+from eventstore.verify import verify
 from projections.projector import catch_up
-from tests.conftest import MASTER_KEY
-from tests.integration.support import APP, SAMPLE_USER, SAMPLES, delivery, proxied
+from tests.integration.monitoring import (
+    DASHBOARD,
+    RULES,
+    Client,
+    names_in,
+    run,
+    serving,
+    tool,
+)
+from tests.integration.support import APP, SAMPLE_USER, SAMPLES, alter, delivery, proxied
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncIterator
+    from pathlib import Path
 
-    from api.runtime import Runtime
+    from tests.conftest import Stack
 
-SECRETS = Secrets(["secret"], MASTER_KEY, None, "token", [])
-AUTH = {"Authorization": "Bearer token"}
 USER = "/v1/applications/{application_id}/users/{user_id}"
-
-
-class Client:
-    """A service, and who asks it."""
-
-    def __init__(self, runtime: Runtime, session: ClientSession) -> None:
-        self.runtime = runtime
-        self.session = session
-
-    async def post(self, body: bytes, secret: str = SECRETS.webhook_secrets[0]) -> int:
-        headers = {HEADER: sign(body, secret)}
-        async with self.session.post("/webhooks/fynd", data=body, headers=headers) as response:
-            return response.status
-
-    async def text(self, path: str = "/metrics") -> str:
-        async with self.session.get(path, headers=AUTH) as response:
-            assert response.status == 200
-            return await response.text()
-
-    async def metrics(self) -> dict[tuple[str, ...], float]:
-        """Return each sample by its name and the values of its labels, sorted by their names."""
-        families = text_string_to_metric_families(await self.text())
-        return {
-            (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
-            for family in families
-            for sample in family.samples
-        }
-
-
-@contextlib.asynccontextmanager
-async def serving(url: str) -> AsyncGenerator[Client]:
-    """Serve on a free port."""
-    async with opened(Settings(database_url=url, database_timeout_s=2), SECRETS) as runtime:
-        runner = web.AppRunner(make_app(runtime, SECRETS), access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        async with ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as session:
-            yield Client(runtime, session)
-        await runner.cleanup()
 
 
 @pytest.fixture
@@ -83,12 +46,46 @@ async def test_what_came_and_what_became_of_it(client: Client) -> None:
     assert [found["userlog_deliveries_total", n] for n in names] == [4, 1, 1]
     assert found["userlog_events_total", "accepted"] == 3
     assert found["userlog_events_total", "duplicate"] == 1
-    seconds = "userlog_http_request_seconds_count"
+    seconds = "userlog_http_request_duration_seconds_count"
     assert [found[seconds, "/webhooks/fynd", n] for n in ("200", "401")] == [6, 1]
-    assert found["userlog_append_events_count",] == found["userlog_append_seconds_count",] == 4
-    assert found["userlog_append_events_sum",] == 4
+    batches = "userlog_append_batch_events"
+    assert found[f"{batches}_count",] == found["userlog_append_duration_seconds_count",] == 4
+    assert found[f"{batches}_sum",] == 4
     assert found["userlog_quarantine_deliveries",] == 1
-    assert found["userlog_queue_events",] == 0
+    assert found["userlog_quarantine_newest_timestamp_seconds",] > 1e9
+    assert (found["userlog_queue_events",], found["userlog_queue_limit_events",]) == (0, 10_000)
+    assert found["userlog_database_connections", "idle"] >= 1
+    assert found["userlog_database_connections_limit",] == 10
+
+
+async def test_what_was_refused(database_url: str) -> None:
+    """Each delivery that was not taken is counted by its reason, from the first on."""
+    name = "userlog_deliveries_refused_total"
+    async with (
+        proxied(database_url) as proxy,
+        serving(proxy.url, body_bytes_max=100) as client,
+    ):
+        reasons = {key[1]: n for key, n in (await client.metrics()).items() if key[0] == name}
+        assert set(reasons.values()) == {0}
+        assert await client.post(SAMPLES[0]) == 413
+        assert await client.post(b"{", "wrong") == 401
+        assert await _broken_upload(client) == 400
+        proxy.cut()
+        assert await client.post(b"{") == 503
+        found = await client.metrics()
+    once = {"too-large", "signature", "incomplete", "unavailable"}
+    assert {reason for reason in reasons if found[name, reason]} == once
+
+
+async def _broken_upload(client: Client) -> int:
+    """Send a body that is not encoded as its header says; return the status."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    head = "POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\n"
+    writer.write(f"{head}Content-Length: 7\r\nConnection: close\r\n\r\nnot gzip".encode())
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return int(answer.split()[1])
 
 
 async def test_how_far_everything_is(client: Client) -> None:
@@ -97,17 +94,35 @@ async def test_how_far_everything_is(client: Client) -> None:
         await client.post(delivery(at_ms=n))
     found = await client.metrics()
     assert found["userlog_log_head_position", "0"] == 3
-    assert found["userlog_projection_lag_events", "answers", "0"] == 3
-    assert found["userlog_projection_lag_seconds", "answers", "0"] > 0
+    assert found["userlog_projection_lag_events", "answering", "0", "users"] == 3
+    assert found["userlog_projection_lag_seconds", "answering", "0", "users"] > 0
     await catch_up(client.runtime.log, 10)
     found = await client.metrics()
-    assert found["userlog_projection_lag_events", "answers", "0"] == 0
+    assert found["userlog_projection_lag_events", "answering", "0", "users"] == 0
     assert found["userlog_set_aside_users",] == found["userlog_rebuild_running",] == 0
     assert found["userlog_database_up",] == 1
-    assert ("userlog_scrubbed_users",) not in found
+    assert found["userlog_scrub_timestamp_seconds",] == 0
     await client.runtime.scrubber.look()
     found = await client.metrics()
-    assert (found["userlog_scrubbed_users",], found["userlog_scrub_differences",]) == (1, 0)
+    totals = ("userlog_scrub_users_total", "userlog_scrub_differences_total")
+    assert [found[name,] for name in totals] == [1, 0]
+    assert found["userlog_scrub_timestamp_seconds",] > 1e9
+    assert found["userlog_scrub_difference_timestamp_seconds",] == 0
+
+
+async def test_what_was_verified(client: Client, stack: Stack) -> None:
+    """The outcome of `userlog verify` is seen by the service, whoever ran it."""
+    await client.post(delivery())
+    found = await client.metrics()
+    assert found["userlog_verification_timestamp_seconds", "0"] == 0
+    assert ("userlog_verification_passed", "0") not in found
+    for passed in (1, 0):
+        await verify(stack.log, notes=[], progress=lambda _done, _total: None)
+        found = await client.metrics()
+        assert found["userlog_verification_timestamp_seconds", "0"] > 1e9
+        assert found["userlog_verification_position", "0"] == 1
+        assert found["userlog_verification_passed", "0"] == passed
+        await alter(stack, 1)
 
 
 async def test_database_away(database_url: str) -> None:
@@ -130,3 +145,32 @@ async def test_nobody_is_named(client: Client) -> None:
     assert USER in text
     for secret in (APP, SAMPLE_USER, "salman", "Salman", "8285462419", "token"):
         assert secret not in text
+
+
+async def test_rules_and_dashboard_ask_for_what_is_there(client: Client) -> None:
+    """No alert and no panel waits for a metric that nobody shows."""
+    await client.post(SAMPLES[0])
+    await verify(client.runtime.log, notes=[], progress=lambda _done, _total: None)
+    shown = {name for name, *_ in await client.metrics()}
+    # Only where the database is the embedded one: tests/acceptance/test_alerts.py.
+    shown |= {"userlog_data_dir_size_bytes", "userlog_data_dir_free_bytes"}
+    asked = {name for path in (RULES, DASHBOARD) for name in names_in(path.read_text())}
+    assert len(asked) > 20
+    assert asked - shown == set()
+
+
+async def test_names(client: Client) -> None:
+    """Prometheus's own tool finds nothing to say about names, help and units."""
+    await client.post(SAMPLES[0])
+    assert await run(tool("promtool"), "check", "metrics", stdin=await client.text()) == ""
+
+
+async def test_dashboard_expressions(tmp_path: Path) -> None:
+    """Prometheus can read what each panel asks for."""
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    targets = [target for panel in panels for target in panel.get("targets", [])]
+    asked = [target["expr"].replace("$__rate_interval", "5m") for target in targets]
+    rules = [{"record": f"panel:{n}", "expr": expr} for n, expr in enumerate(asked)]
+    path = tmp_path / "dashboard.yml"
+    path.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    assert f"{len(rules)} rules found" in await run(tool("promtool"), "check", "rules", str(path))

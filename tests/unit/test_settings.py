@@ -18,6 +18,7 @@ from api.settings import (
     load,
     secrets_of,
     shown,
+    traces_wanted,
 )
 from tests.unit.support import short
 
@@ -165,3 +166,20 @@ def test_secrets_are_hidden() -> None:
 def test_loopback(host: str, local: bool) -> None:
     """Only the names of this machine for itself count as loopback."""
     assert load({}, host=host)[0].on_loopback is local
+
+
+@pytest.mark.parametrize(
+    ("environ", "wanted"),
+    [
+        ({}, False),
+        ({"OTEL_SERVICE_NAME": "x"}, False),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://x"}, True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_TRACES_EXPORTER": "none"}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": "TRUE"}, False),
+    ],
+)
+def test_traces_are_asked_for(environ: dict[str, str], wanted: bool) -> None:
+    """Traces are made when one of OpenTelemetry's own variables asks for them."""
+    assert traces_wanted(environ) is wanted

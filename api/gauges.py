@@ -1,0 +1,165 @@
+"""How the database stands, as gauges for a monitoring system, asked for when they are read.
+
+They belong to no process, so they are the same whichever process is asked. A time that has not
+come yet, such as that of the first verification, is 0.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from importlib.metadata import version
+from typing import TYPE_CHECKING, TypeAlias
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+
+from eventstore import database, sql
+from eventstore.errors import database_errors
+from projections import progress
+from projections.state import FOLD_VERSION
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    import asyncpg
+    from prometheus_client.metrics_core import Metric
+
+    from api.runtime import Runtime
+    from projections.progress import Progress
+    from projections.read_model import Lag
+
+    Values: TypeAlias = dict[tuple[str, ...], float]
+
+_SQL = sql.load("api")
+_PHASES = ("building", "indexing", "catching up", "proving")
+
+
+async def read(runtime: Runtime) -> list[Metric]:
+    """Ask the database for everything."""
+    pool = runtime.log.pool
+    with database_errors():
+        partitions = await pool.fetch(_SQL["metrics_partitions"])
+        whole = await pool.fetchrow(_SQL["metrics_whole"])
+    assert whole is not None  # noqa: S101 - it is a row of sums
+    return [
+        *_partitions(partitions),
+        *_whole(whole),
+        *_lags(await runtime.read_model.lags()),
+        *_rebuild(await progress.read(pool), running=whole["rebuild_running"]),
+    ]
+
+
+def up(is_up: bool) -> Metric:  # noqa: FBT001 - it is the value
+    """Say whether the database answers."""
+    return _one("database_up", "Whether the database answers", is_up)
+
+
+def known(runtime: Runtime) -> list[Metric]:
+    """Return what is known without the database."""
+    build = InfoMetricFamily("userlog_build", "The code that runs")
+    versions = {
+        "version": version("userlog"),
+        "python": platform.python_version(),
+        "schema": str(database.SCHEMA_VERSION),
+        "fold": str(FOLD_VERSION),
+    }
+    build.add_metric([], versions)
+    if runtime.settings.database_url is not None:
+        return [build]
+    disk = shutil.disk_usage(runtime.settings.data_dir)
+    return [
+        build,
+        _one("data_dir_size_bytes", "The size of the disk below the data directory", disk.total),
+        _one("data_dir_free_bytes", "What is free of it", disk.free),
+    ]
+
+
+def _partitions(rows: list[asyncpg.Record]) -> list[Metric]:
+    def each(name: str, text: str, column: str, rows: list[asyncpg.Record] = rows) -> Metric:
+        values: Values = {(str(row["partition"]),): _number(row[column]) for row in rows}
+        return _many(name, text, ("partition",), values)
+
+    verified = [row for row in rows if row["verified_at"]]
+
+    return [
+        each("log_head_position", "The newest event's position", "head"),
+        each("log_recorded_timestamp_seconds", "When it was recorded", "recorded_at"),
+        each(
+            "verification_passed",
+            "Whether the last `userlog verify` found no fault",
+            "passed",
+            verified,
+        ),
+        each("verification_timestamp_seconds", "When that was", "verified_at"),
+        each("verification_position", "As far as it looked", "verified_until", verified),
+    ]
+
+
+def _whole(row: asyncpg.Record) -> list[Metric]:
+    def value(name: str, text: str, column: str) -> Metric:
+        return _one(name, text, _number(row[column]))
+
+    return [
+        value("database_size_bytes", "What the database occupies", "size"),
+        value("set_aside_users", "Users with an event that can't be projected", "set_aside"),
+        value("quarantine_deliveries", "Deliveries that could not be read", "quarantined"),
+        value("quarantine_newest_timestamp_seconds", "When the last one came", "quarantined_at"),
+        _total("scrub_users", "Users compared with the log by scrubbers", row["scrubbed"]),
+        _total("scrub_differences", "Rows that were not what the log says", row["differences"]),
+        value("scrub_timestamp_seconds", "When users were compared last", "scrubbed_at"),
+        value("scrub_difference_timestamp_seconds", "When a row differed last", "differed_at"),
+    ]
+
+
+def _lags(lags: list[Lag]) -> list[Metric]:
+    def each(name: str, text: str, field: str) -> Metric:
+        labels = ("projection", "partition", "generation")
+        values: Values = {
+            ("users", str(lag.partition), _standing(lag)): getattr(lag, field) for lag in lags
+        }
+        return _many(name, text, labels, values)
+
+    return [
+        each("projection_position", "The newest event in the read models", "position"),
+        each("projection_lag_events", "Events that are not in the read models", "lag_positions"),
+        each("projection_lag_seconds", "How long the oldest of them has waited", "lag_s"),
+    ]
+
+
+def _standing(lag: Lag) -> str:
+    if lag.active:
+        return "answering"
+    return "former" if lag.state == "live" else lag.state
+
+
+def _rebuild(found: Progress | None, *, running: bool) -> list[Metric]:
+    phases: Values = {(phase,): bool(found and found.phase == phase) for phase in _PHASES}
+    events, planned = (found.events, found.events_total) if found else (0, 0)
+    return [
+        _one("rebuild_running", "Whether a process works on a rebuild", running),
+        _one("rebuild_unfinished", "Whether there is one to be gone on with", found is not None),
+        _many("rebuild_phase", "What it is at", ("phase",), phases),
+        _one("rebuild_loaded_events", "Events that it has folded", events),
+        _one("rebuild_planned_events", "Events that it has to fold while building", planned),
+    ]
+
+
+def _one(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"userlog_{name}", text, value=value)
+
+
+def _total(name: str, text: str, value: int) -> Metric:
+    return CounterMetricFamily(f"userlog_{name}", text, value=value)
+
+
+def _many(name: str, text: str, labels: tuple[str, ...], values: Values) -> Metric:
+    family = GaugeMetricFamily(f"userlog_{name}", text, labels=labels)
+    for at, value in values.items():
+        family.add_metric(at, value)
+    return family
+
+
+def _number(value: float | datetime | None) -> float:
+    if value is None:
+        return 0
+    return float(value) if isinstance(value, int | float) else value.timestamp()

@@ -33,10 +33,12 @@ test: setup ## Run the tests; ARGS="-k rebuild" passes options on
 ROUNDS ?= 5
 KILLS ?= 20
 REBUILD_KILLS ?= 10
-crash-test: setup ## Kill service, PostgreSQL, projectors and rebuilds at random; ROUNDS=50 for longer
+OUTAGES ?= 3
+crash-test: setup ## Kill service, PostgreSQL, projectors, rebuilds; ROUNDS=50 for longer
 	$(BIN)/python tests/crash/run.py --rounds $(ROUNDS)
 	$(BIN)/python tests/crash/projectors.py --kills $(KILLS)
 	$(BIN)/python tests/crash/rebuilds.py --kills $(REBUILD_KILLS)
+	$(BIN)/python tests/crash/outages.py --outages $(OUTAGES) --seconds 5
 
 check: setup ## Lint, formatting, types, import rules: everything that runs no code
 	$(BIN)/ruff check

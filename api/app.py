@@ -15,6 +15,7 @@ from api.deadline import deadline
 from api.feed import Feed
 from api.handlers import Handlers
 from api.in_hand import IN_HAND, InHand
+from api.logs import Seldom
 from api.metrics import Metrics
 from api.problems import Problem, unavailable, unreadable
 from api.tokens import Access, Scope, Tokens
@@ -35,6 +36,7 @@ WEBHOOK_PATH = "/webhooks/fynd"
 _OPEN_PATHS = frozenset((WEBHOOK_PATH, "/health/live", "/health/ready"))
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _RETRY_AFTER_S = 5
+_UNAVAILABLE = 503
 _ACCESS = web.RequestKey("access", Access)
 _log = structlog.stdlib.get_logger("userlog.http")
 
@@ -42,13 +44,13 @@ _log = structlog.stdlib.get_logger("userlog.http")
 def make_app(runtime: Runtime, secrets: Secrets) -> web.Application:
     """Build the application upon an open runtime; secrets that are renewed count at once."""
     metrics = Metrics(runtime)
-    handlers = Handlers(runtime, secrets, metrics)
+    in_hand = InHand(runtime.settings.requests_max, runtime.settings.bodies_bytes_max)
+    handlers = Handlers(runtime, secrets, metrics, in_hand)
     tokens = Tokens(runtime.log.pool, secrets)
-    in_hand = InHand()
     app = web.Application(
         middlewares=[
-            in_hand.counted,
             _around(metrics),
+            in_hand.counted,
             deadline(runtime.settings.request_timeout_s),
             _authorize(tokens),
         ],
@@ -90,6 +92,7 @@ def make_app(runtime: Runtime, secrets: Secrets) -> web.Application:
 
 def _around(metrics: Metrics) -> Middleware:
     """Give the request an id, its failures an answer, and the log a line without its contents."""
+    seldom = Seldom()
 
     @web.middleware
     async def surround(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -97,19 +100,22 @@ def _around(metrics: Metrics) -> Middleware:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         structlog.contextvars.bind_contextvars(request_id=request_id)
         started = time.perf_counter()
-        response = await _answer(request, handler)
+        response = await _answer(request, handler, seldom)
         response.headers["X-Request-Id"] = request_id
         seconds = time.perf_counter() - started
         resource = request.match_info.route.resource
         route = resource.canonical if resource else "no such path"
         metrics.request(route, response.status, seconds)
-        _note(request.method, route, response.status, seconds)
+        if response.status == _UNAVAILABLE:  # the platform goes on asking: a line for many
+            seldom.say(_log, "requests are refused", route=route, status=response.status)
+        else:
+            _note(request.method, route, response.status, seconds)
         return response
 
     return surround
 
 
-async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _answer(request: web.Request, handler: Handler, seldom: Seldom) -> web.StreamResponse:
     try:
         return await handler(request)
     except Problem as found:
@@ -117,9 +123,10 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         problem = _of_http(error)
     except QueueFullError:
+        seldom.say(_log, "queue is full")
         problem = unavailable("too much is waiting; send it again", 1)
     except UnavailableError as error:
-        _log.warning("database not available", problem=str(error))
+        seldom.say(_log, "database not available", problem=str(error))
         detail = "the database is not available; send it again"
         problem = unavailable(detail, _RETRY_AFTER_S)
     except PoisonError as error:

@@ -18,6 +18,7 @@ from projections import progress, search, set_aside, stats
 from projections.read_model import FOREVER, NotReachedError, Page, parse_mark, rfc3339
 
 if TYPE_CHECKING:
+    from api.in_hand import InHand
     from api.metrics import Metrics
     from api.runtime import Runtime
     from api.secret_files import Secrets
@@ -40,16 +41,24 @@ def answer(value: object, status: int = 200) -> web.Response:
 class Handlers:
     """What the routes call."""
 
-    def __init__(self, runtime: Runtime, secrets: Secrets, metrics: Metrics) -> None:
+    def __init__(
+        self, runtime: Runtime, secrets: Secrets, metrics: Metrics, in_hand: InHand
+    ) -> None:
         """All webhook secrets are accepted, so that they can be rotated."""
         self._runtime = runtime
         self._metrics = metrics
+        self._in_hand = in_hand
         self._secrets = secrets
         self._limit = params.number(1, runtime.settings.page_rows_max)
         self._position = partial(params.position, runtime.log.partitions)
 
     async def webhook(self, request: web.Request) -> web.Response:
         """Take a delivery; 200 means that it is durable, or ignored, or in quarantine."""
+        body_bytes_max = self._runtime.settings.body_bytes_max
+        with self._in_hand.room(min(request.content_length or body_bytes_max, body_bytes_max)):
+            return await self._deliver(request)
+
+    async def _deliver(self, request: web.Request) -> web.Response:
         body = await _body(request)
         if not verify(body, request.headers.get(HEADER), self._secrets.webhook_secrets):
             if is_ping(body):

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import traceback
+from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
 import structlog
@@ -18,6 +20,24 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class Seldom:
+    """Says the first time that something happens, and then how often it did, once in a while."""
+
+    def __init__(self, every_s: float = 10.0) -> None:
+        """Nothing has been said yet."""
+        self._every_s = every_s
+        self._times: Counter[str] = Counter()
+        self._said_at: dict[str, float] = {}
+
+    def say(self, log: structlog.stdlib.BoundLogger, event: str, **about: object) -> None:
+        """Warn of it, unless that was done a moment ago."""
+        self._times[event] += 1
+        now = time.monotonic()
+        if now - self._said_at.get(event, -float("inf")) >= self._every_s:
+            log.warning(event, times=self._times.pop(event), **about)
+            self._said_at[event] = now
 
 
 def configure(level: str, style: Literal["auto", "text", "json"]) -> None:

@@ -73,6 +73,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["auto", "text", "json"], _about("auto: text in a terminal, else JSON", "json")
     ] = "auto"
     body_bytes_max: Annotated[Count, _about("largest delivery; above it: 413", "1048576")] = 1 << 20
+    requests_max: Annotated[
+        Count, _about("requests in hand at once, for each process; above it: 503", "500")
+    ] = 500
+    bodies_bytes_max: Annotated[
+        Count, _about("bodies in hand at once, for each process; above it: 503", "67108864")
+    ] = 64 << 20
     queue_rows_max: Annotated[
         Count, _about("events that may wait to be written; above it: 503", "10000")
     ] = 10_000

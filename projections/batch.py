@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from eventstore import store
 from eventstore.events import Position
 from projections import set_aside, tables
+from projections.aside import aside
 from projections.folding import Folder, by_user
 from projections.poison import PoisonError
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from eventstore.database import Connection
     from eventstore.keyring import Keyring
     from projections.folding import Rows
+    from projections.state import UserState
     from projections.tables import Folded, Generation
 
 
@@ -61,6 +63,12 @@ class Batch:
     async def _advance(self, users: dict[uuid.UUID, Rows]) -> list[uuid.UUID]:
         """Fold what is new onto the rows; return those for whom that does not do."""
         states = await tables.read_states(self._connection, self._where, list(users))
+        count = sum(map(len, users.values()))
+        return await aside(count, lambda: self._advanced(users, states))
+
+    def _advanced(
+        self, users: dict[uuid.UUID, Rows], states: dict[uuid.UUID, UserState]
+    ) -> list[uuid.UUID]:
         others: list[uuid.UUID] = []
         for stream_id, rows in users.items():
             folded = None
@@ -75,6 +83,9 @@ class Batch:
     async def _refold(self, stream_ids: list[uuid.UUID], until: Position) -> None:
         """Fold users from the beginning, as far as an event that can't be projected."""
         rows = await store.rows_of_streams(self._connection, stream_ids, until)
+        await aside(len(rows), lambda: self._refolded(rows))
+
+    def _refolded(self, rows: Rows) -> None:
         for stream_id, ours in by_user(rows).items():
             folded, poison = self._folder.refold_until_poison(ours)
             if poison:
@@ -85,7 +96,9 @@ class Batch:
 
     async def write(self) -> None:
         """Write the rows, and whom to set aside."""
-        await tables.write(self._connection, self._where, self._found)
+        count = sum(len(one.entries) for one in self._found)
+        changes = await aside(count, lambda: list(tables.changes(self._found)))
+        await tables.write(self._connection, self._where, changes)
         if self._erased:
             await set_aside.drop(self._connection, self._where, self._erased)
         if self.poison:

@@ -13,6 +13,7 @@ from eventstore import sql, store
 from eventstore.errors import database_errors
 from eventstore.events import Kind, Position
 from projections import set_aside
+from projections.aside import aside
 from projections.folding import Folder
 from projections.history import Change, HistoryEntry, replay
 from projections.point_in_time import state_at
@@ -178,7 +179,8 @@ class ReadModel:
             return msgspec.structs.replace(await self._history_now(stream, page), stale=stale)
         rows = await store.rows_of_stream(self._log.pool, stream, known_at)
         folder = Folder(stream.partition, self._log.keyring)
-        _, entries = replay(folder.read(row) for row in rows if store.has_payload(row))
+        readable = [row for row in rows if store.has_payload(row)]
+        _, entries = await aside(len(rows), lambda: replay(folder.read(row) for row in readable))
         if page.order == "desc":
             entries.reverse()
         kept = [

@@ -7,7 +7,7 @@ user to its rows, and a line in TABLES. Projector, rebuild and proof need nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -163,17 +163,25 @@ TABLES = (
 )
 
 
-async def write(connection: Connection, where: Generation, folded: Sequence[Folded]) -> None:
-    """Write what is new of some users into every read model."""
+def changes(folded: Sequence[Folded]) -> Iterator[tuple[str, Sequence[Any]]]:
+    """Say how what is new of some users gets into every read model: statements and what they take.
+
+    Beside partition and generation, which come first.
+    """
     for table in TABLES:
         replaced = [one.stream.stream_id for one in folded if one.whole or table.replaced(one)]
         if replaced:
-            drop = _SQL[f"{table.name}_drop"]
-            await connection.execute(drop, where.partition, where.number, replaced)
+            yield _SQL[f"{table.name}_drop"], [replaced]
         if rows := [row for one in folded for row in table.rows(one)]:
-            columns = zip(*rows, strict=True)
-            put = _SQL[f"{table.name}_put"]
-            await connection.execute(put, where.partition, where.number, *columns)
+            yield _SQL[f"{table.name}_put"], list(zip(*rows, strict=True))
+
+
+async def write(
+    connection: Connection, where: Generation, changed: Iterable[tuple[str, Sequence[Any]]]
+) -> None:
+    """Bring `changes` into every read model."""
+    for statement, given in changed:
+        await connection.execute(statement, where.partition, where.number, *given)
 
 
 def state_of(row: asyncpg.Record, partition: int) -> UserState:

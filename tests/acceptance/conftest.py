@@ -144,12 +144,16 @@ class Home:
     @asynccontextmanager
     async def database(self) -> AsyncGenerator[asyncpg.Connection[asyncpg.Record]]:
         """Look behind the scenes, while a service runs."""
-        socket = (self.folder / "postgres" / "postmaster.pid").read_text().splitlines()[4]
-        connection = await asyncpg.connect(host=socket, user="postgres", database="postgres")
+        connection = await asyncpg.connect(self.database_url())
         try:
             yield connection
         finally:
             await connection.close()
+
+    def database_url(self) -> str:
+        """Where the embedded PostgreSQL is, while it runs."""
+        socket = (self.folder / "postgres" / "postmaster.pid").read_text().splitlines()[4]
+        return f"postgresql://postgres@/postgres?host={socket}"
 
     def postmaster(self) -> int:
         """The process id of the embedded PostgreSQL."""

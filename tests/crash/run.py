@@ -56,6 +56,7 @@ class Crash:
         self.folder = folder
         self._data = folder / "data"
         self._port = _free_port()
+        self.base = f"http://127.0.0.1:{self._port}"
         self._acknowledged = folder / "acknowledged.jsonl"
         self.environ = {
             **{name: value for name, value in os.environ.items() if "USERLOG" not in name},
@@ -87,7 +88,7 @@ class Crash:
 
     async def rounds(self, count: int) -> None:
         """Play rounds; CrashError at the first thing that does not hold."""
-        url = f"http://127.0.0.1:{self._port}/webhooks/fynd"
+        url = f"{self.base}/webhooks/fynd"
         sender = await asyncio.create_subprocess_exec(
             *(sys.executable, str(HERE / "sender.py"), url, SECRET),
             *(str(self._acknowledged), str(self._seed)),
@@ -197,7 +198,7 @@ class Crash:
 
     async def _check_users(self, sent: list[Sent]) -> None:
         token = (self._data / "api-token").read_text().strip()
-        base = f"http://127.0.0.1:{self._port}/v1/"
+        base = f"{self.base}/v1/"
         async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as session:
             deadline = time.monotonic() + CATCH_UP_S
             while (await _get(session, base + "status"))["projections"][0]["lag_positions"]:

@@ -2,14 +2,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
+import uuid
+from collections import Counter
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
 
+from eventstore import store
 from eventstore.errors import UnavailableError
 from eventstore.events import Position
 from projections.projector import Projector, catch_up, project_batch
+from projections.proof import prove
+from projections.ranges import Range
 from projections.tables import Generation
 from tests.integration.support import (
     APP,
@@ -29,6 +36,7 @@ from tests.integration.support import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from eventstore.events import RecordedEvent
     from tests.conftest import Stack
     from tests.integration.support import Lines
 
@@ -283,3 +291,26 @@ async def test_running_projectors_converge(
     await stack.read_model.wait_for(Position(0, 90), PATIENCE_S)
     assert found == await tables(stack.pool)
     assert any(row["late"] for row in await stack.pool.fetch("SELECT late FROM userlog.history"))
+
+
+async def test_folding_holds_up_nobody(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes long is not done where requests are answered."""
+    await asyncio.gather(
+        *(stack.ingest.deliver(delivery("u", at_ms=n, first_name=f"{n}")) for n in range(100))
+    )
+    threads: Counter[threading.Thread] = Counter()
+    recorded = store.recorded
+
+    def watched(*args: Any) -> RecordedEvent:
+        threads[threading.current_thread()] += 1
+        return recorded(*args)
+
+    monkeypatch.setattr(store, "recorded", watched)
+    assert await catch_up(stack.log, 1_000) == 100
+    await stack.ingest.deliver(delivery("u", at_ms=-1, first_name="late"))
+    assert await catch_up(stack.log, 1_000) == 1
+    found = await prove(stack.log, Range(0, uuid.UUID(int=0), uuid.UUID(int=(1 << 128) - 1)))
+    assert (found.users, found.differing) == (1, 0)
+    await stack.read_model.history(stack.log.stream(APP, "u"), datetime.now(UTC))
+    assert threads.total() > 400
+    assert threads[threading.current_thread()] == 1, "the late event alone, before it was known"

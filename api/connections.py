@@ -15,6 +15,7 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from api.logs import Seldom
 from api.problems import Problem, unavailable
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ _LINGER_S = 1.0
 _RETRY_AFTER_S = 5
 _LINGERING_MAX = 32
 """Connections whose sender is given that time although they were turned away."""
-_PAUSE_S = 10.0
-"""Between two lines about connections that were turned away."""
 _log = structlog.stdlib.get_logger("userlog.http")
 
 
@@ -75,8 +74,7 @@ class Server(web.Server):
         )
         self._connections_max = settings.connections_max
         self._lingering = 0
-        self._turned_away = 0
-        self._say_at = 0.0
+        self._seldom = Seldom()
 
     def __call__(self) -> _Connection:
         """Make what speaks HTTP on a new connection."""
@@ -86,15 +84,7 @@ class Server(web.Server):
         """Say whether a new connection is one too many; now and then also in the log."""
         if len(self._connections) < self._connections_max:
             return False
-        self._turned_away += 1
-        now = self._loop.time()
-        if now >= self._say_at:
-            self._say_at = now + _PAUSE_S
-            _log.warning(
-                "too many connections",
-                connections_max=self._connections_max,
-                turned_away=self._turned_away,
-            )
+        self._seldom.say(_log, "too many connections", connections_max=self._connections_max)
         return True
 
     def turn_away(self, transport: asyncio.Transport, problem: Problem) -> None:

@@ -21,6 +21,7 @@ import pytest
 
 from api.lobby import lobby
 from api.settings import Settings
+from api.signatures import sign
 from tests.conftest import MASTER_KEY
 from tests.integration.support import PATIENCE_S, connected, delivery
 
@@ -196,6 +197,22 @@ async def test_what_is_refused_by_its_head(make_service_home: Callable[..., Home
         unwanted = b"POST /v1/status HTTP/1.1\r\nHost: x\r\n" + body
         assert_quotes_nothing(await talk(service, unwanted), 401)
         assert "body not received" in {line["event"] for line in logged(home)}
+
+
+async def test_headers_that_are_no_text(make_service_home: Callable[..., Home]) -> None:
+    """They keep no delivery from being kept, and what they hold comes back as well as it can."""
+    home = make_service_home()
+    body = b"no JSON"
+    signed = b"x-fp-signature: " + sign(body, "secret").encode() + b"\r\n"
+    length = b"Connection: close\r\nContent-Length: 7\r\n\r\n"
+    async with home.serving() as service:
+        for name in (b"User-Agent", b"Content-Type", b"x-fp-event-id"):
+            answer = await talk(service, HEAD + signed + name + b": \xffabc\r\n" + length + body)
+            assert (status(answer), b'"quarantined":1' in answer) == (200, True)
+        for name in (b"x-fp-signature: \xff", b"Authorization: Bearer \xff"):
+            assert_quotes_nothing(await talk(service, HEAD + name + b"\r\n" + length + body), 401)
+        assert (await service.get("/v1/status")).body["quarantined"] == 1
+        logged(home)
 
 
 async def test_mutated_requests(make_service_home: Callable[..., Home]) -> None:

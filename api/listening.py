@@ -17,7 +17,7 @@ from api.settings import PREFIX, SettingsError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-BACKLOG = 1024
+BACKLOG = 4096
 """Connections that may wait to be accepted; the kernel may allow fewer."""
 
 

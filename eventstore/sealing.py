@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-import threading
 from importlib import resources
 
 import zstandard
@@ -27,19 +26,8 @@ _DICTIONARY = zstandard.ZstdCompressionDict(
     resources.files("eventstore").joinpath("dictionary-1.json").read_bytes(),
     dict_type=zstandard.DICT_TYPE_RAWCONTENT,
 )
-
-
-class _Zstandard(threading.local):
-    """A pair for each thread, as neither may be used by two at once."""
-
-    def __init__(self) -> None:
-        self.compress = zstandard.ZstdCompressor(
-            level=3, dict_data=_DICTIONARY, write_checksum=False
-        ).compress
-        self.decompress = zstandard.ZstdDecompressor(dict_data=_DICTIONARY).decompress
-
-
-_zstandard = _Zstandard()
+_COMPRESSOR = zstandard.ZstdCompressor(level=3, dict_data=_DICTIONARY, write_checksum=False)
+_DECOMPRESSOR = zstandard.ZstdDecompressor(dict_data=_DICTIONARY)
 
 
 def _derive(secret: bytes, purpose: bytes) -> bytes:
@@ -85,12 +73,12 @@ class DataKey:
 
     def seal(self, payload: bytes, context: bytes) -> bytes:
         """Compress and encrypt; `context` must be given again to open."""
-        return _seal(self._cipher, _zstandard.compress(payload), context)
+        return _seal(self._cipher, _COMPRESSOR.compress(payload), context)
 
     def open(self, sealed: bytes, context: bytes) -> bytes:
         """Return the payload; SealBrokenError if anything about it changed."""
         frame = _open(self._cipher, sealed, context)
-        return _zstandard.decompress(frame, max_output_size=PAYLOAD_BYTES_MAX)
+        return _DECOMPRESSOR.decompress(frame, max_output_size=PAYLOAD_BYTES_MAX)
 
 
 class MasterKey:

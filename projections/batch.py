@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from eventstore import store
 from eventstore.events import Position
 from projections import set_aside, tables
-from projections.aside import aside
 from projections.folding import Folder, by_user
 from projections.poison import PoisonError
+from projections.turns import in_turns
 
 if TYPE_CHECKING:
     import uuid
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from eventstore.database import Connection
     from eventstore.keyring import Keyring
     from projections.folding import Rows
-    from projections.state import UserState
     from projections.tables import Folded, Generation
 
 
@@ -63,17 +62,11 @@ class Batch:
     async def _advance(self, users: dict[uuid.UUID, Rows]) -> list[uuid.UUID]:
         """Fold what is new onto the rows; return those for whom that does not do."""
         states = await tables.read_states(self._connection, self._where, list(users))
-        count = sum(map(len, users.values()))
-        return await aside(count, lambda: self._advanced(users, states))
-
-    def _advanced(
-        self, users: dict[uuid.UUID, Rows], states: dict[uuid.UUID, UserState]
-    ) -> list[uuid.UUID]:
         others: list[uuid.UUID] = []
         for stream_id, rows in users.items():
             folded = None
             with suppress(PoisonError):
-                folded = self._folder.advance(states.get(stream_id), rows)
+                folded = await in_turns(self._folder.advancing(states.get(stream_id), rows))
             if folded:
                 self._found.append(folded)
             else:
@@ -83,11 +76,8 @@ class Batch:
     async def _refold(self, stream_ids: list[uuid.UUID], until: Position) -> None:
         """Fold users from the beginning, as far as an event that can't be projected."""
         rows = await store.rows_of_streams(self._connection, stream_ids, until)
-        await aside(len(rows), lambda: self._refolded(rows))
-
-    def _refolded(self, rows: Rows) -> None:
         for stream_id, ours in by_user(rows).items():
-            folded, poison = self._folder.refold_until_poison(ours)
+            folded, poison = await in_turns(self._folder.refolding_until_poison(ours))
             if poison:
                 self.poison[stream_id] = poison
             # If it is an old event that has gone bad, the rows are better than a fold without it.
@@ -96,9 +86,7 @@ class Batch:
 
     async def write(self) -> None:
         """Write the rows, and whom to set aside."""
-        count = sum(len(one.entries) for one in self._found)
-        changes = await aside(count, lambda: list(tables.changes(self._found)))
-        await tables.write(self._connection, self._where, changes)
+        await tables.write(self._connection, self._where, self._found)
         if self._erased:
             await set_aside.drop(self._connection, self._where, self._erased)
         if self.poison:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from eventstore import store
 from eventstore.events import Position
-from projections.history import HistoryEntry, late_ones, replay, step
+from projections.history import HistoryEntry, late_ones, replaying, step
 from projections.poison import PoisonError, blaming
 from projections.state import UserEvent, UserState, read_event
 from projections.tables import Folded
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from eventstore.events import Stream
     from eventstore.keyring import Keyring
+    from projections.steps import Steps
 
     Rows: TypeAlias = list[asyncpg.Record]
 
@@ -48,32 +49,48 @@ class Folder:
         with blaming(Position(self._partition, row["position"])):
             return read_event(store.recorded(row, self._partition, self._keyring))
 
-    def advance(self, state: UserState | None, rows: Rows) -> Folded | None:
+    def reading(self, rows: Rows) -> Steps[list[UserEvent]]:
+        """Read events, a step for each."""
+        events: list[UserEvent] = []
+        for row in rows:
+            events.append(self.read(row))
+            yield
+        return events
+
+    def advancing(self, state: UserState | None, rows: Rows) -> Steps[Folded | None]:
         """Fold a user's next events onto their state; None if one came late: refold them."""
-        events = [self.read(row) for row in rows]
+        events = yield from self.reading(rows)
         if late_ones(events, state.last.order_key if state else b""):
             return None
         entries: list[HistoryEntry] = []
         for event in events:
             state, entry = step(state, event, late=False)
             entries.append(entry)
+            yield
         return Folded(self._stream(rows), state, entries, whole=False)
 
-    def refold(self, rows: Rows) -> Folded:
+    def refolding(self, rows: Rows) -> Steps[Folded]:
         """Fold all events of a user, in whatever order they came."""
-        state, entries = replay(self.read(row) for row in rows)
+        events = yield from self.reading(rows)
+        state, entries = yield from replaying(events)
         return Folded(self._stream(rows), state, entries, whole=True)
 
-    def refold_until_poison(self, rows: Rows) -> tuple[Folded | None, PoisonError | None]:
+    def refolding_until_poison(self, rows: Rows) -> Steps[tuple[Folded | None, PoisonError | None]]:
         """Fold the events below the first that can't be projected; return its error, if any."""
         poison: PoisonError | None = None
         while rows:
             try:
-                return self.refold(rows), poison
+                folded = yield from self.refolding(rows)
             except PoisonError as error:
                 poison = error
                 rows = [row for row in rows if row["position"] < error.position.number]
+            else:
+                return folded, poison
         return None, poison
+
+    def folding(self, rows: Rows) -> Steps[Folded]:
+        """Fold all events of a user who may have been erased; PoisonError names a bad one."""
+        return self.erased(rows) or (yield from self.refolding(rows))
 
     def erased(self, rows: Rows) -> Folded | None:
         """Return what is left of a user if they are erased, which leaves nothing to read."""

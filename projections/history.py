@@ -10,9 +10,12 @@ from eventstore.events import Kind
 from projections.deliveries import is_list, is_object
 from projections.poison import blaming
 from projections.state import Fields, Lifecycle, UserEvent, UserState, fold
+from projections.steps import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from projections.steps import Steps
 
 _CONTACTS = {"emails": ("e-mail", "email"), "phone_numbers": ("phone", "phone")}
 _BOOKKEEPING = frozenset(
@@ -48,6 +51,13 @@ class HistoryEntry(msgspec.Struct, frozen=True):
 
 def replay(events: Iterable[UserEvent]) -> tuple[UserState | None, list[HistoryEntry]]:
     """Fold all events of one user, in whatever order they are given."""
+    return at_once(replaying(events))
+
+
+def replaying(
+    events: Iterable[UserEvent],
+) -> Steps[tuple[UserState | None, list[HistoryEntry]]]:
+    """Do the same step by step."""
     state: UserState | None = None
     entries: list[HistoryEntry] = []
     known = list(events)
@@ -55,6 +65,7 @@ def replay(events: Iterable[UserEvent]) -> tuple[UserState | None, list[HistoryE
     for event in sorted(known, key=lambda e: (e.order_key, e.position)):
         state, made = step(state, event, late=event.position in late)
         entries.append(made)
+        yield
     return state, entries
 
 

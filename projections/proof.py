@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import uuid
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from eventstore import sql, store
 from eventstore.errors import database_errors
 from eventstore.events import Position
-from projections.aside import aside
 from projections.differences import Difference, Differences, compare
 from projections.folding import Folder
-from projections.ranges import Range, fold_rows, merged, split
+from projections.ranges import Range, merged, split
 from projections.tables import TABLES, Generation, Table
+from projections.turns import in_turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -60,7 +59,7 @@ async def prove(log: EventLog, users: Range, generation: int | None = None) -> D
             await asyncio.sleep(0)  # a service has other things to do
             if _stream_id(ours, *theirs) in spared:
                 continue
-            one = await aside(len(ours), partial(fold_rows, ours, folder)) if ours else None
+            one = await in_turns(folder.folding(ours)) if ours else None
             found.users += one is not None
             for table, rows in zip(TABLES, theirs, strict=True):
                 right = list(table.rows(one)) if one else []

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from projections.folding import Folder, Rows
-    from projections.tables import Folded
 
 _IDS = 1 << 128
 
@@ -37,11 +35,6 @@ def split(partition: int, count: int) -> list[Range]:
         Range(partition, uuid.UUID(int=first), uuid.UUID(int=end - 1))
         for first, end in pairwise(edges)
     ]
-
-
-def fold_rows(rows: Rows, folder: Folder) -> Folded:
-    """Fold all events of one user; PoisonError names one that can't be read."""
-    return folder.erased(rows) or folder.refold(rows)
 
 
 async def merged(

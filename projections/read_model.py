@@ -13,11 +13,11 @@ from eventstore import sql, store
 from eventstore.errors import database_errors
 from eventstore.events import Kind, Position
 from projections import set_aside
-from projections.aside import aside
 from projections.folding import Folder
-from projections.history import Change, HistoryEntry, replay
+from projections.history import Change, HistoryEntry, replaying
 from projections.point_in_time import state_at
 from projections.state import Lifecycle, encode_fields, order_key_after
+from projections.turns import in_turns
 
 if TYPE_CHECKING:
     import asyncpg
@@ -180,7 +180,7 @@ class ReadModel:
         rows = await store.rows_of_stream(self._log.pool, stream, known_at)
         folder = Folder(stream.partition, self._log.keyring)
         readable = [row for row in rows if store.has_payload(row)]
-        _, entries = await aside(len(rows), lambda: replay(folder.read(row) for row in readable))
+        _, entries = await in_turns(replaying(await in_turns(folder.reading(readable))))
         if page.order == "desc":
             entries.reverse()
         kept = [

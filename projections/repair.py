@@ -16,6 +16,7 @@ from projections import set_aside, tables
 from projections.folding import Folder
 from projections.projector import generations
 from projections.tables import Folded, Generation
+from projections.turns import in_turns
 
 if TYPE_CHECKING:
     from eventstore.database import Connection
@@ -52,15 +53,13 @@ async def _repair(
     folder = Folder(where.partition, log.keyring)
     folded, poison = folder.erased(rows), None
     if folded is None:
-        folded, poison = folder.refold_until_poison(rows)
+        folded, poison = await in_turns(folder.refolding_until_poison(rows))
     if poison is None:
-        await tables.write(
-            connection, where, tables.changes([folded or Folded(stream, None, [], whole=True)])
-        )
+        await tables.write(connection, where, [folded or Folded(stream, None, [], whole=True)])
         await set_aside.drop(connection, where, [stream.stream_id])
         return None
     mark = await set_aside.position_of(connection, where, stream.stream_id)
     if mark is not None and mark < poison.position.number:
-        await tables.write(connection, where, tables.changes([folded] if folded else []))
+        await tables.write(connection, where, [folded] if folded else [])
         await set_aside.put(connection, where, {stream.stream_id: poison})
     return poison

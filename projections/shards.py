@@ -14,7 +14,8 @@ from eventstore import sql, store
 from eventstore.errors import database_errors
 from eventstore.events import Position
 from projections.folding import Folder
-from projections.ranges import Range, fold_rows, split
+from projections.ranges import Range, split
+from projections.steps import at_once
 from projections.tables import TABLES, Folded, Row, Table
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ async def _load_next(
         until = Position(partition, row["until"])
         folder = Folder(partition, log.keyring)
         async for rows in store.rows_of_range(connection, users.first, users.last, until):
-            one = fold_rows(rows, folder)
+            one = at_once(folder.folding(rows))
             await load.add(one, len(rows), sum(len(event["payload"]) for event in rows))
         await load.flush()
         done = (partition, generation, row["shard"], load.events, load.users)

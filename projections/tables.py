@@ -7,7 +7,8 @@ user to its rows, and a line in TABLES. Projector, rebuild and proof need nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from eventstore.database import Connection
 
 _SQL = sql.load("projections")
+_ROWS_AT_ONCE = 200
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -163,25 +165,17 @@ TABLES = (
 )
 
 
-def changes(folded: Sequence[Folded]) -> Iterator[tuple[str, Sequence[Any]]]:
-    """Say how what is new of some users gets into every read model: statements and what they take.
-
-    Beside partition and generation, which come first.
-    """
+async def write(connection: Connection, where: Generation, folded: Sequence[Folded]) -> None:
+    """Write what is new of some users into every read model."""
     for table in TABLES:
         replaced = [one.stream.stream_id for one in folded if one.whole or table.replaced(one)]
         if replaced:
-            yield _SQL[f"{table.name}_drop"], [replaced]
-        if rows := [row for one in folded for row in table.rows(one)]:
-            yield _SQL[f"{table.name}_put"], list(zip(*rows, strict=True))
-
-
-async def write(
-    connection: Connection, where: Generation, changed: Iterable[tuple[str, Sequence[Any]]]
-) -> None:
-    """Bring `changes` into every read model."""
-    for statement, given in changed:
-        await connection.execute(statement, where.partition, where.number, *given)
+            drop = _SQL[f"{table.name}_drop"]
+            await connection.execute(drop, where.partition, where.number, replaced)
+        rows = (row for one in folded for row in table.rows(one))
+        while some := list(islice(rows, _ROWS_AT_ONCE)):
+            put = _SQL[f"{table.name}_put"]
+            await connection.execute(put, where.partition, where.number, *zip(*some, strict=True))
 
 
 def state_of(row: asyncpg.Record, partition: int) -> UserState:

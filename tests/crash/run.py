@@ -55,13 +55,13 @@ class Crash:
         self._seed = seed
         self.folder = folder
         self._data = folder / "data"
-        self._port = _free_port()
-        self.base = f"http://127.0.0.1:{self._port}"
+        self.port = _free_port()
+        self.base = f"http://127.0.0.1:{self.port}"
         self._acknowledged = folder / "acknowledged.jsonl"
         self.environ = {
             **{name: value for name, value in os.environ.items() if "USERLOG" not in name},
             "USERLOG_DATA_DIR": str(self._data),
-            "USERLOG_PORT": str(self._port),
+            "USERLOG_PORT": str(self.port),
             "USERLOG_WEBHOOK_SECRETS": SECRET,
         }
         self._service: subprocess.Popen[str] | None = None
@@ -79,6 +79,12 @@ class Crash:
         assert self._service.stdout
         if " serves at " not in self._service.stdout.readline():
             raise CrashError(f"the service did not start, see {self.folder}/service.log")
+
+    @property
+    def pid(self) -> int:
+        """The service's process."""
+        assert self._service
+        return self._service.pid
 
     def stop(self) -> None:
         """Stop the service."""
@@ -165,16 +171,17 @@ class Crash:
         sent = [Sent(*json.loads(line)) for line in self._acknowledged.read_bytes().splitlines()]
         if self.counts["wrong"]:
             raise CrashError(f"{self.counts['wrong']} answers were wrong")
-        exported = await asyncio.to_thread(self._command, "export")
+        exported = await asyncio.to_thread(self.userlog, "export")
         found = compare(sent, exported.splitlines())
         if any(found):
             raise CrashError(f"{found} of {len(sent)}")
         await self._check_positions(len(sent))
-        await asyncio.to_thread(self._command, "verify")
+        await asyncio.to_thread(self.userlog, "verify")
         await self._check_users(sent)
         return found
 
-    def _command(self, *arguments: str) -> bytes:
+    def userlog(self, *arguments: str) -> bytes:
+        """Run a command that must succeed; return what it prints."""
         command = [sys.executable, "-m", "api", *arguments]
         done = subprocess.run(command, env=self.environ, capture_output=True, check=False)
         if done.returncode:

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from api import tracing
 from api.app import make_app
+from api.connections import Runner, with_room
 from api.in_hand import IN_HAND
 from api.listening import BACKLOG
 from api.lobby import lobby
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from api.settings import Settings
     from api.tracing import Tracing
 
-_LINGER_S = 1.0
-"""For what is still coming of a body that nobody wants, so that its sender sees the answer."""
 _log = structlog.stdlib.get_logger("userlog")
 
 
@@ -46,32 +45,21 @@ async def answering(
     sockets are closed by then, so that nobody waits there.
     StoppedWaitingError if `stopping` is set before the database is there.
     """
+    settings = with_room(settings)
     async with contextlib.AsyncExitStack() as stack:
-        async with lobby(sockets):
+        async with lobby(sockets, settings):
             runtime = await stack.enter_async_context(opened(settings, secrets, stopping=stopping))
         traces = await stack.enter_async_context(traced(runtime))
         if project:
             await stack.enter_async_context(projecting(runtime, traces))
         app = make_app(runtime, secrets, traces)
-        runner = make_runner(app, settings)
+        runner = Runner(app, settings)
         stack.push_async_callback(_stop, runner, app, settings.shutdown_timeout_s)
         await runner.setup()
         for one in sockets:
             await web.SockSite(runner, one, backlog=BACKLOG).start()
         yield runtime
         _log.info("stopping")
-
-
-def make_runner(app: web.Application, settings: Settings) -> web.AppRunner:
-    """Make what runs an application; connections on which nobody asks, or goes on, are closed."""
-    return web.AppRunner(
-        app,
-        access_log=None,
-        handle_signals=False,
-        shutdown_timeout=_LINGER_S,
-        lingering_time=_LINGER_S,
-        keepalive_timeout=settings.idle_timeout_s,
-    )
 
 
 async def _stop(runner: web.AppRunner, app: web.Application, timeout_s: float) -> None:

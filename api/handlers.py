@@ -64,7 +64,8 @@ class Handlers:
             if is_ping(body):
                 return Receipt(ignored=1)
             raise Problem(401, "Signature missing or wrong", _SIGNATURE_HELP)
-        kept = {name: request.headers[name] for name in _KEPT_HEADERS if name in request.headers}
+        given = request.headers
+        kept = {name: _readable(given[name]) for name in _KEPT_HEADERS if name in given}
         receipt = await self._runtime.ingest.deliver(body, kept)
         self._metrics.delivery(receipt)
         return receipt
@@ -211,6 +212,11 @@ async def _body(request: web.Request) -> bytes:
     except (web.RequestPayloadError, ConnectionError):
         detail = "it ended early, or is not encoded as its headers say"
         raise Problem(400, "Body not received", detail) from None
+
+
+def _readable(header: str) -> str:
+    """Replace the bytes of a header that are no UTF-8, which could not be stored."""
+    return header.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _lifecycle(text: str) -> Lifecycle:

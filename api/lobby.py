@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from api.connections import Server
 from api.problems import unavailable
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncGenerator
+
+    from api.settings import Settings
 
 _RETRY_AFTER_S = 5
 _PATIENCE_S = 1
@@ -20,9 +23,9 @@ _LOOK_S = 0.01
 
 
 @contextlib.asynccontextmanager
-async def lobby(sockets: list[socket.socket]) -> AsyncGenerator[None]:
+async def lobby(sockets: list[socket.socket], settings: Settings) -> AsyncGenerator[None]:
     """Answer everything with 503 for as long as the block lasts; the sockets stay open."""
-    runner = web.ServerRunner(web.Server(_wait), handle_signals=False, shutdown_timeout=1)
+    runner = web.ServerRunner(Server(_wait, settings), handle_signals=False, shutdown_timeout=1)
     await runner.setup()
     try:
         for one in sockets:

@@ -42,11 +42,15 @@ class Problem(Exception):  # noqa: N818 - it is the answer as much as an error
         self.document = Document(_type(title), title, status, detail, errors or [])
         self.headers = headers or {}
 
+    def body(self) -> bytes:
+        """Make the document."""
+        return msgspec.json.encode(self.document)
+
     def response(self) -> web.Response:
         """Make the answer."""
         return web.Response(
             status=self.document.status,
-            body=msgspec.json.encode(self.document),
+            body=self.body(),
             content_type=CONTENT_TYPE,
             headers=self.headers,
         )

@@ -106,6 +106,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     idle_timeout_s: Annotated[
         Seconds, _about("for a connection on which no request is coming", "75")
     ] = 75.0
+    connections_max: Annotated[
+        Count, _about("connections from outside, for each process; above it: 503", "4000")
+    ] = 4_000
     wait_timeout_s: Annotated[
         Seconds, _about("how long min_position waits for the read model", "5")
     ] = 5.0

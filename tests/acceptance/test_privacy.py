@@ -66,7 +66,7 @@ class Asked:
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(request)
         writer.write_eof()
-        await reader.read()
+        self.refused.append((await reader.read()).decode(errors="replace"))
         writer.close()
         await writer.wait_closed()
 

@@ -15,8 +15,8 @@ import structlog
 from aiohttp import ClientSession, web
 
 from api import logs
-from api.answering import make_runner
 from api.app import make_app
+from api.connections import Runner
 from api.runtime import opened
 from api.secret_files import Secrets
 from api.settings import Settings
@@ -108,7 +108,7 @@ async def serving(url: str, **settings: Any) -> AsyncGenerator[Service]:
     async with opened(
         Settings(database_url=url, **{"wait_timeout_s": 0.05, **settings}), SECRETS
     ) as runtime:
-        runner = make_runner(make_app(runtime, SECRETS), runtime.settings)
+        runner = Runner(make_app(runtime, SECRETS), runtime.settings)
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -1,0 +1,482 @@
+"""Who sends what no client sends, or nothing, or without end, harms neither others nor the log.
+
+Each test's service is a process of its own. `MARK` stands for personal data: it is in everything
+that is sent and must be in nothing that is answered or logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import json
+import random
+import resource
+import select
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from api.lobby import lobby
+from api.settings import Settings
+from api.signatures import sign
+from tests.conftest import MASTER_KEY
+from tests.integration.support import PATIENCE_S, connected, delivery
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterable
+
+    from tests.acceptance.conftest import Home, Service
+
+MARK = b"asha.rao%40example.com"
+MEGABYTES = 1 << 20
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+HEAD = b"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+NO_HTTP = {
+    "another protocol": b"\x16\x03\x01" + MARK + b"\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + MARK,
+    "a version to come": b"GET /" + MARK + b" HTTP/7.3\r\nHost: x\r\n\r\n",
+    "an unknown method": MARK + b" / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a path with a raw byte": b"GET /\xff" + MARK + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "half an address": b"GET http://[" + MARK + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a long line": b"GET /" + 500 * MARK + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a long header": b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + 500 * MARK + b"\r\n\r\n",
+    "many headers": b"GET / HTTP/1.1\r\nHost: x\r\n" + 65 * (b"A: " + MARK + b"\r\n") + b"\r\n",
+    "a NUL in a header": b"GET / HTTP/1.1\r\nHost: x\r\nA: " + MARK + b"\0\r\n\r\n",
+    "a header without a name": b"GET / HTTP/1.1\r\nHost: x\r\n" + MARK + b" x: y\r\n\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\nHost: " + MARK + b"\r\nHost: x\r\n\r\n",
+    "two lengths": HEAD + b"Content-Length: 1\r\nContent-Length: " + MARK + b"\r\n\r\n1",
+    "length and chunks": HEAD + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n" + MARK,
+    "a chunk without a size": CHUNKED + MARK + b"\r\n",
+    "a chunk that is longer than it says": CHUNKED + b"1\r\n" + MARK + b"\r\n",
+    "many trailers": CHUNKED + b"0\r\n" + 65 * (b"A: " + MARK + b"\r\n") + b"\r\n",
+}
+"""Requests that are none."""
+
+
+@pytest.fixture
+def make_service_home(
+    make_home: type[Home], home: Home, empty_database_url: str
+) -> Callable[..., Home]:
+    """Make homes that log everything, on an empty database."""
+
+    def make(*, open_files: str = "", **settings: object) -> Home:
+        environ = {
+            "USERLOG_DATABASE_URL": empty_database_url,
+            "USERLOG_MASTER_KEY": base64.b64encode(MASTER_KEY).decode(),
+            "USERLOG_WEBHOOK_SECRETS": "secret",
+            "USERLOG_API_TOKEN": "token",
+            "USERLOG_LOG_LEVEL": "debug",
+            **{f"USERLOG_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+        limited = ("sh", "-c", f'ulimit {open_files}; exec "$@"', "sh") if open_files else ()
+        return make_home(home.folder, (*limited, *home.program), environ)
+
+    return make
+
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def connect(service: Service) -> Connection:
+    """Open a connection."""
+    return await asyncio.open_connection("127.0.0.1", int(service.base.rpartition(":")[2]))
+
+
+@contextlib.asynccontextmanager
+async def connections(service: Service, count: int) -> AsyncGenerator[list[Connection]]:
+    """Hold connections open."""
+    opened = [await connect(service) for _ in range(count)]
+    try:
+        yield opened
+    finally:
+        for _, writer in opened:
+            await leave(writer)
+
+
+async def leave(writer: asyncio.StreamWriter) -> None:
+    """Close a connection, whatever the other side thinks of it."""
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+async def exchange(connection: Connection, sent: Iterable[bytes]) -> bytes:
+    """Send on until the service has had enough; return what it answered before it hung up."""
+    reader, writer = connection
+    answer = asyncio.create_task(read(reader))
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            with contextlib.suppress(ConnectionError):
+                for piece in sent:
+                    if answer.done():
+                        break
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(0)  # drain may not let others go on
+            return await answer
+    finally:
+        await leave(writer)
+
+
+async def read(reader: asyncio.StreamReader) -> bytes:
+    """Read as far as the other side lets."""
+    answer = b""
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(1 << 16):
+            answer += data
+    return answer
+
+
+async def talk(service: Service, *sent: bytes) -> bytes:
+    """Send this on a connection of its own, and return what comes back."""
+    return await exchange(await connect(service), sent)
+
+
+def status(answer: bytes) -> int:
+    """The status of the first answer; 0 if the connection ended without one."""
+    return int(answer.split(b" ", 2)[1]) if answer else 0
+
+
+def assert_quotes_nothing(answer: bytes, expected: int) -> None:
+    """An answer is a problem document and says nothing of what was sent."""
+    assert status(answer) == expected, answer
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == expected
+    assert b"asha" not in answer
+
+
+def logged(home: Home) -> list[dict[str, object]]:
+    """Return the lines of the log: none holds what was sent, an error, or the way to one."""
+    text = home.folder.with_suffix(".log").read_text()
+    assert "asha" not in text
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [one for one in lines if one["level"] == "error" or "places" in one] == []
+    return lines
+
+
+def memory(service: Service, which: str = "VmRSS") -> int:
+    """How many bytes of memory a service uses, or has used (VmHWM)."""
+    about = Path(f"/proc/{service.process.pid}/status").read_text()
+    return int(about.partition(f"{which}:")[2].split()[0]) * 1024
+
+
+async def assert_answers(service: Service) -> None:
+    """Others are answered, at the latest when they ask again."""
+    async with asyncio.timeout(PATIENCE_S):
+        while await service.post(delivery(), "secret") != 200:
+            pass
+        while (await service.get("/health/ready")).status != 200:
+            pass
+
+
+async def test_what_is_no_http(make_service_home: Callable[..., Home]) -> None:
+    """It is refused, in one line of the log, and nothing of it is quoted anywhere."""
+    home = make_service_home()
+    async with home.serving() as service:
+        for name, request in NO_HTTP.items():
+            answer = await talk(service, request)
+            assert_quotes_nothing(answer, 400)
+            (line,) = [one for one in logged(home) if one["event"] == "not understood as HTTP"][-1:]
+            assert set(line) == {"event", "level", "timestamp", "problem"}, name
+        refused = [one for one in logged(home) if one["event"] == "not understood as HTTP"]
+        assert len(refused) == len(NO_HTTP)
+        await assert_answers(service)
+
+
+async def test_what_is_refused_by_its_head(make_service_home: Callable[..., Home]) -> None:
+    """An expectation nobody knows, and a body that can't be read where none is wanted."""
+    home = make_service_home()
+    async with home.serving() as service:
+        close = b"Connection: close\r\n"
+        expectation = HEAD + close + b"Content-Length: 1\r\nExpect: " + MARK + b"\r\n\r\n"
+        assert_quotes_nothing(await talk(service, expectation), 417)
+        body = b"Content-Encoding: gzip\r\nContent-Length: 22\r\n\r\n" + MARK
+        unwanted = b"POST /v1/status HTTP/1.1\r\nHost: x\r\n" + body
+        assert_quotes_nothing(await talk(service, unwanted), 401)
+        assert "body not received" in {line["event"] for line in logged(home)}
+
+
+async def test_headers_that_are_no_text(make_service_home: Callable[..., Home]) -> None:
+    """They keep no delivery from being kept, and what they hold comes back as well as it can."""
+    home = make_service_home()
+    body = b"no JSON"
+    signed = b"x-fp-signature: " + sign(body, "secret").encode() + b"\r\n"
+    length = b"Connection: close\r\nContent-Length: 7\r\n\r\n"
+    async with home.serving() as service:
+        for name in (b"User-Agent", b"Content-Type", b"x-fp-event-id"):
+            answer = await talk(service, HEAD + signed + name + b": \xffabc\r\n" + length + body)
+            assert (status(answer), b'"quarantined":1' in answer) == (200, True)
+        for name in (b"x-fp-signature: \xff", b"Authorization: Bearer \xff"):
+            assert_quotes_nothing(await talk(service, HEAD + name + b"\r\n" + length + body), 401)
+        assert (await service.get("/v1/status")).body["quarantined"] == 1
+        logged(home)
+
+
+async def test_mutated_requests(make_service_home: Callable[..., Home]) -> None:
+    """However a request is damaged, there is an answer or none, but no failure and no quotation."""
+    home = make_service_home(request_timeout_s=0.5, idle_timeout_s=0.5)
+    chance = random.Random(0)
+    whole = [
+        HEAD + b"Content-Length: 22\r\nUser-Agent: " + MARK + b"\r\n\r\n" + MARK,
+        CHUNKED + b"16\r\n" + MARK + b"\r\n0\r\n\r\n",
+        b"GET /v1/applications/a/users?email=" + MARK + b" HTTP/1.1\r\nHost: x\r\n"
+        b"Authorization: Bearer token\r\nX-Request-Id: 1\r\nAccept: */*\r\n\r\n",
+    ]
+
+    async def send(request: bytes) -> None:
+        answer = await talk(service, request)
+        assert status(answer) < 500, request
+        assert b"asha" not in answer, request
+
+    async with home.serving() as service:
+        for _ in range(2):
+            requests = [damaged(chance.choice(whole), chance) for _ in range(150)]
+            await asyncio.gather(*map(send, requests))
+        logged(home)
+        await assert_answers(service)
+
+
+def damaged(request: bytes, chance: random.Random) -> bytes:
+    """Change a request in a few places, but leave the mark as it is."""
+    parts = request.split(MARK)
+    for _ in range(chance.randint(1, 3)):
+        n = chance.randrange(len(parts))
+        at = chance.randrange(len(parts[n]) + 1)
+        one = parts[n]
+        parts[n] = chance.choice(
+            (
+                one[:at] + chance.randbytes(chance.randint(1, 4)) + one[at:],
+                one[:at] + one[at + 1 :],
+                one[:at]
+                + chance.choice((b"\r\n", b"\n", b"\0", b" ", b":", b"%", b"9" * 30))
+                + one[at:],
+                one[:at],
+            )
+        )
+    return MARK.join(parts)
+
+
+async def test_slow_heads(make_service_home: Callable[..., Home]) -> None:
+    """Whoever sends a head byte by byte, or stops in the middle of one, is hung up on."""
+    home = make_service_home(idle_timeout_s=0.5)
+    async with home.serving() as service:
+        assert await talk(service, HEAD + b"A: " + MARK) == b""
+        slow = [asyncio.create_task(trickle(service)) for _ in range(150)]
+        await assert_answers(service)
+        assert set(await asyncio.gather(*slow)) == {b""}
+        logged(home)
+
+
+async def trickle(service: Service) -> bytes:
+    """Send a head byte by byte, never done, until the service hangs up."""
+    reader, writer = await connect(service)
+    answer = asyncio.create_task(read(reader))
+    writer.write(HEAD + b"A: " + MARK)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while not (await asyncio.wait((answer,), timeout=0.05))[0]:
+                writer.write(b"x")
+            return await answer
+    finally:
+        await leave(writer)
+
+
+async def test_endless_heads(make_service_home: Callable[..., Home]) -> None:
+    """A head that goes on and on is refused before it takes much memory."""
+    home = make_service_home()
+    async with home.serving() as service:
+        before = memory(service)
+        few_and_long = itertools.repeat(b"A: " + MARK + b"x" * 8_000 + b"\r\n", 63)
+        many = itertools.repeat(b"A: " + MARK + b"\r\n")
+        for headers in (few_and_long, many):
+            answer = await exchange(await connect(service), itertools.chain([HEAD], headers))
+            assert status(answer) in {
+                0,
+                400,
+            }  # what is still being sent may keep it from being read
+        held = HEAD + 7 * (b"A: " + MARK + b"x" * 8_000 + b"\r\n")
+        async with connections(service, 200) as opened:
+            for _, writer in opened:
+                writer.write(held)
+                await writer.drain()
+            await assert_answers(service)
+        assert memory(service, "VmHWM") - before < 100 * MEGABYTES
+        logged(home)
+
+
+async def test_endless_bodies(make_service_home: Callable[..., Home]) -> None:
+    """A body without an end is refused at the limit, and never kept in memory."""
+    home = make_service_home(request_timeout_s=0.5)
+    chunk = b"%x\r\n" % (1 << 16) + bytes(1 << 16) + b"\r\n"
+    unwanted = CHUNKED.replace(b"/webhooks/fynd", b"/v1/status")
+    refused = {
+        "large chunks": (CHUNKED, chunk, {413}),
+        "small chunks": (CHUNKED, b"1\r\nx\r\n" * 10_000, {408, 413}),
+        "where no body is wanted": (unwanted, chunk, {401}),
+        "a chunk's extension": (CHUNKED + b"1;", b"x" * 10_000, {408}),
+        "trailers": (CHUNKED + b"0\r\n", b"A: " + MARK + b"\r\n", {0, 400, 408}),
+        "a length": (HEAD + b"Content-Length: 999999999999\r\n\r\n", bytes(1 << 16), {413}),
+    }
+    async with home.serving() as service:
+        before = memory(service)
+
+        async def send(name: str) -> None:
+            head, piece, expected = refused[name]
+            pieces = itertools.chain([head], itertools.repeat(piece))
+            answer = await exchange(await connect(service), pieces)
+            assert status(answer) in expected, name
+
+        await asyncio.gather(*map(send, refused))
+        await assert_answers(service)
+        assert memory(service, "VmHWM") - before < 50 * MEGABYTES
+        logged(home)
+
+
+async def test_slow_bodies(make_service_home: Callable[..., Home]) -> None:
+    """Bodies that never end are in nobody's way, and are given up at the deadline."""
+    home = make_service_home(request_timeout_s=1)
+    async with home.serving() as service, connections(service, 200) as opened:
+        for _, writer in opened:
+            writer.write(HEAD + b"Content-Length: 99\r\n\r\n" + MARK)
+        await assert_answers(service)
+        async with asyncio.timeout(PATIENCE_S):
+            for reader, _ in opened:
+                assert_quotes_nothing(await read(reader), 408)
+        logged(home)
+
+
+async def test_pipelining(make_service_home: Callable[..., Home]) -> None:
+    """Requests sent without waiting are answered in order, and those not begun are not kept."""
+    home = make_service_home()
+    async with home.serving() as service:
+        one = LIVE.replace(b"close", b"keep-alive")
+        answer = await talk(service, one * 1_000 + LIVE)
+        assert answer.count(b"HTTP/1.1 200 ") == 1_001
+        before = memory(service)
+        _, writer = await connect(service)
+        with contextlib.suppress(TimeoutError):  # it stops to read as nobody reads its answers
+            async with asyncio.timeout(0.5):
+                while True:
+                    writer.write(one * 1_000)
+                    await writer.drain()
+        assert memory(service) - before < 50 * MEGABYTES
+        writer.transport.abort()
+        await assert_answers(service)
+        logged(home)
+
+
+async def test_idle_connections(make_service_home: Callable[..., Home]) -> None:
+    """Thousands on which nothing comes are in nobody's way, and are closed after a while."""
+    room(2_500)
+    home = make_service_home(open_files="-Sn 512", idle_timeout_s=2)
+    async with home.serving() as service:
+        before = memory(service)
+        async with connections(service, 2_000) as opened:
+            await assert_answers(service)
+            assert memory(service) - before < 100 * MEGABYTES
+            async with asyncio.timeout(PATIENCE_S):
+                assert {await read(reader) for reader, _ in opened} == {b""}
+        await assert_answers(service)
+        logged(home)
+
+
+def room(files: int) -> None:
+    """Let this process open so many files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+
+
+async def test_more_connections_than_there_may_be(make_service_home: Callable[..., Home]) -> None:
+    """One too many is asked to come again; who is inside notices nothing."""
+    home = make_service_home(connections_max=50)
+    async with home.serving() as service:
+        async with connections(service, 50) as opened:
+            answer = await talk(service, HEAD + b"Content-Length: 22\r\n\r\n" + MARK)
+            assert_quotes_nothing(answer, 503)
+            assert b"\r\nRetry-After: " in answer
+            tries = [await asyncio.to_thread(send_first, service) for _ in range(5)]
+            assert any(tries), "cut off while still sending"
+            for _ in range(50):
+                assert status(await talk(service, LIVE)) in {0, 503}
+            for one in opened[:5]:
+                assert status(await exchange(one, [LIVE])) == 200
+            await assert_answers(service)
+        said = [line for line in logged(home) if line["event"] == "too many connections"]
+        assert 0 < len(said) < 50, "a line for each"
+        await assert_answers(service)
+
+
+def send_first(service: Service) -> bool:
+    """Say whether somebody is answered who sends a delivery in parts and reads only then."""
+    port = int(service.base.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        answered = select.poll()
+        answered.register(connection, select.POLLRDHUP)
+        answered.poll(PATIENCE_S * 1_000)  # all of the answer is there already
+        try:
+            for part in (HEAD, b"Content-Length: 22\r\n\r\n", MARK):
+                connection.sendall(part)
+            return b" 503 " in connection.recv(1 << 16)
+        except ConnectionError:
+            return False
+
+
+async def test_few_open_files(
+    make_service_home: Callable[..., Home], empty_database_url: str
+) -> None:
+    """Connections from outside leave room for those to the database."""
+    home = make_service_home(open_files="-n 120", pool_connections_max=5)
+    async with home.serving() as service:
+        (said,) = [line for line in logged(home) if line["event"] == "few open files allowed"]
+        assert said["connections_max"] == 51
+        async with connections(service, 200) as opened, connected(empty_database_url) as database:
+            assert status(await talk(service, LIVE)) in {0, 503}
+            await database.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            ready = LIVE.replace(b"live", b"ready")
+            inside = [status(await exchange(one, [ready])) for one in opened[:40]]
+            assert inside[-1] == 200
+        await assert_answers(service)
+        logged(home)
+
+
+async def test_no_open_files(make_service_home: Callable[..., Home]) -> None:
+    """When the system gives no more files, who is inside is answered, and others later."""
+    home = make_service_home()
+    async with home.serving() as service, connections(service, 10) as opened:
+        await assert_answers(service)
+        pid = service.process.pid
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_files(pid), before[1]))
+        async with connections(service, 100):
+            for one in opened:
+                assert status(await exchange(one, [LIVE])) == 200
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        await assert_answers(service)
+        logged(home)
+
+
+def open_files(pid: int) -> int:
+    """How many files a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+async def test_before_the_database_is_there() -> None:
+    """The service that still waits quotes nothing either, and has the same limits."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        async with lobby([listening], Settings(connections_max=1)):
+            for request in NO_HTTP.values():
+                connection = await asyncio.open_connection("127.0.0.1", port)
+                assert_quotes_nothing(await exchange(connection, [request]), 400)
+            first = await asyncio.open_connection("127.0.0.1", port)
+            second = await asyncio.open_connection("127.0.0.1", port)
+            assert_quotes_nothing(await exchange(second, [LIVE]), 503)
+            assert status(await exchange(first, [LIVE])) == 200

@@ -21,9 +21,9 @@ from api.deadline import extend, lift
 from eventstore import store
 from eventstore.errors import LogError, database_errors
 from eventstore.events import Kind, Position
+from projections.answers import rfc3339
 from projections.folding import Folder
 from projections.poison import PoisonError
-from projections.read_model import rfc3339
 
 if TYPE_CHECKING:
     import asyncpg

@@ -15,7 +15,8 @@ from api.payloads import is_ping
 from api.problems import Problem, unreadable
 from api.signatures import HEADER, verify
 from projections import progress, search, set_aside, stats
-from projections.read_model import FOREVER, NotReachedError, Page, parse_mark, rfc3339
+from projections.answers import rfc3339
+from projections.read_model import FOREVER, NotReachedError, Page, parse_mark
 
 if TYPE_CHECKING:
     from api.in_hand import InHand

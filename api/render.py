@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from api.send import Sent
     from api.tokens import Token
     from eventstore.quarantine import Quarantined
+    from projections.answers import Stale, User
     from projections.differences import Difference
     from projections.progress import Progress
-    from projections.read_model import Stale, User
     from projections.set_aside import SetAside
     from projections.stats import Day
 

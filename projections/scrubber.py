@@ -15,6 +15,7 @@ import structlog
 from eventstore import sql
 from eventstore.errors import LogError, UnavailableError, database_errors
 from eventstore.events import Position
+from projections.answers import rfc3339
 from projections.poison import PoisonError
 from projections.proof import prove
 from projections.ranges import Range
@@ -106,7 +107,7 @@ class Scrubber:
 
     def take(self, found: Differences) -> None:
         """Remember and say what was found."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        now = rfc3339(datetime.now(UTC))
         so_far = self.scrubbed or Scrubbed()
         self.scrubbed = Scrubbed(
             so_far.users_proven + found.users,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from eventstore.events import Kind, Position
 from projections.history import Change
@@ -18,22 +19,30 @@ if TYPE_CHECKING:
     from projections.history import HistoryEntry
     from projections.state import UserEvent, UserState
 
+Time: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+"""As `rfc3339` writes it."""
+Place: TypeAlias = Annotated[str, Meta(pattern="^[0-9]{1,4}:[0-9]{1,18}$", examples=["0:42"])]
+"""A position, as text."""
+EventType: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": [k.label for k in Kind]})]
+Json: TypeAlias = Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]
+"""An object that is encoded already."""
+
 
 class AsOf(msgspec.Struct, frozen=True):
     """The newest event, in effective order, that is in an answer."""
 
-    position: str
-    event_type: str
-    occurred_at: str
-    recorded_at: str
+    position: Place
+    event_type: EventType
+    occurred_at: Time
+    recorded_at: Time
 
 
 class Stale(msgspec.Struct, frozen=True):
     """The event that can't be projected, for which reason, and since when an answer lacks it."""
 
-    position: str
+    position: Place
     reason: str
-    since: str
+    since: Time
 
 
 class User(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -43,7 +52,7 @@ class User(msgspec.Struct, frozen=True, omit_defaults=True):
     user_id: str
     company_id: int | None
     lifecycle: Lifecycle
-    state: msgspec.Raw
+    state: Json
     as_of: AsOf
     stale: Stale | None = None
 
@@ -62,14 +71,14 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     of recording instead.
     """
 
-    position: str
-    event_type: str
-    occurred_at: str
-    recorded_at: str
+    position: Place
+    event_type: EventType
+    occurred_at: Time
+    recorded_at: Time
     late: bool
     summary: list[str]
     changes: list[Change]
-    stated_at: str | None = None
+    stated_at: Time | None = None
 
 
 class History(msgspec.Struct, frozen=True, omit_defaults=True):

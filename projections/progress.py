@@ -8,7 +8,7 @@ import msgspec
 
 from eventstore import sql
 from eventstore.errors import database_errors
-from projections.answers import rfc3339
+from projections.answers import Time, rfc3339
 
 if TYPE_CHECKING:
     import asyncpg
@@ -28,7 +28,7 @@ class Progress(msgspec.Struct, frozen=True):
     generation: int
     version: str
     phase: str
-    started_at: str
+    started_at: Time
     shards: int
     shards_done: int
     events: int

@@ -15,7 +15,7 @@ import structlog
 from eventstore import sql
 from eventstore.errors import LogError, UnavailableError, database_errors
 from eventstore.events import Position
-from projections.answers import rfc3339
+from projections.answers import Time, rfc3339
 from projections.poison import PoisonError
 from projections.proof import prove
 from projections.ranges import Range
@@ -36,7 +36,7 @@ class Scrubbed(msgspec.Struct, frozen=True):
 
     users_proven: int = 0
     differences: int = 0
-    last_difference_at: str | None = None
+    last_difference_at: Time | None = None
 
 
 async def scrub(log: EventLog, partition: int, first: uuid.UUID) -> Differences:

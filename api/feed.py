@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import msgspec
@@ -50,7 +50,7 @@ class EventData(msgspec.Struct, frozen=True):
     """What an event carries: of the user's fields only those that it says something about."""
 
     company_id: int | None
-    state: dict[str, object]
+    state: dict[str, Any]
 
 
 class CloudEvent(msgspec.Struct, frozen=True, omit_defaults=True):

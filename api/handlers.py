@@ -9,7 +9,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from api import metrics, params, rules, status
-from api.ingest import Receipt
+from api.ingest import IGNORED, Receipt
 from api.payloads import is_ping
 from api.problems import Problem, bad_parameter, unreadable
 from api.signatures import HEADER, verify
@@ -54,7 +54,7 @@ class Stats(msgspec.Struct, frozen=True):
 class Health(msgspec.Struct, frozen=True):
     """All is well; what is not is said by a problem."""
 
-    status: Literal["ok"] = "ok"
+    status: Literal["ok"]
 
 
 class Handlers:
@@ -81,7 +81,7 @@ class Handlers:
         body = await _body(request)
         if not verify(body, request.headers.get(HEADER), self._secrets.webhook_secrets):
             if is_ping(body):
-                return Receipt(ignored=1)
+                return IGNORED
             raise Problem(401, "Signature missing or wrong", _SIGNATURE_HELP)
         kept = {name: request.headers[name] for name in _KEPT_HEADERS if name in request.headers}
         receipt = await self._runtime.ingest.deliver(body, kept)
@@ -166,12 +166,12 @@ class Handlers:
 
     async def live(self, _request: web.Request, _query: Params) -> Health:
         """Say that the process serves."""
-        return Health()
+        return Health("ok")
 
     async def ready(self, _request: web.Request, _query: Params) -> Health:
         """Say that the database answers too."""
         await self._runtime.log.heads()
-        return Health()
+        return Health("ok")
 
     def _stream(self, request: web.Request) -> Stream:
         ids = request.match_info

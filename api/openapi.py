@@ -57,11 +57,14 @@ _HEADERS = {
         "description": "names the request in the log; send your own to choose it",
         "required": True,
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,64}$"},
-    }
+    },
+    "Retry-After": {
+        "description": "seconds after which it is worth asking again",
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "WWW-Authenticate": {"description": "`Bearer`", "schema": {"type": "string"}},
 }
-_RETRY_AFTER = {
-    "Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}}
-}
+_PROBLEM_HEADERS = {401: ["WWW-Authenticate"], 503: ["Retry-After"]}
 
 
 def described(table: Sequence[Route]) -> Sequence[Route]:
@@ -100,6 +103,10 @@ def document(table: Iterable[Route]) -> Schema:
         "paths": paths,
         "components": {
             "schemas": {name: _plain(schema) for name, schema in components.items()},
+            "responses": {
+                str(one): _problem(one, schema_of[ProblemDocument]) for one in problems.MEANINGS
+            },
+            "headers": _HEADERS,
             "securitySchemes": _SECURITY,
         },
     }
@@ -113,7 +120,7 @@ def _operation(route: Route, schema_of: dict[type, Schema]) -> Schema:
         "parameters": [_parameter(one) for one in (*_ids(route.path), *route.parameters)],
         "responses": {
             "200": _answer(route, schema_of[route.answer]),
-            **{str(one): _problem(one, schema_of[ProblemDocument]) for one in _problems(route)},
+            **{str(one): _ref("responses", str(one)) for one in _problems(route)},
         },
         "security": _security(route),
     }
@@ -148,7 +155,7 @@ def _answer(route: Route, schema: Schema) -> Schema:
     types = {media: {"schema": {"type": "string"}} for media in route.media}
     if route.answer is not str:
         types = {JSON: {"schema": schema}, **types}
-    return {"description": HTTPStatus.OK.phrase, "headers": _HEADERS, "content": types}
+    return {"description": HTTPStatus.OK.phrase, "headers": _headers(), "content": types}
 
 
 def _problems(route: Route) -> list[int]:
@@ -164,9 +171,17 @@ def _problems(route: Route) -> list[int]:
 def _problem(status: int, schema: Schema) -> Schema:
     return {
         "description": problems.MEANINGS[status],
-        "headers": _HEADERS | (_RETRY_AFTER if status == HTTPStatus.SERVICE_UNAVAILABLE else {}),
+        "headers": _headers(*_PROBLEM_HEADERS.get(status, ())),
         "content": {problems.CONTENT_TYPE: {"schema": schema}},
     }
+
+
+def _headers(*more: str) -> Schema:
+    return {name: _ref("headers", name) for name in ("X-Request-Id", *more)}
+
+
+def _ref(what: str, name: str) -> Schema:
+    return {"$ref": f"#/components/{what}/{name}"}
 
 
 def _security(route: Route) -> list[Schema]:
@@ -179,7 +194,6 @@ def _delivery() -> Schema:
     samples = {name.removesuffix(".json"): body for name, body in send.deliveries([])}
     return {
         "description": _DELIVERY,
-        "required": True,
         "content": {
             JSON: {
                 "schema": {},

@@ -141,11 +141,11 @@ WAIT_S: Parameter[int] = Parameter(
 
 IDS = {
     "application_id": Parameter(
-        "application_id", rules.TEXT, "the sales channel", "", "000000000000000000000001", "path"
+        "application_id", rules.ID, "the sales channel", "", "000000000000000000000001", "path"
     ),
     "user_id": Parameter(
         "user_id",
-        rules.TEXT,
+        rules.ID,
         "the user's id in that sales channel",
         "",
         "6487fc9f66a6031a8b68f523",
@@ -184,7 +184,8 @@ class Places:
             position,
             "of a stream: the same as `after`, and before it",
             None,
-            place="header",
+            "0:1",
+            "header",
         )
         self.partition: Maybe[int] = Parameter(
             "partition",

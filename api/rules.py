@@ -127,8 +127,8 @@ def position(partitions: int) -> Rule[Position]:
             raise ValueError(f"this log has {partitions} partitions, the first is 0")
         return found
 
-    numbers = "|".join(map(str, range(partitions)))
-    return Rule(read, {"type": "string", "pattern": f"^({numbers}):(0|[1-9][0-9]{{0,17}})$"})
+    first = "0" if partitions == 1 else f"({'|'.join(map(str, range(partitions)))})"
+    return Rule(read, {"type": "string", "pattern": f"^{first}:(0|[1-9][0-9]{{0,17}})$"})
 
 
 MOMENT = Rule(
@@ -140,6 +140,7 @@ MOMENT = Rule(
         ]
     },
 )
+ID = Rule(str, {"type": "string", "minLength": 1})
 DAY = Rule(day, {"type": "string", "format": "date"})
 TEXT = Rule(text, {"type": "string", "pattern": r"\S", "maxLength": _TEXT_CHARACTERS_MAX})
 HISTORY_MARK = Rule(read_model.parse_mark, {"type": "string", "pattern": "^[0-9a-f]{83,97}$"})

@@ -6,19 +6,24 @@ import contextlib
 import re
 import time
 import uuid
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 from aiohttp import hdrs, web
 
+from api import openapi
 from api.deadline import deadline
 from api.feed import Feed
 from api.handlers import Handlers
 from api.in_hand import IN_HAND, InHand
 from api.logs import Seldom
 from api.metrics import Metrics
+from api.params import Params
 from api.problems import Problem, unavailable, unreadable
-from api.tokens import Access, Scope, Tokens
+from api.routes import WEBHOOK_PATH, Route, routes
+from api.tokens import Access, Tokens
 from eventstore.errors import LogError, QueueFullError, UnavailableError
 from projections.poison import PoisonError
 
@@ -33,12 +38,11 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-WEBHOOK_PATH = "/webhooks/fynd"
-_OPEN_PATHS = frozenset((WEBHOOK_PATH, "/health/live", "/health/ready"))
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _RETRY_AFTER_S = 5
 _UNAVAILABLE = 503
 _ACCESS = web.RequestKey("access", Access)
+_encode = msgspec.json.Encoder().encode
 _log = structlog.stdlib.get_logger("userlog.http")
 
 
@@ -48,6 +52,9 @@ def make_app(runtime: Runtime, secrets: Secrets, tracing: Tracing | None = None)
     in_hand = InHand(runtime.settings.requests_max, runtime.settings.bodies_bytes_max)
     handlers = Handlers(runtime, secrets, metrics, in_hand)
     tokens = Tokens(runtime.log.pool, secrets)
+    feed = Feed(runtime)
+    table = openapi.described(routes(handlers, feed))
+    open_paths = frozenset(route.path for route in table if route.scope is None)
     app = web.Application(
         middlewares=[
             *([tracing.middleware()] if tracing else []),
@@ -55,13 +62,11 @@ def make_app(runtime: Runtime, secrets: Secrets, tracing: Tracing | None = None)
             _counting(metrics),
             in_hand.counted,
             deadline(runtime.settings.request_timeout_s),
-            _authorize(tokens),
+            _authorize(tokens, open_paths),
         ],
         client_max_size=runtime.settings.body_bytes_max,
     )
     app[IN_HAND] = in_hand
-
-    feed = Feed(runtime)
 
     async def end_streams(_app: web.Application) -> None:
         feed.stopping.set()
@@ -74,23 +79,9 @@ def make_app(runtime: Runtime, secrets: Secrets, tracing: Tracing | None = None)
 
     app.on_shutdown.append(end_streams)
     app.on_cleanup.append(clean_up)
-    application = "/v1/applications/{application_id}"
-    user = f"{application}/users/{{user_id}}"
-    app.add_routes(
-        [
-            web.post(WEBHOOK_PATH, handlers.webhook),
-            web.get(f"{application}/users", _needing(Scope.READ, handlers.users)),
-            web.get(user, _needing(Scope.READ, handlers.user)),
-            web.get(f"{user}/history", _needing(Scope.READ, handlers.history)),
-            web.delete(f"{user}/personal-data", _needing(Scope.ERASE, handlers.erase)),
-            web.get(f"{application}/stats", _needing(Scope.READ, handlers.stats)),
-            web.get("/v1/events", _needing(Scope.READ, feed.events)),
-            web.get("/v1/status", _needing(Scope.READ, handlers.status)),
-            web.get("/metrics", _needing(Scope.READ, handlers.metrics)),
-            web.get("/health/live", handlers.live),
-            web.get("/health/ready", handlers.ready),
-        ]
-    )
+    for route in table:
+        for method in (route.method, *([hdrs.METH_HEAD] if route.method == hdrs.METH_GET else [])):
+            app.router.add_route(method, route.path, _handler(route))
     return app
 
 
@@ -157,9 +148,14 @@ async def _answer(request: web.Request, handler: Handler, seldom: Seldom) -> web
 
 
 def _of_http(error: web.HTTPException) -> Problem:
-    allow = error.headers.get(hdrs.ALLOW)
-    detail = f"allowed here: {allow}" if allow else "see /openapi.json or the README for the paths"
-    return Problem(error.status, error.reason, detail, headers={"Allow": allow} if allow else None)
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allow = ", ".join(sorted(error.allowed_methods))
+        return Problem(
+            405, "Method not allowed", f"allowed here: {allow}", headers={hdrs.ALLOW: allow}
+        )
+    if error.status == HTTPStatus.NOT_FOUND:
+        return Problem(404, "No such path", "GET /openapi.json lists the paths that there are")
+    return Problem(error.status, error.reason, "this HTTP request can't be answered as it is")
 
 
 def _note(method: str, route: str, status: int, seconds: float) -> None:
@@ -168,12 +164,12 @@ def _note(method: str, route: str, status: int, seconds: float) -> None:
     say("request", method=method, route=route, status=status, duration_ms=milliseconds)
 
 
-def _authorize(tokens: Tokens) -> Middleware:
+def _authorize(tokens: Tokens, open_paths: frozenset[str]) -> Middleware:
     """Let nobody past who has no token, whatever they ask for."""
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path not in _OPEN_PATHS:
+        if request.path not in open_paths:
             scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
             access = await tokens.access(given.strip()) if scheme.lower() == "bearer" else None
             if access is None:
@@ -189,12 +185,18 @@ def _authorize(tokens: Tokens) -> Middleware:
     return check
 
 
-def _needing(scope: Scope, handler: Handler) -> Handler:
-    """Let nobody past whose token does not open this."""
+def _handler(route: Route) -> Handler:
+    """Let nobody past whose token does not open this; read the parameters, write the answer."""
 
-    async def check(request: web.Request) -> web.StreamResponse:
-        if not request[_ACCESS].allows(scope, request.match_info.get("application_id")):
+    async def handle(request: web.Request) -> web.StreamResponse:
+        application_id = request.match_info.get("application_id")
+        if route.scope and not request[_ACCESS].allows(route.scope, application_id):
             raise Problem(403, "Not allowed", "the token is good, but does not open this")
-        return await handler(request)
+        strict = route.scope is not None
+        query = Params(route.parameters, request.query, request.headers, strict=strict)
+        found = await route.call(request, query)
+        if isinstance(found, web.StreamResponse):
+            return found
+        return web.Response(body=_encode(found), content_type="application/json")
 
-    return check
+    return handle

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import msgspec
@@ -18,16 +17,18 @@ from aiohttp import hdrs, web
 
 from api import params
 from api.deadline import extend, lift
+from api.problems import bad_parameter
 from eventstore import store
 from eventstore.errors import LogError, database_errors
 from eventstore.events import Kind, Position
+from projections.answers import EventType, Place, Time, rfc3339
 from projections.folding import Folder
 from projections.poison import PoisonError
-from projections.read_model import rfc3339
 
 if TYPE_CHECKING:
     import asyncpg
 
+    from api.params import Params
     from api.runtime import Runtime
     from eventstore.log import EventLog
 
@@ -36,22 +37,20 @@ _HEARTBEAT_S = 15
 _SLOW_S = 30
 _RETRY_MS = 2_000
 _PAGE_ROWS = 100
-_WAIT_S_MAX = 60
-_STREAM = "text/event-stream"
-_RESUMED = "Last-Event-ID"
+STREAM = "text/event-stream"
 _STREAM_HEADERS = {
-    hdrs.CONTENT_TYPE: _STREAM,
+    hdrs.CONTENT_TYPE: STREAM,
     hdrs.CACHE_CONTROL: "no-store",
     "X-Accel-Buffering": "no",
 }
 _encode = msgspec.json.Encoder().encode
 
 
-class Data(msgspec.Struct, frozen=True):
+class EventData(msgspec.Struct, frozen=True):
     """What an event carries: of the user's fields only those that it says something about."""
 
     company_id: int | None
-    state: dict[str, object]
+    state: dict[str, Any]
 
 
 class CloudEvent(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -62,21 +61,21 @@ class CloudEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     specversion: str
-    id: str
+    id: Place
     source: str
-    type: str
+    type: EventType
     subject: str
-    time: str
-    recordedtime: str
-    data: Data | None
+    time: Time
+    recordedtime: Time
+    data: EventData | None
     dataerror: str | None = None
 
 
-class Page(msgspec.Struct, frozen=True):
+class Events(msgspec.Struct, frozen=True):
     """A part of one partition's log; `next` is what to give as `after` to go on."""
 
     events: list[CloudEvent]
-    next: str
+    next: Place
 
 
 class Tail:
@@ -132,52 +131,51 @@ class Feed:
     def __init__(self, runtime: Runtime) -> None:
         """Streams end when it is `stopping`."""
         self._log = runtime.log
-        self._limit = params.number(1, runtime.settings.page_rows_max)
-        self._position = partial(params.position, runtime.log.partitions)
+        self.limit = params.limit(runtime.settings.page_rows_max)
+        self.places = params.Places(runtime.log.partitions)
         self._tail = Tail(runtime.log)
         self.stopping = asyncio.Event()
 
-    async def events(self, request: web.Request) -> web.StreamResponse:
-        """Answer with a page or, if that is what is accepted, a stream."""
-        query = params.Params(request.query)
-        partition = query.take("partition", params.number(0, self._log.partitions - 1))
-        after = query.take("after", self._position)
-        limit = query.take("limit", self._limit) or _PAGE_ROWS
-        wait_s = query.take("wait_s", params.number(0, _WAIT_S_MAX)) or 0
-        streamed = _STREAM in request.headers.get(hdrs.ACCEPT, "")
-        if streamed and (resumed := request.headers.get(_RESUMED)):
-            after = query.check(_RESUMED, resumed, self._position)
-        chosen = {"partition", "after"} & request.query.keys() or after
-        if not chosen and self._log.partitions > 1:
-            query.refuse("partition", f"needed: 0 to {self._log.partitions - 1}")
-        if after and partition not in (None, after.partition):
-            query.refuse("partition", "not that of the position")
-        query.done()
-        begin = after or Position(partition or 0, 0)
+    async def events(self, request: web.Request, query: Params) -> Events | web.StreamResponse:
+        """Answer what is in the log, by page or, if that is what is accepted, as a stream."""
+        streamed = STREAM in request.headers.get(hdrs.ACCEPT, "")
+        begin = self._begin(query, resumed=query[self.places.resumed] if streamed else None)
+        limit, wait_s = query[self.limit], query[params.WAIT_S]
         page = await self._page(begin, limit)
         if streamed:
             return await self._stream(request, page)
         extend(request, wait_s)
         if not page.events and wait_s and await self._tail.beyond(begin, wait_s):
             page = await self._page(begin, limit)
-        return web.Response(body=_encode(page), content_type="application/json")
+        return page
+
+    def _begin(self, query: Params, resumed: Position | None) -> Position:
+        """Return the position to go on after."""
+        partition, after = query[self.places.partition], resumed or query[self.places.after]
+        if after is None and partition is None and self._log.partitions > 1:
+            raise bad_parameter("partition", f"needed: 0 to {self._log.partitions - 1}")
+        if after and partition not in (None, after.partition):
+            raise bad_parameter("partition", "not that of the position")
+        return after or Position(partition or 0, 0)
 
     async def close(self) -> None:
         """Wait for nothing any more."""
         await self._tail.close()
 
-    async def _page(self, after: Position, limit: int) -> Page:
+    async def _page(self, after: Position, limit: int) -> Events:
         with database_errors():
             rows = await store.rows_after(self._log.pool, after, limit)
         folder = Folder(after.partition, self._log.keyring)
         events = [_event(row, after.partition, folder) for row in rows]
-        return Page(events, events[-1].id if events else str(after))
+        return Events(events, events[-1].id if events else str(after))
 
-    async def _stream(self, request: web.Request, page: Page) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, page: Events) -> web.StreamResponse:
         """Send a page and all that follows, until either side or the database goes away."""
         lift(request)
         response = web.StreamResponse(headers=_STREAM_HEADERS)
         await response.prepare(request)
+        if request.method == hdrs.METH_HEAD:
+            return response
         with contextlib.suppress(ConnectionError, LogError):
             await _send(request, response, b"retry: %d\n\n" % _RETRY_MS)
             while not self.stopping.is_set():
@@ -225,7 +223,7 @@ def _event(row: asyncpg.Record, partition: int, folder: Folder) -> CloudEvent:
     if store.has_payload(row):
         try:
             read = folder.read(row)
-            data = Data(read.company_id, read.fields)
+            data = EventData(read.company_id, read.fields)
         except PoisonError as error:
             problem = error.reason
     return CloudEvent(

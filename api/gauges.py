@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from api.runtime import Runtime
+    from projections.answers import Lag
     from projections.progress import Progress
-    from projections.read_model import Lag
 
     Values: TypeAlias = dict[tuple[str, ...], float]
 

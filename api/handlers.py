@@ -2,44 +2,63 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import structlog
 from aiohttp import hdrs, web
 
-from api import metrics, params
-from api.ingest import Receipt
+from api import metrics, params, rules, status
+from api.ingest import IGNORED, Receipt
 from api.payloads import is_ping
-from api.problems import Problem, unreadable
+from api.problems import Problem, bad_parameter, unreadable
 from api.signatures import HEADER, verify
-from projections import progress, search, set_aside, stats
-from projections.read_model import FOREVER, NotReachedError, Page, parse_mark, rfc3339
+from projections import search, stats
+from projections.answers import History, Place, Time, User, Users, rfc3339
+from projections.read_model import FOREVER, NotReachedError, Page
+from projections.stats import Day
 
 if TYPE_CHECKING:
     from api.in_hand import InHand
     from api.metrics import Metrics
+    from api.params import Params
     from api.runtime import Runtime
     from api.secret_files import Secrets
+    from api.status import Status
     from eventstore.events import Position, Stream
-    from projections.state import Lifecycle
-    from projections.terms import What
 
-_PAGE_ROWS = 100
 _KEPT_HEADERS = ("content-type", "user-agent", "x-fp-event-id")
 """Kept with a delivery in quarantine, to find out who sent it."""
+_SIGNATURE_HELP = (
+    f"the header {HEADER} must be the lower-case hex HMAC-SHA256 of the raw body"
+    " under a secret in USERLOG_WEBHOOK_SECRETS"
+)
 _log = structlog.stdlib.get_logger("userlog.http")
-_encode = msgspec.json.Encoder().encode
 
 
-def answer(value: object, status: int = 200) -> web.Response:
-    """Encode an answer."""
-    return web.Response(body=_encode(value), status=status, content_type="application/json")
+class Erased(msgspec.Struct, frozen=True):
+    """What an erasure destroyed, nothing if there was nothing left; `position` is its event."""
+
+    destroyed: list[str]
+    position: Place | None
+    erased_at: Time
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """An application's numbers by day; no days if nothing is known of it by the last."""
+
+    application_id: str
+    days: list[Day]
+
+
+class Health(msgspec.Struct, frozen=True):
+    """All is well; what is not is said by a problem."""
+
+    status: Literal["ok"]
 
 
 class Handlers:
-    """What the routes call."""
+    """What the routes call, with the parameters that they declare."""
 
     def __init__(
         self, runtime: Runtime, secrets: Secrets, metrics: Metrics, in_hand: InHand
@@ -49,20 +68,20 @@ class Handlers:
         self._metrics = metrics
         self._in_hand = in_hand
         self._secrets = secrets
-        self._limit = params.number(1, runtime.settings.page_rows_max)
-        self._position = partial(params.position, runtime.log.partitions)
+        self.limit = params.limit(runtime.settings.page_rows_max)
+        self.min_position = params.Places(runtime.log.partitions).min_position
 
-    async def webhook(self, request: web.Request) -> web.Response:
+    async def webhook(self, request: web.Request, _query: Params) -> Receipt:
         """Take a delivery; 200 means that it is durable, or ignored, or in quarantine."""
         body_bytes_max = self._runtime.settings.body_bytes_max
         with self._in_hand.room(min(request.content_length or body_bytes_max, body_bytes_max)):
-            return answer(await self._take(request))
+            return await self._take(request)
 
     async def _take(self, request: web.Request) -> Receipt:
         body = await _body(request)
         if not verify(body, request.headers.get(HEADER), self._secrets.webhook_secrets):
             if is_ping(body):
-                return Receipt(ignored=1)
+                return IGNORED
             raise Problem(401, "Signature missing or wrong", _SIGNATURE_HELP)
         given = request.headers
         kept = {name: _readable(given[name]) for name in _KEPT_HEADERS if name in given}
@@ -70,106 +89,90 @@ class Handlers:
         self._metrics.delivery(receipt)
         return receipt
 
-    async def user(self, request: web.Request) -> web.Response:
+    async def user(self, request: web.Request, query: Params) -> User:
         """Answer who a user is, or was."""
         stream = self._stream(request)
-        query = params.Params(request.query)
-        valid_at = query.take("valid_at", params.moment)
-        known_at = query.take("known_at", params.moment)
-        min_position = query.take("min_position", self._position)
-        query.done()
-        await self._wait(min_position)
+        valid_at, known_at = query[params.VALID_AT], query[params.KNOWN_AT]
+        await self._wait(query[self.min_position])
         found = await self._runtime.read_model.user(stream, valid_at, known_at)
         if found is None:
             raise await self._missing(stream, now=valid_at is None and known_at is None)
-        return answer(found)
+        return found
 
-    async def history(self, request: web.Request) -> web.Response:
+    async def history(self, request: web.Request, query: Params) -> History:
         """Answer what happened to a user, in effective order."""
         stream = self._stream(request)
-        query = params.Params(request.query)
-        valid_at = query.take("valid_at", params.moment)
-        known_at = query.take("known_at", params.moment)
-        min_position = query.take("min_position", self._position)
+        known_at = query[params.KNOWN_AT]
         page = Page(
-            order="desc" if query.take("order", params.one_of("asc", "desc")) == "desc" else "asc",
-            limit=query.take("limit", self._limit) or _PAGE_ROWS,
-            after=query.take("after", parse_mark),
-            valid_at=valid_at or FOREVER,
+            order=query[params.ORDER],
+            limit=query[self.limit],
+            after=query[params.HISTORY_AFTER],
+            valid_at=query[params.VALID_AT] or FOREVER,
         )
-        query.done()
-        await self._wait(min_position)
+        await self._wait(query[self.min_position])
         found = await self._runtime.read_model.history(stream, known_at, page)
         if not found.entries and page.after is None:
             raise await self._missing(stream, now=known_at is None)
-        return answer(found)
+        return found
 
-    async def users(self, request: web.Request) -> web.Response:
+    async def users(self, request: web.Request, query: Params) -> Users:
         """Answer which users an application has, or has with an e-mail, phone or username."""
-        query = params.Params(request.query)
-        values: dict[What, str | None] = {
-            "email": query.take("email", params.text),
-            "phone": query.take("phone", params.text),
-            "username": query.take("username", params.text),
-        }
         wanted = search.Wanted(
-            values,
-            query.take("lifecycle", _lifecycle),
-            query.take("updated_since", params.moment) or search.EVER,
+            {
+                "email": query[params.EMAIL],
+                "phone": query[params.PHONE],
+                "username": query[params.USERNAME],
+            },
+            query[params.LIFECYCLE],
+            query[params.UPDATED_SINCE],
         )
-        limit = query.take("limit", self._limit) or _PAGE_ROWS
-        after = query.take("after", search.parse_mark)
-        query.done()
-        application_id = request.match_info["application_id"]
-        log = self._runtime.log
-        return answer(await search.search(log, application_id, wanted, limit=limit, after=after))
+        return await search.search(
+            self._runtime.log,
+            request.match_info["application_id"],
+            wanted,
+            limit=query[self.limit],
+            after=query[params.SEARCH_AFTER],
+        )
 
-    async def erase(self, request: web.Request) -> web.Response:
+    async def erase(self, request: web.Request, _query: Params) -> Erased:
         """Erase a user for good; again: nothing more to do."""
-        stream = self._stream(request)
-        params.Params(request.query).done()
-        done = await self._runtime.log.erase(stream)
+        done = await self._runtime.log.erase(self._stream(request))
         if not done.known or done.erased_at is None:
             raise Problem(404, "No such user", "no event of this user is known; check both ids")
-        _log.info("user erased", position=str(done.position) if done.position else None)
-        destroyed = ["key", "state", "history"] if done.position else []
         position = str(done.position) if done.position else None
-        return answer(
-            {"destroyed": destroyed, "position": position, "erased_at": rfc3339(done.erased_at)}
-        )
+        _log.info("user erased", position=position)
+        destroyed = ["key", "state", "history"] if position else []
+        return Erased(destroyed, position, rfc3339(done.erased_at))
 
-    async def stats(self, request: web.Request) -> web.Response:
+    async def stats(self, request: web.Request, query: Params) -> Stats:
         """Answer an application's numbers, day by day."""
         application_id = request.match_info["application_id"]
-        query = params.Params(request.query)
-        last = query.take("to", params.day) or params.today()
+        last = query[params.TO] or rules.today()
         days_max = self._runtime.settings.page_rows_max
-        first = query.take("from", partial(params.first_day, last, days_max))
-        query.done()
-        days = await stats.days_of(
-            self._runtime.log, application_id, first or params.days_before(last), last
-        )
-        return answer({"application_id": application_id, "days": days})
+        try:
+            first = rules.first_day(query[params.FROM], last, days_max)
+        except ValueError as error:
+            raise bad_parameter(params.FROM.name, str(error)) from None
+        days = await stats.days_of(self._runtime.log, application_id, first, last)
+        return Stats(application_id, days)
 
-    async def status(self, request: web.Request) -> web.Response:
+    async def status(self, _request: web.Request, _query: Params) -> Status:
         """Answer how far the log and the read models have come."""
-        params.Params(request.query).done()
-        return answer(await status(self._runtime))
+        return await status.status(self._runtime)
 
-    async def metrics(self, request: web.Request) -> web.Response:
+    async def metrics(self, _request: web.Request, _query: Params) -> web.Response:
         """Answer what a monitoring system reads."""
-        params.Params(request.query).done()
         headers = {hdrs.CONTENT_TYPE: metrics.CONTENT_TYPE}
         return web.Response(body=await self._metrics.read(), headers=headers)
 
-    async def live(self, _request: web.Request) -> web.Response:
+    async def live(self, _request: web.Request, _query: Params) -> Health:
         """Say that the process serves."""
-        return answer({"status": "ok"})
+        return Health("ok")
 
-    async def ready(self, _request: web.Request) -> web.Response:
+    async def ready(self, _request: web.Request, _query: Params) -> Health:
         """Say that the database answers too."""
         await self._runtime.log.heads()
-        return answer({"status": "ok"})
+        return Health("ok")
 
     def _stream(self, request: web.Request) -> Stream:
         ids = request.match_info
@@ -198,12 +201,6 @@ class Handlers:
         return Problem(404, "No such user", detail)
 
 
-_SIGNATURE_HELP = (
-    f"the header {HEADER} must be the lower-case hex HMAC-SHA256 of the raw body"
-    " under a secret in USERLOG_WEBHOOK_SECRETS"
-)
-
-
 async def _body(request: web.Request) -> bytes:
     try:
         return await request.read()
@@ -217,30 +214,3 @@ async def _body(request: web.Request) -> bytes:
 def _readable(header: str) -> str:
     """Replace the bytes of a header that are no UTF-8, which could not be stored."""
     return header.encode(errors="surrogateescape").decode(errors="replace")
-
-
-def _lifecycle(text: str) -> Lifecycle:
-    for one in search.LIFECYCLES:
-        if text == one:
-            return one
-    raise ValueError(f"one of {', '.join(search.LIFECYCLES)}")
-
-
-async def status(runtime: Runtime) -> dict[str, Any]:
-    """Gather how far the log and the read models have come."""
-    heads = await runtime.log.heads()
-    return {
-        "heads": [
-            {
-                "position": str(head.position),
-                "chain": head.chain.hex(),
-                "recorded_at": rfc3339(head.recorded_at) if head.position.number else None,
-            }
-            for head in heads
-        ],
-        "projections": await runtime.read_model.lags(),
-        "set_aside": await set_aside.count(runtime.log.pool),
-        "rebuild": await progress.read(runtime.log.pool),
-        "scrub": runtime.scrubber.scrubbed,
-        "quarantined": await runtime.quarantine.count(),
-    }

@@ -13,6 +13,7 @@ import structlog
 
 from api.payloads import decode
 from eventstore.events import Appended, Outcome
+from projections.answers import Place
 from projections.deliveries import UnreadableError
 
 if TYPE_CHECKING:
@@ -25,14 +26,18 @@ if TYPE_CHECKING:
 _log = structlog.stdlib.get_logger("userlog.ingest")
 
 
-class Receipt(msgspec.Struct):
+class Receipt(msgspec.Struct, frozen=True):
     """The answer to a delivery; `positions` has one for each event that is in the log."""
 
-    accepted: int = 0
-    duplicates: int = 0
-    ignored: int = 0
-    quarantined: int = 0
-    positions: list[str] = []
+    accepted: int
+    duplicates: int
+    ignored: int
+    quarantined: int
+    positions: list[Place]
+
+
+IGNORED = Receipt(0, 0, 1, 0, [])
+"""What is answered where there was nothing to take."""
 
 
 class Ingest:
@@ -71,7 +76,7 @@ class Ingest:
         decoded = decode(body)
         if not decoded.events and not decoded.rejected:
             _log.debug("delivery ignored")
-            return Receipt(ignored=1), None
+            return IGNORED, None
         appended = await self._log.append(decoded.events) if decoded.events else []
         problems = [*decoded.rejected, *_conflicts(appended)]
         return _receipt(appended, len(problems)), problems[0] if problems else None

@@ -1,148 +1,195 @@
-"""Parameters of a request: each read with its own rule, all mistakes reported at once."""
+"""Parameters of requests: each declared once, to be read and to be described.
+
+All are read before a handler is called, so that every mistake is in one answer.
+"""
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, get_args
 
+import msgspec
+
+from api import rules
 from api.problems import ParameterError, bad_parameters
-from eventstore.events import Position
+from api.rules import Rule
+from projections.read_model import Order
+from projections.search import EVER, LIFECYCLES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping, Sequence
+    from datetime import date, datetime
+
+    from multidict import MultiMapping
+
+    from eventstore.events import Position
+    from projections import read_model, search
+    from projections.state import Lifecycle
 
 T = TypeVar("T")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LOST_PLUS = re.compile(r" (?=\d\d:\d\d$)")
-_MILLISECONDS_DIGITS_MAX = 15
-_TEXT_CHARACTERS_MAX = 500
-_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-_DAYS = 30
+Maybe: TypeAlias = "Parameter[T | None]"
+_ROWS = 100
+_WAIT_S_MAX = 60
+_NAME_CHARACTERS_MAX = 40
 
 
-def moment(text: str) -> datetime:
-    """Read RFC 3339 with any offset, or epoch milliseconds; ValueError says what is wrong."""
-    if text.isascii() and text.isdecimal():
-        if len(text) > _MILLISECONDS_DIGITS_MAX:
-            raise ValueError("too many digits for epoch milliseconds")
-        try:
-            return _EPOCH + timedelta(milliseconds=int(text))
-        except OverflowError:
-            raise ValueError("later than the year 9999") from None
-    try:
-        found = datetime.fromisoformat(_LOST_PLUS.sub("+", text))
-    except ValueError:
-        raise ValueError("not a time; like 2023-06-13T09:48:47.621Z, or milliseconds") from None
-    if found.tzinfo is None:
-        raise ValueError("a time without an offset; add Z for UTC, or an offset like +05:30")
-    try:
-        return found.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("out of range") from None
+class Parameter(msgspec.Struct, Generic[T], frozen=True):
+    """A parameter of a request; `default` is what it means if it is not given."""
 
-
-def day(text: str) -> date:
-    """Read a day, YYYY-MM-DD; ValueError for anything else."""
-    try:
-        if _DAY.fullmatch(text):
-            return date.fromisoformat(text)
-    except ValueError:
-        pass
-    raise ValueError("not a day; like 2023-06-13")
-
-
-def today() -> date:
-    """Return the day that it is in UTC."""
-    return datetime.now(UTC).date()
-
-
-def first_day(last: date, days_max: int, text: str) -> date:
-    """Read the first of some days; ValueError if the last is before it, or they are too many."""
-    first = day(text)
-    if first > last:
-        raise ValueError(f"after the last day, {last}")
-    if (last - first).days >= days_max:
-        raise ValueError(f"at most {days_max} days at once; the last one is {last}")
-    return first
-
-
-def days_before(last: date) -> date:
-    """Return the first of the 30 days that end with one: what is shown if nobody says."""
-    return date.fromordinal(max(1, last.toordinal() - _DAYS + 1))
-
-
-def number(least: int, most: int) -> Callable[[str], int]:
-    """Make a rule for whole numbers."""
-
-    def read(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most))):
-            raise ValueError(f"not a whole number from {least} to {most}")
-        if not least <= int(text) <= most:
-            raise ValueError(f"not from {least} to {most}")
-        return int(text)
-
-    return read
-
-
-def position(partitions: int, text: str) -> Position:
-    """Read a position in a log of so many partitions."""
-    found = Position.parse(text)
-    if found.partition >= partitions:
-        raise ValueError(f"this log has {partitions} partitions, the first is 0")
-    return found
-
-
-def text(given: str) -> str:
-    """Read a text to look for."""
-    if not given.strip() or len(given) > _TEXT_CHARACTERS_MAX:
-        raise ValueError(f"not a text of 1 to {_TEXT_CHARACTERS_MAX} characters")
-    return given
-
-
-def one_of(*words: str) -> Callable[[str], str]:
-    """Make a rule for a choice."""
-
-    def read(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"one of {', '.join(words)}")
-        return text
-
-    return read
+    name: str
+    rule: Rule[T]
+    says: str
+    default: T
+    example: Any = None
+    place: Literal["query", "header", "path"] = "query"
 
 
 class Params:
-    """Collects what is wrong while a handler takes its parameters, then says it all."""
+    """The parameters of one request."""
 
-    def __init__(self, query: Mapping[str, str]) -> None:
-        """Take the query; what nobody asks for until `done` is an error."""
-        self._query = dict(query)
-        self._known: list[str] = []
+    def __init__(
+        self,
+        known: Sequence[Parameter[Any]],
+        query: MultiMapping[str],
+        headers: Mapping[str, str],
+        *,
+        strict: bool = True,
+    ) -> None:
+        """Read those that are known; a problem names each that is wrong, or unknown if `strict`."""
         self._errors: list[ParameterError] = []
-
-    def take(self, name: str, rule: Callable[[str], T]) -> T | None:
-        """Return a parameter, None if it is not given or wrong."""
-        self._known.append(name)
-        text = self._query.pop(name, None)
-        return None if text is None else self.check(name, text, rule)
-
-    def check(self, name: str, text: str, rule: Callable[[str], T]) -> T | None:
-        """Return what stands elsewhere, such as in a header, None if it is wrong."""
-        try:
-            return rule(text)
-        except ValueError as error:
-            self.refuse(name, str(error))
-            return None
-
-    def refuse(self, name: str, problem: str) -> None:
-        """Note what is wrong with a parameter."""
-        self._errors.append(ParameterError(name, problem))
-
-    def done(self) -> None:
-        """Raise a problem that names every wrong or unknown parameter."""
-        known = ", ".join(self._known) or "none"
-        for name in self._query:
-            shown = name if name.isidentifier() and len(name) <= 40 else "a parameter"  # noqa: PLR2004
-            self._errors.append(ParameterError(shown, f"unknown; known here: {known}"))
+        self._values = {one.name: self._read(one, query, headers) for one in known}
+        if strict:
+            self._refuse_unknown([one.name for one in known if one.place == "query"], query)
         if self._errors:
             raise bad_parameters(self._errors)
+
+    def __getitem__(self, parameter: Parameter[T]) -> T:
+        """Return what a parameter means in this request; KeyError if it is not one of its own."""
+        value: T = self._values[parameter.name]
+        return value
+
+    def _read(
+        self, parameter: Parameter[T], query: MultiMapping[str], headers: Mapping[str, str]
+    ) -> T:
+        name = parameter.name
+        if parameter.place == "header":
+            given = [headers[name]] if name in headers else []
+        else:
+            given = query.getall(name, [])
+        if not given:
+            return parameter.default
+        if len(given) > 1:
+            self._errors.append(ParameterError(name, "given more than once"))
+            return parameter.default
+        try:
+            return parameter.rule.read(given[0])
+        except ValueError as error:
+            self._errors.append(ParameterError(name, str(error)))
+            return parameter.default
+
+    def _refuse_unknown(self, known: list[str], query: MultiMapping[str]) -> None:
+        listed = ", ".join(known) or "none"
+        for name in dict.fromkeys(query):
+            if name not in known:
+                plain = name.isidentifier() and len(name) <= _NAME_CHARACTERS_MAX
+                shown = name if plain else "a parameter"
+                self._errors.append(ParameterError(shown, f"unknown; known here: {listed}"))
+
+
+VALID_AT: Maybe[datetime] = Parameter(
+    "valid_at",
+    rules.MOMENT,
+    "only what had happened by then, inclusive",
+    None,
+    "2023-06-13T09:48:47.621Z",
+)
+KNOWN_AT: Maybe[datetime] = Parameter(
+    "known_at",
+    rules.MOMENT,
+    "only what had been recorded by then, inclusive; together with `valid_at`: both",
+    None,
+)
+ORDER: Parameter[Order] = Parameter(
+    "order", rules.one_of(get_args(Order)), "oldest first, or newest", "asc"
+)
+EMAIL: Maybe[str] = Parameter("email", rules.TEXT, "whole, in any case", None, "jo@example.com")
+PHONE: Maybe[str] = Parameter(
+    "phone", rules.TEXT, "with or without country code, leading zeros and signs", None, "5550001"
+)
+USERNAME: Maybe[str] = Parameter("username", rules.TEXT, "whole, in any case", None)
+LIFECYCLE: Maybe[Lifecycle] = Parameter(
+    "lifecycle", rules.one_of(LIFECYCLES), "users who are this now", None
+)
+UPDATED_SINCE: Parameter[datetime] = Parameter(
+    "updated_since", rules.MOMENT, "users whose newest event occurred then or later", EVER
+)
+FROM: Maybe[date] = Parameter(
+    "from", rules.DAY, "first day; if not given, 29 days before the last", None, "2023-06-01"
+)
+TO: Maybe[date] = Parameter(
+    "to", rules.DAY, "last day, inclusive; if not given, today in UTC", None, "2023-06-30"
+)
+_NEXT = "`next` of the page before"
+HISTORY_AFTER: Maybe[read_model.Mark] = Parameter("after", rules.HISTORY_MARK, _NEXT, None)
+SEARCH_AFTER: Maybe[search.Mark] = Parameter("after", rules.SEARCH_MARK, _NEXT, None)
+WAIT_S: Parameter[int] = Parameter(
+    "wait_s",
+    rules.number(0, _WAIT_S_MAX),
+    "if there is nothing yet, wait for so many seconds at most",
+    0,
+)
+
+
+IDS = {
+    "application_id": Parameter(
+        "application_id", rules.ID, "the sales channel", "", "000000000000000000000001", "path"
+    ),
+    "user_id": Parameter(
+        "user_id",
+        rules.ID,
+        "the user's id in that sales channel",
+        "",
+        "6487fc9f66a6031a8b68f523",
+        "path",
+    ),
+}
+
+
+def limit(rows_max: int) -> Parameter[int]:
+    """How many to answer with, of as many as a page may hold."""
+    return Parameter("limit", rules.number(1, rows_max), "how many on a page", min(_ROWS, rows_max))
+
+
+class Places:
+    """Parameters that name a place in a log of so many partitions."""
+
+    def __init__(self, partitions: int) -> None:
+        """Positions in other partitions are refused."""
+        position = rules.position(partitions)
+        self.min_position: Maybe[Position] = Parameter(
+            "min_position",
+            position,
+            "wait until the read model has reached this position: read your own writes",
+            None,
+            "0:1",
+        )
+        self.after: Maybe[Position] = Parameter(
+            "after",
+            position,
+            "go on after this position; if not given, from the first",
+            None,
+            "0:1",
+        )
+        self.resumed: Maybe[Position] = Parameter(
+            "Last-Event-ID",
+            position,
+            "of a stream: the same as `after`, and before it",
+            None,
+            "0:1",
+            "header",
+        )
+        self.partition: Maybe[int] = Parameter(
+            "partition",
+            rules.number(0, partitions - 1),
+            "which part of the log, if there are several and no `after`",
+            None,
+        )

@@ -6,6 +6,19 @@ import msgspec
 from aiohttp import web
 
 CONTENT_TYPE = "application/problem+json"
+MEANINGS = {
+    400: "what was sent can't be read; `errors` names each parameter that is wrong or unknown",
+    401: "the token, or the signature of a delivery, is missing or wrong",
+    403: "the token is good, but does not open this",
+    404: "there is no such user, or was none at that time, or no such path",
+    405: "the path does not take this method; the header Allow says which it does",
+    408: "the body did not arrive in time; send it again",
+    410: "the user was erased for good",
+    413: "the body is larger than USERLOG_BODY_BYTES_MAX",
+    500: "a defect of userlog; its log has a line with this X-Request-Id",
+    503: "not now; send it again after the seconds in Retry-After, without it ask the operator",
+}
+"""When each status is answered."""
 
 
 class ParameterError(msgspec.Struct, frozen=True):
@@ -15,7 +28,7 @@ class ParameterError(msgspec.Struct, frozen=True):
     detail: str
 
 
-class Document(msgspec.Struct, frozen=True, omit_defaults=True):
+class ProblemDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     """The body of a problem."""
 
     type: str
@@ -39,7 +52,7 @@ class Problem(Exception):  # noqa: N818 - it is the answer as much as an error
     ) -> None:
         """`title` names the kind of problem, `detail` this one and the way out."""
         super().__init__(title)
-        self.document = Document(_type(title), title, status, detail, errors or [])
+        self.document = ProblemDocument(_type(title), title, status, detail, errors or [])
         self.headers = headers or {}
 
     def body(self) -> bytes:
@@ -73,6 +86,11 @@ def unreadable(position: str, reason: str) -> Problem:
         " what is wrong with it, then runs `userlog rebuild --user`"
     )
     return Problem(503, "Unreadable event", detail)
+
+
+def bad_parameter(name: str, detail: str) -> Problem:
+    """400, for one parameter that does not go with another."""
+    return bad_parameters([ParameterError(name, detail)])
 
 
 def bad_parameters(errors: list[ParameterError]) -> Problem:

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from api.send import Sent
+    from api.status import Status
     from api.tokens import Token
     from eventstore.quarantine import Quarantined
+    from projections.answers import Stale, User
     from projections.differences import Difference
     from projections.progress import Progress
-    from projections.read_model import Stale, User
     from projections.set_aside import SetAside
     from projections.stats import Day
 
@@ -156,28 +157,28 @@ def sent(found: list[Sent]) -> None:
     table(("delivery", "status", *names, "positions"), rows)
 
 
-def status(found: dict[str, Any]) -> None:
+def status(found: Status) -> None:
     """Print how far the log and the read models have come."""
     console.print(status_view(found))
 
 
-def status_view(found: dict[str, Any]) -> Group:
+def status_view(found: Status) -> Group:
     """Show how far the log, the read models and a rebuild have come, as tables."""
-    heads = [(h["position"], h["recorded_at"] or "never") for h in found["heads"]]
+    heads = [(head.position, head.recorded_at or "never") for head in found.heads]
     rows = [
         (
             *(str(p.partition), str(p.generation), "answers" if p.active else p.state),
             *(f"{p.position} of {p.head}", f"{p.lag_positions} events, {p.lag_s:.1f} s"),
         )
-        for p in found["projections"]
+        for p in found.projections
     ]
-    aside = found["set_aside"]
+    aside = found.set_aside
     lines = [
         f"set aside: {aside}{'; see `userlog set-aside`' if aside else ''}",
-        f"in quarantine: {found['quarantined']}",
+        f"in quarantine: {found.quarantined}",
     ]
-    if found["rebuild"]:
-        lines.insert(0, rebuild_line(found["rebuild"]))
+    if found.rebuild:
+        lines.insert(0, rebuild_line(found.rebuild))
     return Group(
         _table(("head", "last recorded"), heads, title="log"),
         _table(("partition", "generation", "state", "position", "lag"), rows, title="read models"),
@@ -185,12 +186,12 @@ def status_view(found: dict[str, Any]) -> Group:
     )
 
 
-def status_line(found: dict[str, Any]) -> str:
+def status_line(found: Status) -> str:
     """Say in one line what changes while one watches."""
-    heads = ", ".join(h["position"] for h in found["heads"])
-    waiting = sum(p.lag_positions for p in found["projections"] if p.active)
-    line = f"head {heads}; {waiting} events to project; {found['quarantined']} in quarantine"
-    return f"{line}; {rebuild_line(found['rebuild'])}" if found["rebuild"] else line
+    heads = ", ".join(head.position for head in found.heads)
+    waiting = sum(p.lag_positions for p in found.projections if p.active)
+    line = f"head {heads}; {waiting} events to project; {found.quarantined} in quarantine"
+    return f"{line}; {rebuild_line(found.rebuild)}" if found.rebuild else line
 
 
 def rebuild_line(found: Progress) -> str:

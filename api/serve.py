@@ -15,8 +15,8 @@ import msgspec
 import structlog
 
 from api.answering import answering, projecting, traced
-from api.app import WEBHOOK_PATH
 from api.listening import listening
+from api.routes import WEBHOOK_PATH
 from api.runtime import StoppedWaitingError, database_url, opened
 from api.secret_files import FILES, Secrets, obtain
 from api.settings import SettingsError

@@ -12,8 +12,8 @@ from projections.deliveries import is_object
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from projections.answers import Entry, History
     from projections.history import Change
-    from projections.read_model import Entry, History
 
 
 def show(found: History, title: str) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from eventstore import sql
 from eventstore.errors import database_errors
+from projections.answers import Time, rfc3339
 
 if TYPE_CHECKING:
     import asyncpg
@@ -27,7 +28,7 @@ class Progress(msgspec.Struct, frozen=True):
     generation: int
     version: str
     phase: str
-    started_at: str
+    started_at: Time
     shards: int
     shards_done: int
     events: int
@@ -52,7 +53,7 @@ def _progress(row: asyncpg.Record) -> Progress:
         generation=row["generation"],
         version=row["version"] or "",
         phase=row["phase"],
-        started_at=row["started_at"].isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        started_at=rfc3339(row["started_at"]),
         shards=row["shards"],
         shards_done=row["shards_done"],
         events=row["events"],

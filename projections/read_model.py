@@ -5,26 +5,34 @@ from __future__ import annotations
 import asyncio
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
 from eventstore import sql, store
 from eventstore.errors import database_errors
-from eventstore.events import Kind, Position
 from projections import set_aside
+from projections.answers import (
+    Entry,
+    History,
+    entry_of,
+    folded_entry,
+    folded_user,
+    lag_of,
+    stale_since,
+    user_of,
+)
 from projections.folding import Folder
-from projections.history import Change, HistoryEntry, replaying
+from projections.history import replaying
 from projections.point_in_time import state_at
-from projections.state import Lifecycle, encode_fields, order_key_after
+from projections.state import order_key_after
 from projections.turns import in_turns
 
 if TYPE_CHECKING:
-    import asyncpg
-
-    from eventstore.events import Stream
+    from eventstore.events import Position, Stream
     from eventstore.log import EventLog
-    from projections.state import UserEvent
+    from projections.answers import Lag, Stale, User
+    from projections.history import HistoryEntry
 
 _SQL = sql.load("projections")
 FOREVER = datetime.max.replace(tzinfo=UTC)
@@ -36,52 +44,6 @@ _MARK = re.compile(r"([0-9a-f]{82})([0-9a-f]{1,15})")
 Order: TypeAlias = Literal["asc", "desc"]
 Mark: TypeAlias = tuple[bytes, int]
 """The place of an entry in a history: its order key and the number of its position."""
-
-
-class AsOf(msgspec.Struct, frozen=True):
-    """The newest event, in effective order, that is in an answer."""
-
-    position: str
-    event_type: str
-    occurred_at: str
-    recorded_at: str
-
-
-class Stale(msgspec.Struct, frozen=True):
-    """The event that can't be projected, for which reason, and since when an answer lacks it."""
-
-    position: str
-    reason: str
-    since: str
-
-
-class User(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is, or was, known about a user; `stale` if they are set aside."""
-
-    application_id: str
-    user_id: str
-    company_id: int | None
-    lifecycle: Lifecycle
-    state: msgspec.Raw
-    as_of: AsOf
-    stale: Stale | None = None
-
-
-class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one event changed.
-
-    `stated_at` is there when the sender stated a time so far ahead that `occurred_at` is the time
-    of recording instead.
-    """
-
-    position: str
-    event_type: str
-    occurred_at: str
-    recorded_at: str
-    late: bool
-    summary: list[str]
-    changes: list[Change]
-    stated_at: str | None = None
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -106,27 +68,6 @@ class Page(msgspec.Struct, frozen=True):
 FIRST_PAGE = Page()
 
 
-class History(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A page of a user's history; `next` is what to give as `after` for the next page."""
-
-    entries: list[Entry]
-    next: str | None
-    stale: Stale | None = None
-
-
-class Lag(msgspec.Struct, frozen=True):
-    """How far one generation of a partition has come; seconds since the oldest waiting event."""
-
-    partition: int
-    generation: int
-    state: str
-    active: bool
-    head: int
-    position: int
-    lag_positions: int
-    lag_s: float
-
-
 class NotReachedError(Exception):
     """The read model has not reached the position asked for in the time allowed."""
 
@@ -149,11 +90,7 @@ class ReadModel:
         if valid_at is None and known_at is None:
             return await self._user_now(stream)
         state = await state_at(self._log, stream, valid_at or FOREVER, known_at or FOREVER)
-        if state is None:
-            return None
-        raw = msgspec.Raw(encode_fields(state.fields))
-        ids = stream.application_id, stream.user_id
-        return User(*ids, state.company_id, state.lifecycle, raw, AsOf(*_place(state.last)))
+        return None if state is None else folded_user(stream, state)
 
     async def _user_now(self, stream: Stream) -> User | None:
         with database_errors():
@@ -163,7 +100,7 @@ class ReadModel:
     async def stale(self, stream: Stream) -> Stale | None:
         """Return what keeps a user from being up to date in the read model, if anything does."""
         found = await set_aside.reason_for(self._log.pool, stream)
-        return _stale(*found) if found else None
+        return stale_since(*found) if found else None
 
     async def history(
         self, stream: Stream, known_at: datetime | None = None, page: Page = FIRST_PAGE
@@ -186,7 +123,7 @@ class ReadModel:
         kept = [
             e for e in entries if e.event.occurred_at <= page.valid_at and page.follows(_mark(e))
         ]
-        return _cut([(_entry(one), _mark(one)) for one in kept], page.limit)
+        return _cut([(folded_entry(one), _mark(one)) for one in kept], page.limit)
 
     async def _history_now(self, stream: Stream, page: Page) -> History:
         order_key, position = page.after or (None, None)
@@ -196,8 +133,7 @@ class ReadModel:
         with database_errors():
             rows = await self._log.pool.fetch(query, *args)
         found = [
-            (_stored_entry(row, stream.partition), (row["order_key"], row["position"]))
-            for row in rows
+            (entry_of(row, stream.partition), (row["order_key"], row["position"])) for row in rows
         ]
         return _cut(found, page.limit)
 
@@ -223,80 +159,7 @@ class ReadModel:
         with database_errors():
             found = await self._log.pool.fetch(_SQL["status"])
         now = datetime.now(UTC)
-        return [_lag(row, now) for row in found]
-
-
-def _lag(row: asyncpg.Record, now: datetime) -> Lag:
-    waiting: datetime | None = row["oldest_waiting"]
-    return Lag(
-        partition=row["partition"],
-        generation=row["generation"],
-        state=row["state"],
-        active=row["active"],
-        head=row["head"],
-        position=row["position"],
-        lag_positions=row["head"] - row["position"],
-        lag_s=max(0.0, (now - waiting).total_seconds()) if waiting else 0.0,
-    )
-
-
-def user_of(row: asyncpg.Record) -> User:
-    """Show a row of users, joined with what keeps them set aside."""
-    stale: Stale | None = None
-    if row["stale_position"] is not None:
-        position = Position(row["partition"], row["stale_position"])
-        stale = _stale(position, row["stale_reason"], row["stale_since"])
-    return User(
-        row["application_id"],
-        row["user_id"],
-        row["company_id"],
-        row["lifecycle"],
-        msgspec.Raw(row["state"].encode()),
-        AsOf(**_about(row, row["partition"])),
-        stale,
-    )
-
-
-def _stale(position: Position, reason: str, since: datetime) -> Stale:
-    return Stale(str(position), reason, rfc3339(since))
-
-
-def _about(row: asyncpg.Record, partition: int) -> dict[str, Any]:
-    return {
-        "position": str(Position(partition, row["position"])),
-        "event_type": Kind(row["kind"]).label,
-        "occurred_at": rfc3339(row["occurred_at"]),
-        "recorded_at": rfc3339(row["recorded_at"]),
-    }
-
-
-def _place(event: UserEvent) -> tuple[str, str, str, str]:
-    times = rfc3339(event.occurred_at), rfc3339(event.recorded_at)
-    return str(event.position), event.kind.label, *times
-
-
-def rfc3339(time: datetime) -> str:
-    """Write a time in UTC as answers show it: to the millisecond, with Z."""
-    return f"{time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
-
-
-def _stored_entry(row: asyncpg.Record, partition: int) -> Entry:
-    return Entry(
-        **_about(row, partition),
-        late=row["late"],
-        summary=msgspec.json.decode(row["summary"], type=list[str]),
-        changes=msgspec.json.decode(row["changes"], type=list[Change]),
-        stated_at=_maybe(row["stated_at"]),
-    )
-
-
-def _entry(entry: HistoryEntry) -> Entry:
-    stated_at = _maybe(entry.event.stated_at)
-    return Entry(*_place(entry.event), entry.late, entry.summary, entry.changes, stated_at)
-
-
-def _maybe(time: datetime | None) -> str | None:
-    return rfc3339(time) if time else None
+        return [lag_of(row, now) for row in found]
 
 
 def _mark(entry: HistoryEntry) -> Mark:

@@ -15,6 +15,7 @@ import structlog
 from eventstore import sql
 from eventstore.errors import LogError, UnavailableError, database_errors
 from eventstore.events import Position
+from projections.answers import Time, rfc3339
 from projections.poison import PoisonError
 from projections.proof import prove
 from projections.ranges import Range
@@ -33,9 +34,9 @@ _log = structlog.stdlib.get_logger("userlog.scrubber")
 class Scrubbed(msgspec.Struct, frozen=True):
     """What has been proven since the process began."""
 
-    users_proven: int = 0
-    differences: int = 0
-    last_difference_at: str | None = None
+    users_proven: int
+    differences: int
+    last_difference_at: Time | None
 
 
 async def scrub(log: EventLog, partition: int, first: uuid.UUID) -> Differences:
@@ -61,7 +62,7 @@ class Scrubber:
         """Begin; idempotent."""
         if self._task is None and self._interval_s:
             self._stopped.clear()
-            self.scrubbed = self.scrubbed or Scrubbed()
+            self.scrubbed = self.scrubbed or Scrubbed(0, 0, None)
             self._task = asyncio.create_task(self._run(), name="scrubber")
 
     async def stop(self) -> None:
@@ -108,8 +109,8 @@ class Scrubber:
 
     def take(self, found: Differences) -> None:
         """Remember and say what was found."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        so_far = self.scrubbed or Scrubbed()
+        now = rfc3339(datetime.now(UTC))
+        so_far = self.scrubbed or Scrubbed(0, 0, None)
         self.scrubbed = Scrubbed(
             so_far.users_proven + found.users,
             so_far.differences + found.differing,

@@ -12,7 +12,8 @@ import msgspec
 
 from eventstore import sql
 from eventstore.errors import database_errors
-from projections.read_model import FOREVER, User, user_of
+from projections.answers import Users, user_of
+from projections.read_model import FOREVER
 from projections.state import Lifecycle, milliseconds
 from projections.terms import What, term
 
@@ -42,17 +43,12 @@ class Wanted(msgspec.Struct, frozen=True):
     changed_since: datetime = EVER
 
 
-class Found(msgspec.Struct, frozen=True):
-    """A page of users; `next` is what to give as `after` for the next page."""
-
-    users: list[User]
-    next: str | None
-
-
 async def search(
     log: EventLog, application_id: str, wanted: Wanted, *, limit: int, after: Mark | None = None
-) -> Found:
+) -> Users:
     """Return a page of an application's users; nobody if a value has nothing to look for."""
+    if "\0" in application_id:  # which no text in the database can hold
+        return Users([], None)
     partitions = list(range(log.partitions))
     lifecycles = [wanted.lifecycle] if wanted.lifecycle else list(LIFECYCLES)
     terms = [
@@ -73,7 +69,7 @@ async def search(
     if len(rows) > limit:
         last = rows[limit - 1]
         following = f"{milliseconds(last['occurred_at'])}-{last['stream_id'].hex}"
-    return Found([user_of(row) for row in rows[:limit]], following)
+    return Users([user_of(row) for row in rows[:limit]], following)
 
 
 def parse_mark(text: str) -> Mark:

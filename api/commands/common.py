@@ -9,7 +9,7 @@ import typer
 import uvloop
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from api import logs, params, render
+from api import logs, render, rules
 from api import settings as settings_module
 from api.runtime import opened
 from api.secret_files import obtain
@@ -83,7 +83,7 @@ def option(name: str, rule: Callable[[str], T], text: str | None) -> T | None:
 
 def moment(text: str | None, name: str) -> datetime | None:
     """Read a time given as an option."""
-    return option(name, params.moment, text)
+    return option(name, rules.moment, text)
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from api import params, render
+from api import render, rules
 from api.commands.common import Application, FailedError, Json, new_group, option, with_runtime
 from projections import set_aside, stats
 from projections.repair import repair
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from api.runtime import Runtime
     from eventstore.events import Stream
     from projections.poison import PoisonError
@@ -36,12 +37,14 @@ def stats_command(
     """Show by day how many users were new, deleted, blocked, and active at its end."""
 
     async def work(runtime: Runtime) -> list[Day]:
-        until = option("--to", params.day, last) or params.today()
+        until = option("--to", rules.day, last) or rules.today()
         days_max = runtime.settings.page_rows_max
-        since = option("--from", partial(params.first_day, until, days_max), first)
-        return await stats.days_of(
-            runtime.log, application_id, since or params.days_before(until), until
-        )
+
+        def first_day(text: str) -> date:
+            return rules.first_day(rules.day(text), until, days_max)
+
+        since = option("--from", first_day, first) or rules.first_day(None, until, days_max)
+        return await stats.days_of(runtime.log, application_id, since, until)
 
     found: list[Day] = with_runtime(work)
     if json:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
 
-from api import handlers, render, send, serve
+from api import render, send, serve
 from api import settings as settings_module
-from api.app import WEBHOOK_PATH
 from api.commands.common import (
     FailedError,
     Json,
@@ -23,9 +22,11 @@ from api.commands.common import (
     with_runtime,
 )
 from api.commands.watch import watch_status
+from api.routes import WEBHOOK_PATH
 from api.runtime import database_url, install, opened
 from api.secret_files import obtain
 from api.settings import PREFIX, Settings
+from api.status import Status, status
 from projections.projector import catch_up
 
 app = new_group()
@@ -129,7 +130,7 @@ def status_command(
         with contextlib.suppress(StoppedError):
             with_runtime(partial(watch_status, json=json))
         return
-    found: dict[str, Any] = with_runtime(handlers.status)
+    found: Status = with_runtime(status)
     if json:
         render.as_json(found)
     else:

@@ -19,13 +19,15 @@ from api.commands.common import (
     with_runtime,
 )
 from api.render import STALE
-from projections.read_model import FOREVER, Page, parse_mark, rfc3339
+from projections.answers import rfc3339
+from projections.read_model import FOREVER, Page, parse_mark
 
 if TYPE_CHECKING:
     from api.runtime import Runtime
     from eventstore.events import Stream
     from eventstore.log import Erasure
-    from projections.read_model import History, Mark, User
+    from projections.answers import History, User
+    from projections.read_model import Mark
 
 app = new_group()
 _NOBODY = "no such user, or nothing known of them by that time"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 
-from api import handlers, render
+from api import render
+from api.status import Status, status
 from projections import progress
 
 if TYPE_CHECKING:
@@ -28,23 +29,23 @@ async def watch_status(runtime: Runtime, *, json: bool) -> None:
     if json or not render.console.is_terminal:
         show = _changes(lambda found: _json(found) if json else render.status_line(found))
         while True:
-            show(await handlers.status(runtime))
+            show(await status(runtime))
             await asyncio.sleep(_STATUS_S)
     with Live(console=render.console, auto_refresh=False) as live:
         while True:
-            live.update(render.status_view(await handlers.status(runtime)), refresh=True)
+            live.update(render.status_view(await status(runtime)), refresh=True)
             await asyncio.sleep(_STATUS_S)
 
 
-def _json(found: dict[str, Any]) -> str:
+def _json(found: Status) -> str:
     return msgspec.json.encode(found).decode()
 
 
-def _changes(line_of: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, Any]], None]:
+def _changes(line_of: Callable[[Status], str]) -> Callable[[Status], None]:
     """Print a line whenever it is not the same as before."""
     said = ""
 
-    def show(found: dict[str, Any]) -> None:
+    def show(found: Status) -> None:
         nonlocal said
         line = line_of(found)
         if line != said:

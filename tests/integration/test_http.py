@@ -566,9 +566,9 @@ BAD: list[tuple[str, dict[str, str], list[str]]] = [
     (f"{USER}/history", {"updated_since": "0"}, ["updated_since"]),
     ("/v1/status", {"verbose": "1"}, ["verbose"]),
     (STATS, {"from": "2023-06-13T00:00:00Z"}, ["from"]),
-    (STATS, {"from": "20230613", "to": "2023-W24-2"}, ["to", "from"]),
+    (STATS, {"from": "20230613", "to": "2023-W24-2"}, ["from", "to"]),
     (STATS, {"from": "2023-02-29"}, ["from"]),
-    (STATS, {"from": "", "to": "tomorrow", "by": "week"}, ["to", "from", "by"]),
+    (STATS, {"from": "", "to": "tomorrow", "by": "week"}, ["from", "to", "by"]),
     (STATS, {"from": "2023-06-14", "to": "2023-06-13"}, ["from"]),
     (STATS, {"from": "2020-01-01", "to": "2023-06-13"}, ["from"]),
 ]  # fmt: skip

@@ -15,7 +15,8 @@ from tests.integration.support import APP, T0, delivery
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from projections.read_model import Entry, History, Order, User
+    from projections.answers import Entry, History, User
+    from projections.read_model import Order
     from tests.conftest import Stack
 
 MS = timedelta(milliseconds=1)

@@ -10,10 +10,11 @@ import pytest
 
 from eventstore import sql
 from projections.projector import catch_up
-from projections.search import Found, Wanted, parse_mark, search
+from projections.search import Wanted, parse_mark, search
 from tests.integration.support import APP, T0, delivery
 
 if TYPE_CHECKING:
+    from projections.answers import Users
     from tests.conftest import Stack
 
 PHONE: dict[str, Any] = {"phone_numbers": [{"phone": "5550001", "country_code": 91}]}
@@ -99,7 +100,7 @@ async def test_lists(stack: Stack) -> None:
 async def test_pages(stack: Stack, values: dict[Any, str], limit: int) -> None:
     """Following `next` visits everybody once, also those who changed at the same moment."""
     await _tell(stack, *(delivery(f"u{n}", at_ms=n // 3, **email("a@b.c")) for n in range(7)))
-    pages: list[Found] = []
+    pages: list[Users] = []
     after = None
     while not pages or pages[-1].next:
         wanted = Wanted(values)

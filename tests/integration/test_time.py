@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from api import timeline
-from api.params import moment
 from api.payloads import decode
+from api.rules import moment
 from projections.projector import catch_up
 from tests.unit.support import encoded
 

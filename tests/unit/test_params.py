@@ -6,13 +6,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from multidict import MultiDict
 
-from api.params import Params, moment, number, one_of
+from api.params import Parameter, Params
 from api.problems import Problem
+from api.rules import MOMENT, moment, number, one_of
 from tests.unit.support import AT, AT_MS, short
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def test_no_moment(text: str, problem: str) -> None:
 @pytest.mark.parametrize(("text", "expected"), [("1", 1), ("100", 100), ("007", 7)])
 def test_numbers(text: str, expected: int) -> None:
     """A whole number between both limits, each included."""
-    assert number(1, 100)(text) == expected
+    assert number(1, 100).read(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -85,58 +87,70 @@ def test_numbers(text: str, expected: int) -> None:
 def test_no_number(text: str, problem: str) -> None:
     """What is no such number is refused with both limits."""
     with pytest.raises(ValueError, match=f"^{problem}$"):
-        number(1, 100)(text)
+        number(1, 100).read(text)
 
 
 def test_choices() -> None:
     """A choice is one of the words, exactly; else they are all named."""
-    assert one_of("asc", "desc")("desc") == "desc"
+    rule = one_of(("asc", "desc"))
+    assert rule.read("desc") == "desc"
     for text in ("", "ASC", "asc,desc"):
         with pytest.raises(ValueError, match=r"^one of asc, desc$"):
-            one_of("asc", "desc")(text)
+            rule.read(text)
 
 
-def problems(query: dict[str, str], **rules: Callable[[str], Any]) -> dict[str, str]:
-    """Take parameters by these rules and return what is wrong with them."""
-    params = Params(query)
-    for name, rule in rules.items():
-        params.take(name, rule)
+LIMIT: Parameter[int] = Parameter("limit", number(1, 9), "how many", 5)
+ORDER: Parameter[str] = Parameter("order", one_of(("asc", "desc")), "which way", "asc")
+SINCE: Parameter[datetime | None] = Parameter("since", MOMENT, "how long ago", None)
+LAST = Parameter("Last-Seen", number(0, 9), "the last", 0, place="header")
+KNOWN: Sequence[Parameter[Any]] = (LIMIT, ORDER, SINCE, LAST)
+
+
+def problems(
+    *query: tuple[str, str], known: Sequence[Parameter[Any]] = KNOWN, last: str = "0"
+) -> dict[str, str]:
+    """Return what is wrong with a request."""
     with pytest.raises(Problem) as raised:
-        params.done()
+        Params(known, MultiDict(query), {"Last-Seen": last})
     assert raised.value.document.status == 400
     return {error.parameter: error.detail for error in raised.value.document.errors}
 
 
 def test_good_parameters() -> None:
-    """Parameters come converted, those not given as None, and nothing is wrong."""
-    params = Params({"limit": "5"})
-    assert params.take("limit", number(1, 9)) == 5
-    assert params.take("order", one_of("asc")) is None
-    params.done()
+    """Parameters come converted, those not given as their default."""
+    found = Params(KNOWN, MultiDict({"limit": "7"}), {"Last-Seen": "3"})
+    assert (found[LIMIT], found[LAST]) == (7, 3)
+    assert (found[ORDER], found[SINCE]) == ("asc", None)
 
 
 def test_every_mistake_is_reported_at_once() -> None:
     """All wrong and unknown parameters are named in one answer, with the known ones."""
-    found = problems(
-        {"limit": "0", "order": "up", "valid_at": "now", "limits": "1"},
-        limit=number(1, 9),
-        order=one_of("asc", "desc"),
-        valid_at=moment,
-    )
-    assert found == {
+    query = (("limit", "0"), ("order", "up"), ("since", "now"), ("limits", "1"))
+    assert problems(*query, last="x") == {
         "limit": "not from 1 to 9",
         "order": "one of asc, desc",
-        "valid_at": "not a time; like 2023-06-13T09:48:47.621Z, or milliseconds",
-        "limits": "unknown; known here: limit, order, valid_at",
+        "since": "not a time; like 2023-06-13T09:48:47.621Z, or milliseconds",
+        "Last-Seen": "not a whole number from 0 to 9",
+        "limits": "unknown; known here: limit, order, since",
+    }
+
+
+def test_a_parameter_is_given_once() -> None:
+    """Of two values none is taken, not even of equal ones."""
+    query = (("limit", "1"), ("limit", "1"), ("order", "asc"), ("x", "1"), ("x", "2"))
+    assert problems(*query) == {
+        "limit": "given more than once",
+        "x": "unknown; known here: limit, order, since",
     }
 
 
 def test_unknown_where_nothing_is_known() -> None:
-    """Where there are no parameters, each is unknown."""
-    assert problems({"limit": "1"}) == {"limit": "unknown; known here: none"}
+    """Where there are no parameters, each is unknown, unless nobody minds."""
+    assert problems(("limit", "1"), known=()) == {"limit": "unknown; known here: none"}
+    Params((), MultiDict(limit="1"), {}, strict=False)
 
 
 @pytest.mark.parametrize("name", ["salman@example.com", "a b", "", "x" * 41, "<script>"])
 def test_an_unlikely_name_is_not_repeated(name: str) -> None:
     """A name that looks like data or markup is not echoed."""
-    assert problems({name: "1"}) == {"a parameter": "unknown; known here: none"}
+    assert problems((name, "1"), known=()) == {"a parameter": "unknown; known here: none"}

@@ -6,13 +6,12 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import structlog
-from aiohttp import web
 
 from api import tracing
 from api.app import make_app
 from api.connections import Runner, with_room
+from api.entrance import Entrance
 from api.in_hand import IN_HAND
-from api.listening import BACKLOG
 from api.lobby import lobby
 from api.runtime import opened
 from projections.projector import Projector
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     import asyncio
     import socket
     from collections.abc import AsyncGenerator
+
+    from aiohttp import web
 
     from api.runtime import Runtime
     from api.secret_files import Secrets
@@ -54,18 +55,19 @@ async def answering(
             await stack.enter_async_context(projecting(runtime, traces))
         app = make_app(runtime, secrets, traces)
         runner = Runner(app, settings)
-        stack.push_async_callback(_stop, runner, app, settings.shutdown_timeout_s)
         await runner.setup()
-        for one in sockets:
-            await web.SockSite(runner, one, backlog=BACKLOG).start()
+        assert runner.server is not None, "it is set up"  # noqa: S101
+        entrance = Entrance(sockets, runner.server)
+        stack.push_async_callback(_stop, entrance, runner, app, settings.shutdown_timeout_s)
         yield runtime
         _log.info("stopping")
 
 
-async def _stop(runner: web.AppRunner, app: web.Application, timeout_s: float) -> None:
+async def _stop(
+    entrance: Entrance, runner: web.AppRunner, app: web.Application, timeout_s: float
+) -> None:
     """Let nobody in any more, answer what is in hand, and end what is then left."""
-    for site in list(runner.sites):
-        await site.stop()
+    entrance.close()
     await app.shutdown()  # ends the streams
     await app[IN_HAND].drain(timeout_s)
     await runner.cleanup()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from api.connections import Server
+from api.entrance import Entrance
 from api.problems import unavailable
 
 if TYPE_CHECKING:
@@ -27,22 +28,23 @@ async def lobby(sockets: list[socket.socket], settings: Settings) -> AsyncGenera
     """Answer everything with 503 for as long as the block lasts; the sockets stay open."""
     runner = web.ServerRunner(Server(_wait, settings), handle_signals=False, shutdown_timeout=1)
     await runner.setup()
+    server = runner.server
+    assert server is not None, "it is set up"  # noqa: S101
+    entrance = Entrance([one.dup() for one in sockets], server)
     try:
-        for one in sockets:
-            await web.SockSite(runner, one.dup()).start()
         yield
-        await _leave(runner)
+        entrance.close()
+        await _leave(server)
     finally:
+        entrance.close()
         await runner.cleanup()
 
 
-async def _leave(runner: web.ServerRunner) -> None:
-    """Let nobody in any more, and give those inside the time to ask."""
-    for site in list(runner.sites):
-        await site.stop()
+async def _leave(server: web.Server) -> None:
+    """Give those inside the time to ask."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_PATIENCE_S):
-            while runner.server and runner.server.connections:  # noqa: ASYNC110 - nobody tells
+            while server.connections:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(_LOOK_S)
 
 

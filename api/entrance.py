@@ -1,0 +1,69 @@
+"""Lets connections in, all that wait at once.
+
+uvloop's own servers let in one in each turn of the loop. While a turn takes long, because there is
+much to answer, those that have just come would wait for a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+
+_AT_ONCE = 256
+_PAUSE_S = 1.0
+"""Where no connection can be had, for want of files or memory: time for others to end."""
+_log = structlog.stdlib.get_logger("userlog.http")
+
+
+class Entrance:
+    """Sockets that listen, and what speaks on each connection made there."""
+
+    def __init__(
+        self, sockets: Sequence[socket.socket], protocol: Callable[[], asyncio.Protocol]
+    ) -> None:
+        """Open from the beginning; `protocol` makes one for each connection."""
+        self._loop = asyncio.get_running_loop()
+        self._sockets = list(sockets)
+        self._protocol = protocol
+        self._coming: set[asyncio.Task[None]] = set()
+        for one in self._sockets:
+            one.setblocking(False)  # noqa: FBT003 - as its own
+            self._loop.add_reader(one, self._accept, one)
+
+    def close(self) -> None:
+        """Let nobody in any more, and close the sockets; idempotent."""
+        for one in self._sockets:
+            if one.fileno() >= 0:
+                self._loop.remove_reader(one)
+                one.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(_AT_ONCE):
+            try:
+                connection, _ = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+                return
+            except OSError as error:
+                _log.warning("no connection can be had", problem=type(error).__name__)
+                self._loop.remove_reader(listener)
+                self._loop.call_later(_PAUSE_S, self._resume, listener)
+                return
+            coming = self._loop.create_task(self._let_in(connection))
+            self._coming.add(coming)
+            coming.add_done_callback(self._coming.discard)
+
+    def _resume(self, listener: socket.socket) -> None:
+        if listener.fileno() >= 0:
+            self._loop.add_reader(listener, self._accept, listener)
+
+    async def _let_in(self, connection: socket.socket) -> None:
+        connection.setblocking(False)  # noqa: FBT003 - as its own
+        with contextlib.suppress(OSError):  # it has gone already
+            await self._loop.connect_accepted_socket(self._protocol, connection)

@@ -48,6 +48,11 @@ class Connection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
 
+    @property
+    def closed(self) -> bool:
+        """Whether the service has ended it, as it may when nothing was sent for long."""
+        return self._writer.is_closing() or self._reader.at_eof()
+
     async def send(self, request: bytes) -> tuple[int, bytes, float]:
         """Send a request; return status, body and how many seconds the answer took."""
         began = time.perf_counter()
@@ -102,13 +107,13 @@ class Load:
 
     async def _send(self) -> None:
         try:
-            connection = self._idle.popleft() if self._idle else await self._connect()
+            connection = self._taken() or await self._connect()
         except OSError:
             self.broken += 1
             return
         try:
             status, body, took_s = await connection.send(next(self._requests))
-        except (OSError, asyncio.IncompleteReadError):
+        except (OSError, RuntimeError, asyncio.IncompleteReadError):  # RuntimeError: uvloop's
             self.broken += 1
             self._open -= 1
             return
@@ -117,6 +122,14 @@ class Load:
             (position,) = json.loads(body)["positions"]
             self.positions.append(int(position.partition(":")[2]))
         self.seconds[status].append(took_s)
+
+    def _taken(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.popleft()
+            if not connection.closed:
+                return connection
+            self._open -= 1
+        return None
 
     async def _connect(self) -> Connection:
         self._open += 1

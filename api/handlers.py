@@ -73,12 +73,10 @@ class Handlers:
 
     async def webhook(self, request: web.Request, _query: Params) -> Receipt:
         """Take a delivery; 200 means that it is durable, or ignored, or in quarantine."""
-        body_bytes_max = self._runtime.settings.body_bytes_max
-        with self._in_hand.room(min(request.content_length or body_bytes_max, body_bytes_max)):
-            return await self._take(request)
+        async with self._in_hand.body(request) as body:
+            return await self._take(request, body)
 
-    async def _take(self, request: web.Request) -> Receipt:
-        body = await _body(request)
+    async def _take(self, request: web.Request, body: bytes) -> Receipt:
         if not verify(body, request.headers.get(HEADER), self._secrets.webhook_secrets):
             if is_ping(body):
                 return IGNORED
@@ -199,16 +197,6 @@ class Handlers:
             return unreadable(stale.position, stale.reason)
         detail = "no event of this user is known, or none by that time; check both ids"
         return Problem(404, "No such user", detail)
-
-
-async def _body(request: web.Request) -> bytes:
-    try:
-        return await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        raise Problem(413, "Body too large", "see USERLOG_BODY_BYTES_MAX for the limit") from None
-    except (web.RequestPayloadError, ConnectionError):
-        detail = "it ended early, or is not encoded as its headers say"
-        raise Problem(400, "Body not received", detail) from None
 
 
 def _readable(header: str) -> str:

@@ -14,7 +14,7 @@ from aiohttp import web
 from api.problems import Problem, unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
 _RETRY_AFTER_S = 1
 
@@ -51,16 +51,28 @@ class InHand:
             if not self._count:
                 self._idle.set()
 
-    @contextlib.contextmanager
-    def room(self, body_bytes: int) -> Generator[None]:
-        """Keep room in memory for a body while the block lasts; 503 if there is none."""
-        if self._body_bytes and self._body_bytes + body_bytes > self._body_bytes_max:
-            raise _too_much()
-        self._body_bytes += body_bytes
+    @contextlib.asynccontextmanager
+    async def body(self, request: web.Request) -> AsyncGenerator[bytes]:
+        """Read a body, and count it among those in hand while the block lasts.
+
+        Bytes count when they have come: who only claims to send many keeps nobody out.
+
+        Raises:
+            Problem: there is no room for more (503), it is too large, or can't be read.
+        """
+        body = bytearray()
         try:
-            yield
+            while part := await _next_part(request):
+                if len(body) + len(part) > request.client_max_size:
+                    raise Problem(413, "Body too large", "see USERLOG_BODY_BYTES_MAX for the limit")
+                others = self._body_bytes > len(body)
+                if others and self._body_bytes + len(part) > self._body_bytes_max:
+                    raise _too_much()
+                self._body_bytes += len(part)
+                body += part
+            yield bytes(body)
         finally:
-            self._body_bytes -= body_bytes
+            self._body_bytes -= len(body)
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until none is left, but not for longer than that."""
@@ -68,6 +80,15 @@ class InHand:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
+
+
+async def _next_part(request: web.Request) -> bytes:
+    """Wait for more of a body, and return it unpacked; empty at its end."""
+    try:
+        return await request.content.readany()
+    except (web.RequestPayloadError, ConnectionError):
+        detail = "it ended early, or is not encoded as its headers say"
+        raise Problem(400, "Body not received", detail) from None
 
 
 def _too_much() -> Problem:

@@ -349,6 +349,26 @@ async def test_slow_bodies(make_service_home: Callable[..., Home]) -> None:
         logged(home)
 
 
+async def test_room_for_bodies(make_service_home: Callable[..., Home]) -> None:
+    """What has come of bodies counts, not what is claimed; who needs more than is left waits."""
+    limits = {"body_bytes_max": 1_000_000, "bodies_bytes_max": 1_500_000}
+    home = make_service_home(**limits, request_timeout_s=60)
+    claim = HEAD + b"Connection: close\r\nContent-Length: 1000000\r\n\r\n"
+    async with home.serving() as service, connections(service, 11) as opened:
+        for _, writer in opened:
+            writer.write(claim + MARK)
+        assert status(await talk(service, claim, b" " * 1_000_000)) == 401
+        for _, writer in opened[:2]:
+            writer.write(b" " * 900_000)
+        readers = [asyncio.create_task(read(reader)) for reader, _ in opened[:2]]
+        async with asyncio.timeout(PATIENCE_S):
+            refused, held = await asyncio.wait(readers, return_when=asyncio.FIRST_COMPLETED)
+        assert_quotes_nothing(refused.pop().result(), 503)
+        held.pop().cancel()
+        await assert_answers(service)
+        logged(home)
+
+
 async def test_pipelining(make_service_home: Callable[..., Home]) -> None:
     """Requests sent without waiting are answered in order, and those not begun are not kept."""
     home = make_service_home()

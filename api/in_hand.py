@@ -59,6 +59,7 @@ class InHand:
 
         Raises:
             Problem: there is no room for more (503), it is too large, or can't be read.
+
         """
         body = bytearray()
         try:

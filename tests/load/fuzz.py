@@ -32,6 +32,7 @@ from api.signatures import HEADER, sign
 
 CONNECTIONS = 16
 PAGE = 1_000
+_DOTS = {".", ".."}
 
 
 class FuzzError(Exception):
@@ -97,7 +98,7 @@ class Fuzz:
                     if response.status not in {200, 404} or (
                         response.status == 404 and not question
                     ):
-                        raise FuzzError(f"{response.status} for a question about a user")
+                        raise FuzzError(f"{response.status} for {path}{question}")
 
     async def _count_rows(self, accepted: int) -> None:
         connection = await asyncpg.connect(self._database)
@@ -132,9 +133,10 @@ class Fuzz:
                 raise FuzzError("the feed ends early, or has an event that can't be read")
             seen, after = seen + len(page["events"]), page["next"]
             for event in page["events"]:
-                if event["subject"] in {".", ".."}:
+                path = f"{event['source']}/users/{quote(event['subject'], safe='')}"
+                if not _DOTS.isdisjoint(path.split("/")):
                     continue  # no path can name them: clients and servers resolve them away
-                users.add(f"{event['source']}/users/{quote(event['subject'], safe='')}")
+                users.add(path)
         return users
 
 

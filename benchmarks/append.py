@@ -1,7 +1,8 @@
 """Appending one event a call, durable when the call returns, beside what people would pick instead.
 
 Ours seals each event with its user's key, notices duplicates, numbers without gaps and chains by
-hash; what the rivals do is said in rivals.py. `copy` is the limit: rows like ours, in batches of
+hash; what the rivals do is said in plain.py and
+eventsourcing_rival.py. `copy` is the limit: rows like ours, in batches of
 1,000, by one connection's binary COPY, which can do none of that.
 """
 
@@ -11,13 +12,26 @@ import asyncio
 import itertools
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from common import Aim, Found, Options, Round, alternate, closed_loop, middle, run
-from common import open_plain_pool, server, userlog_in
+from common import (
+    Aim,
+    Found,
+    Options,
+    Round,
+    alternate,
+    closed_loop,
+    middle,
+    open_plain_pool,
+    run,
+    server,
+    userlog_in,
+)
 from data import Shape, deliveries, events_of, fill
-from rivals import INSERT, TABLE, USERS, EventSourcing, Plain, best_pool, best_threads
+from eventsourcing_rival import USERS, EventSourcing, best_threads
+from plain import TABLE, Plain, best_pool, row
 
 if TYPE_CHECKING:
     import argparse
@@ -44,12 +58,6 @@ class Supply:
     def bodies(self, seconds: float) -> list[bytes]:
         """Make as many as one round can take."""
         return list(itertools.islice(self._made, max(100, int(seconds * self._rate_max))))
-
-
-def row(body: bytes) -> tuple[Any, ...]:
-    """Make a row of the plain table."""
-    (event,) = events_of(body)
-    return (event.application_id, event.user_id, event.kind.name, event.occurred_at, body.decode())
 
 
 async def take(waiting: list[Any], append: Callable[[Any], Awaitable[Any]]) -> None:
@@ -126,10 +134,10 @@ async def measure(args: argparse.Namespace) -> Found:
         numbers = itertools.count(1)
         made: dict[str, Callable[[], Awaitable[Round]]] = {}
         for callers in CALLERS:
-            made[f"ours, {callers}"] = lambda n=callers: subjects.ours(n)
-            made[f"plain INSERT, {callers}"] = lambda n=callers: subjects.plain(n, connections)
-        made["eventsourcing"] = lambda: subjects.eventsourcing(rival)
-        made["copy"] = lambda: subjects.copy(rows, numbers)
+            made[f"ours, {callers}"] = partial(subjects.ours, callers)
+            made[f"plain INSERT, {callers}"] = partial(subjects.plain, callers, connections)
+        made["eventsourcing"] = partial(subjects.eventsourcing, rival)
+        made["copy"] = partial(subjects.copy, rows, numbers)
         rounds = await alternate(made, args.rounds)
         rival.close()
     found = {name: middle(measured) for name, measured in rounds.items()}

@@ -43,7 +43,7 @@ _T = TypeVar("_T")
 
 
 class Server(NamedTuple):
-    """An embedded PostgreSQL, durable as ever: `url` by its socket, `tcp_host` for who needs TCP."""
+    """An embedded PostgreSQL, durable as ever: `url` by its socket, `tcp_host` by TCP."""
 
     url: str
     tcp_host: str
@@ -67,8 +67,9 @@ async def server() -> AsyncIterator[Server]:
     """
     high, low = divmod(os.getpid() & 0xFFFF, 256)
     host = f"127.77.{high}.{low}"
-    settings = [one for one in embedded._SETTINGS if not one.startswith("listen_")]  # noqa: SLF001
-    embedded._SETTINGS = (*settings, f"listen_addresses={host}")  # noqa: SLF001
+    kept = [one for one in embedded._SETTINGS if not one.startswith("listen_")]  # noqa: SLF001
+    settings: Any = (*kept, f"listen_addresses={host}")
+    embedded._SETTINGS = settings  # noqa: SLF001
     with tempfile.TemporaryDirectory(prefix="userlog-bench-") as folder:
         async with embedded.running(Path(folder), notice=lambda _: None) as url:
             yield Server(url, host)

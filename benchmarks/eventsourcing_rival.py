@@ -1,4 +1,7 @@
-"""What people would pick instead: a plain table, and the package `eventsourcing`."""
+"""The package `eventsourcing`, with its database functions, over TCP.
+
+Over a unix socket it hangs when a call sends more than about 2 MB.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +9,16 @@ import itertools
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from common import TCP_PORT, Round, closed_loop, open_plain_pool
+from common import TCP_PORT, Round
 from eventsourcing.persistence import InfrastructureFactory, StoredEvent
 from eventsourcing.utils import Environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from common import Server
 
-    from eventstore.database import Pool
-
 USERS = 4_000
-MANY_CONNECTIONS = 64
-TABLE = """
-CREATE TABLE plain (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    application_id text NOT NULL,
-    user_id text NOT NULL,
-    kind text NOT NULL,
-    occurred_at timestamptz NOT NULL,
-    recorded_at timestamptz NOT NULL DEFAULT now(),
-    payload json NOT NULL
-);
-CREATE INDEX plain_user ON plain (application_id, user_id, occurred_at);
-"""
-INSERT = """
-INSERT INTO plain (application_id, user_id, kind, occurred_at, payload) VALUES ($1, $2, $3, $4, $5)
-"""
 ENVIRONMENT = {
     "PERSISTENCE_MODULE": "eventsourcing.postgres",
     "POSTGRES_DBNAME": "postgres",
@@ -47,39 +30,11 @@ ENVIRONMENT = {
 }
 
 
-class Plain:
-    """A table with an index of its key and one of its user, and a pool. One INSERT an event.
-
-    Durable as ours. But ids have gaps and commit in any order, so that who reads on from the last
-    id it saw can miss one for ever; the same event twice is two rows; all is stored in the clear.
-    """
-
-    def __init__(self, pool: Pool) -> None:
-        """The table must be there."""
-        self._pool = pool
-
-    async def append(self, row: tuple[Any, ...]) -> None:
-        """Insert one event, in a transaction of its own."""
-        await self._pool.execute(INSERT, *row)
-
-
-async def best_pool(server: Server, row: Callable[[], tuple[Any, ...]], seconds: float) -> int:
-    """Find the number of connections with which 64 callers insert most."""
-    rates: dict[int, float] = {}
-    for size in (4, 8, 16, 32, MANY_CONNECTIONS):
-        pool = await open_plain_pool(server.url, size)
-        plain = Plain(pool)
-        found = await closed_loop(lambda one=plain: one.append(row()), 64, seconds)
-        rates[size] = found.rate
-        await pool.close()
-    return max(rates, key=rates.__getitem__)
-
-
 class EventSourcing:
     """The recorder of `eventsourcing`, with its functions in the database, called from threads.
 
-    Durable as ours, and a conflict of versions is noticed. Its function takes no lock on the table, so that
-    notification ids may commit in any order; payloads are in the clear, nothing is chained.
+    Durable as ours, and a conflict of versions is noticed. With these functions it does not lock the
+    table, so that notification ids may commit in any order; all is stored in the clear.
     """
 
     def __init__(self, server: Server, threads: int) -> None:

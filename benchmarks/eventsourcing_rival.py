@@ -30,11 +30,20 @@ ENVIRONMENT = {
 }
 
 
+def environment(server: Server, connections: int) -> dict[str, str]:
+    """Say where its database is."""
+    return {
+        **ENVIRONMENT,
+        "POSTGRES_HOST": server.tcp_host,
+        "POSTGRES_POOL_SIZE": str(connections),
+    }
+
+
 class EventSourcing:
     """The recorder of `eventsourcing`, with its functions in the database, called from threads.
 
-    Durable as ours, and a conflict of versions is noticed. With these functions it does not lock the
-    table, so that notification ids may commit in any order; all is stored in the clear.
+    Durable as ours, and a conflict of versions is noticed. With these functions it does not lock
+    the table, so that notification ids may commit in any order; all is stored in the clear.
     """
 
     def __init__(self, server: Server, threads: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import sys
 import time
 from subprocess import PIPE
@@ -65,7 +66,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._send()
+        asyncio.get_running_loop().call_later(random.random() * self._pause_s, self._send)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.ended.done():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,12 @@ def row(body: bytes) -> tuple[Any, ...]:
     """Make a row of a delivery."""
     (event,) = events_of(body)
     return (event.application_id, event.user_id, event.kind.name, event.occurred_at, body.decode())
+
+
+def merged(state: dict[str, Any], body: str) -> dict[str, Any]:
+    """Fold a delivery onto a user's latest state, as someone would by hand."""
+    user: dict[str, Any] = json.loads(body)["payload"][0]["user"]
+    return {**state, **user}
 
 
 class Plain:

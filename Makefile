@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test crash-test check format lock build clean
+.PHONY: help setup run test crash-test bench bench-smoke check format lock build clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,16 @@ crash-test: setup ## Kill service, PostgreSQL, projectors, rebuilds; ROUNDS=50 f
 	$(BIN)/python tests/crash/rebuilds.py --kills $(REBUILD_KILLS)
 	$(BIN)/python tests/crash/outages.py --outages $(OUTAGES) --seconds 5
 
+bench: $(VENV)/.bench ## Measure everything beside its rivals, in about 15 minutes; prints what is aimed at
+	$(BIN)/python benchmarks/all.py $(ARGS)
+
+bench-smoke: $(VENV)/.bench ## One short round of every benchmark: do they work?
+	$(BIN)/python benchmarks/all.py --smoke $(ARGS)
+
+$(VENV)/.bench: $(VENV)/.installed requirements-bench.lock
+	$(PIP) install --quiet --require-hashes -r requirements-bench.lock
+	@touch $@
+
 check: setup ## Lint, formatting, types, import rules: everything that runs no code
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -55,6 +65,10 @@ lock: setup ## Pin what pyproject.toml asks for; LOCK_ARGS=--upgrade takes newer
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 		--group pyproject.toml:dev $(LOCK_ARGS) --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+		--constraints requirements.lock --group pyproject.toml:bench $(LOCK_ARGS) \
+		--output-file requirements-bench.lock
 
 build: setup ## Build the wheel in dist/
 	$(BIN)/hatchling build --target wheel

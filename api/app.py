@@ -80,8 +80,9 @@ def make_app(runtime: Runtime, secrets: Secrets, tracing: Tracing | None = None)
     app.on_shutdown.append(end_streams)
     app.on_cleanup.append(clean_up)
     for route in table:
+        path = route.path.replace("}", ":[^/]+}")  # by default, an id with a brace matches nothing
         for method in (route.method, *([hdrs.METH_HEAD] if route.method == hdrs.METH_GET else [])):
-            app.router.add_route(method, route.path, _handler(route))
+            app.router.add_route(method, path, _handler(route))
     return app
 
 

@@ -8,6 +8,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -620,14 +621,20 @@ async def test_odd_ids(service: Service) -> None:
             assert b"defect" not in answer, user_id
 
 
-async def test_odd_id_is_found(service: Service) -> None:
-    """A user whose id needs quoting in a path is found below it."""
-    for quoted, user_id in (("a%2Fb", "a/b"), ("%C3%A9", "é"), ("a%20b", "a b"), ("%25", "%")):
+async def test_odd_ids_are_found(service: Service) -> None:
+    """A user is found below their id, quoted, whatever character of ASCII it has, and others."""
+    odd = [chr(code) for code in range(1, 128)]
+    ids = [*(f"a{one}b" for one in odd), *odd, "é", "{}", "{a}", "a//b", "%2F", "....", "\U0001f600"]
+    ids = [one for one in ids if one not in {".", ".."}]  # paths are resolved before they are sent
+    for user_id in ids:
         await service.post(delivery(user_id, first_name="N"))
-        await service.catch_up()
-        request = f"GET /v1/applications/{APP}/users/{quoted} HTTP/1.1\r\nHost: x\r\n"
-        status, _ = await service.raw(f"{request}Authorization: Bearer token\r\n".encode())
-        assert status == 200
+    await service.catch_up()
+    for user_id in ids:
+        path = f"/v1/applications/{APP}/users/{quote(user_id, safe='')}"
+        for suffix in ("", "/history"):
+            request = f"GET {path}{suffix} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token\r\n"
+            status, _ = await service.raw(request.encode())
+            assert status == 200, ascii(user_id)
 
 
 async def test_too_long_a_line(service: Service) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from eventsourcing.persistence import Tracking
 
-_VIEW = SQL("CREATE TABLE IF NOT EXISTS latest (id uuid PRIMARY KEY, state json NOT NULL)")
+_VIEW = SQL("CREATE TABLE IF NOT EXISTS latest (id uuid PRIMARY KEY, state json NOT NULL)").format()
 _FIND = SQL("SELECT state FROM latest WHERE id = %s")
 _PUT = SQL(
     "INSERT INTO latest VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET state = excluded.state"
@@ -29,11 +29,16 @@ _nth = itertools.count()
 class Customer(Aggregate):
     """A user whose latest state is put together from deliveries."""
 
+    class Delivered(Aggregate.Event):
+        """A delivery was taken."""
+
+        body: str
+
     def __init__(self) -> None:
         """Nothing is known yet."""
         self.state: dict[str, Any] = {}
 
-    @event("Delivered")
+    @event(Delivered)
     def deliver(self, body: str) -> None:
         """Take what a delivery says."""
         self.state = merged(self.state, body)

@@ -17,8 +17,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncpg
-from common import MASTER_KEY, Aim, Found, Options, Round, alternate, closed_loop, middle, run
-from common import server, userlog_in
+from common import (
+    MASTER_KEY,
+    Aim,
+    Found,
+    Options,
+    Round,
+    alternate,
+    closed_loop,
+    middle,
+    run,
+    server,
+    userlog_in,
+)
 from data import APPLICATION, START_MS, STEP_MS, Shape, deliveries, events_of, fill, user_id
 
 from projections.deliveries import moment
@@ -30,7 +41,6 @@ if TYPE_CHECKING:
 
     from common import Server, Userlog
 
-    from eventstore.events import NewEvent
 
 CALLERS = 64
 _EVENTS_OF_A_USER = 5

@@ -1,7 +1,7 @@
 """How long after its acknowledgement an event is in the read models, at half the maximum rate.
 
-The maximum is what the service takes while it projects. At half of that, deliveries besides are sent
-one by one, and the checkpoint is asked again and again until it has passed their positions.
+The maximum is what the service takes while it projects. At half of that, deliveries besides are
+sent one by one, and the checkpoint is asked again and again until it has passed their positions.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Probe:
                 async with session.post(self._url, data=body, headers=signed) as response:
                     position = int((await response.json())["positions"][0].partition(":")[2])
                 began = time.perf_counter()
-                while await self._connection.fetchval(_DONE) < position:
+                while await self._connection.fetchval(_DONE) < position:  # noqa: ASYNC110 - another's
                     await asyncio.sleep(_BETWEEN_S)
                 self.seconds.append(time.perf_counter() - began)
                 await asyncio.sleep(_PAUSE_S)
@@ -97,7 +97,9 @@ async def measure(args: argparse.Namespace) -> Found:
         "p50_ms": lag.p50_ms,
         "p99_ms": lag.p99_ms,
     }
-    aim = Aim("lag p99 at half the maximum rate / 100 ms", lag.p99_ms, AIM_MS, 1, unit="ms", at_most=True)
+    aim = Aim(
+        "lag p99 at half the maximum rate / 100 ms", lag.p99_ms, AIM_MS, 1, unit="ms", at_most=True
+    )
     return Found("lag", numbers, [aim])
 
 

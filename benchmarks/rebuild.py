@@ -125,7 +125,9 @@ async def measure(args: argparse.Namespace) -> Found:
         "rebuild",
         numbers,
         [
-            Aim("rebuild, proof included / by hand, latest state only", ours, found["by hand"], 1.5),
+            Aim(
+                "rebuild, proof included / by hand, latest state only", ours, found["by hand"], 1.5
+            ),
             Aim("rebuild / binary COPY of the log to stdout", ours, found["copy"], 0.05),
             Aim("rebuild / eventsourcing ProjectionRunner", ours, found["eventsourcing"], 30),
         ],

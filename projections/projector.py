@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _SQL = sql.load("projections")
 _PROJECTION = "users"
+_GATHER_S = 0.02
+"""Between two looks: a batch of one event costs almost as much as one of twenty."""
 _log = structlog.stdlib.get_logger("userlog.projector")
 
 
@@ -115,14 +117,17 @@ async def catch_up(log: EventLog, batch_max: int, observe: Observe = _nobody_obs
 
 async def _follow(log: EventLog, where: Generation, batch_max: int, observe: Observe) -> int:
     projected = 0
-    began = time.perf_counter()
-    while (done := await project_batch(log, where, batch_max, live=True)) and done.events:
-        projected += done.events
-        observe(where, done.events, time.perf_counter() - began)
+    while True:
         began = time.perf_counter()
-    if done is None:  # held, maybe for good
-        await end_frozen(log)
-    return projected
+        done = await project_batch(log, where, batch_max, live=True)
+        if done is None:  # held, maybe for good
+            await end_frozen(log)
+            return projected
+        if done.events:
+            projected += done.events
+            observe(where, done.events, time.perf_counter() - began)
+        if done.events < batch_max:
+            return projected
 
 
 class Projector:
@@ -168,6 +173,7 @@ class Projector:
         while not self._stopping:
             self._woken.clear()
             trouble = await self._look(trouble)
+            await asyncio.sleep(_GATHER_S)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), self._poll_s)
 

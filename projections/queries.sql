@@ -6,8 +6,9 @@ SELECT generation FROM userlog.generations
 WHERE projection = $1 AND state = $2 ORDER BY generation DESC;
 
 -- [checkpoint_lock] How far a partition has come, held until the transaction ends; no row if
--- another projector holds it.
-SELECT position FROM userlog.checkpoints
+-- another projector holds it. What is then written can be made again from the log, so its commit
+-- need not wait for the disk: after a crash the checkpoint stands where the rows do.
+SELECT position, set_config('synchronous_commit', 'off', true) FROM userlog.checkpoints
 WHERE partition = $1 AND projection = $2 AND generation = $3
 FOR UPDATE SKIP LOCKED;
 

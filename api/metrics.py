@@ -42,6 +42,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _EVENTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 _PATIENCE_S = 3.0
 """How long the database may take to say how it stands; Prometheus waits ten seconds for all."""
+_NOTED_AFTER_S = 0.1
 _DEFECT = 500
 _REFUSED = {
     400: "incomplete",
@@ -63,6 +64,7 @@ class Metrics:
         self._runtime = runtime
         self._registry = CollectorRegistry()
         self._looking: asyncio.Task[list[Metric]] | None = None
+        self._noting: asyncio.TimerHandle | None = None
         self._deliveries = self._counter(
             "deliveries",
             "Signed deliveries, answered with 200",
@@ -123,8 +125,17 @@ class Metrics:
         self._append_events.observe(events)
         self._append_seconds.observe(seconds)
 
+    def _note_use_soon(self) -> None:
+        """Let another process, if that one is asked, know what goes on here; once for many."""
+        if self._noting is None:
+            loop = asyncio.get_running_loop()
+            self._noting = loop.call_later(_NOTED_AFTER_S, self._note_use)
+
     def _note_use(self) -> None:
-        """Set this process's gauges, which another process may be asked for."""
+        """Set this process's gauges."""
+        if self._noting is not None:
+            self._noting.cancel()
+            self._noting = None
         pool = self._runtime.log.pool
         idle = pool.get_idle_size()
         self._queue.set(self._runtime.log.appender.queued)
@@ -149,14 +160,14 @@ class Metrics:
     @contextlib.contextmanager
     def refusals(self) -> Generator[None]:
         """Count a delivery that is refused within the block, by its reason."""
-        self._note_use()
+        self._note_use_soon()
         try:
             yield
         except Exception as error:
             self._refused.labels(_reason(error)).inc()
             raise
         finally:
-            self._note_use()
+            self._note_use_soon()
 
     async def read(self) -> bytes:
         """Return everything as text; of the database only that it is away, if it is."""
@@ -186,6 +197,8 @@ class Metrics:
 
     async def close(self) -> None:
         """Ask the database no more; idempotent."""
+        if self._noting is not None:
+            self._noting.cancel()
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.wait([self._looking], timeout=_PATIENCE_S)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 MASTER_KEY = b"a master key for tests only 32 b"
-_TEMPLATE = "userlog_template_{}"
+_TEMPLATE = f"userlog_template_{os.getpid()}_{{}}"
 _numbers = itertools.count()
 
 

@@ -624,8 +624,9 @@ async def test_odd_ids(service: Service) -> None:
 async def test_odd_ids_are_found(service: Service) -> None:
     """A user is found below their id, quoted, whatever character of ASCII it has, and others."""
     odd = [chr(code) for code in range(1, 128)]
-    ids = [*(f"a{one}b" for one in odd), *odd, "é", "{}", "{a}", "a//b", "%2F", "....", "\U0001f600"]
-    ids = [one for one in ids if one not in {".", ".."}]  # paths are resolved before they are sent
+    odd.remove(".")  # a path is resolved before it is sent
+    more = ["é", "{}", "{a}", "a//b", "%2F", "....", "\U0001f600"]
+    ids = [*(f"a{one}b" for one in odd), *odd, *more]
     for user_id in ids:
         await service.post(delivery(user_id, first_name="N"))
     await service.catch_up()

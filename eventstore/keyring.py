@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import asyncpg
 
     from eventstore.database import Pool
+
+    _LookUp = asyncio.Task[dict[uuid.UUID, "StreamKey"]]
 
 _SQL = sql.load("eventstore")
 _KEY_ID_BITS = 63
@@ -48,6 +51,8 @@ class Keyring:
         self._master = master_key
         self._capacity = capacity
         self._keys: dict[uuid.UUID, StreamKey] = {}
+        self._next: dict[int, tuple[dict[uuid.UUID, Stream], _LookUp]] = {}
+        self._one_at_a_time: dict[int, asyncio.Lock] = {}
 
     def at_hand(self, streams: Sequence[Stream]) -> list[StreamKey] | None:
         """Return a key for each stream, or None if one would have to be looked up."""
@@ -78,10 +83,26 @@ class Keyring:
     async def _look_up(
         self, partition: int, absent: dict[uuid.UUID, Stream]
     ) -> dict[uuid.UUID, StreamKey]:
-        with database_errors():
-            rows = await self._pool.fetch(_SQL["stream_keys"], partition, list(absent))
-        found = {row["stream_id"]: self._stored(absent[row["stream_id"]], row) for row in rows}
-        return {key: found.get(key) or self._make(stream) for key, stream in absent.items()}
+        """Look up with others; while one look-up is under way, those who come share the next."""
+        if partition not in self._next:
+            wanted: dict[uuid.UUID, Stream] = {}
+            task = asyncio.create_task(self._fetch(partition, wanted), name=f"keys-{partition}")
+            task.add_done_callback(_retrieve)
+            self._next[partition] = wanted, task
+        wanted, task = self._next[partition]
+        wanted.update(absent)
+        found = await asyncio.shield(task)  # one who leaves takes nothing from the others
+        return {stream_id: found[stream_id] for stream_id in absent}
+
+    async def _fetch(
+        self, partition: int, wanted: dict[uuid.UUID, Stream]
+    ) -> dict[uuid.UUID, StreamKey]:
+        async with self._one_at_a_time.setdefault(partition, asyncio.Lock()):
+            del self._next[partition]
+            with database_errors():
+                rows = await self._pool.fetch(_SQL["stream_keys"], partition, list(wanted))
+        found = {row["stream_id"]: self._stored(wanted[row["stream_id"]], row) for row in rows}
+        return {key: found.get(key) or self._make(stream) for key, stream in wanted.items()}
 
     def _stored(self, stream: Stream, row: asyncpg.Record) -> StreamKey:
         wrapped: bytes | None = row["data_key"]
@@ -123,3 +144,9 @@ class Keyring:
         if known is not None and known.key_id == row["key_id"]:
             return known.data_key
         return self._master.unwrap(wrapped, row["stream_id"].bytes)
+
+
+def _retrieve(look_up: _LookUp) -> None:
+    """Let an error be nobody's, if all who waited have left."""
+    if not look_up.cancelled():
+        look_up.exception()

@@ -45,6 +45,13 @@ WHERE datname = current_database() AND query LIKE '%userlog.append%' AND state =
     AND pid <> pg_backend_pid()
 """
 
+_KILL_LOOK_UPS = """
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+WHERE datname = current_database() AND query LIKE '%FROM userlog.streams%'
+    AND wait_event_type = 'Lock'
+    AND pid <> pg_backend_pid()
+"""
+
 
 def _outcomes(answers: list[Appended]) -> list[tuple[str, int]]:
     return [(answer.outcome.value, answer.position.number) for answer in answers]
@@ -180,6 +187,35 @@ async def test_key_forgotten_during_look_up(stack: Stack) -> None:
         await blocked(stack.admin)
         stack.log.keyring.forget(stack.log.stream(APP, "at hand"))
     assert _outcomes(await appending) == [("appended", 1), ("appended", 2)]
+
+
+async def test_look_ups_are_shared(stack: Stack) -> None:
+    """While keys are looked up, all who come wait for one more; who leaves takes no one along."""
+    names = [f"u{n}" for n in range(100)]
+    async with holding(stack.url, "LOCK TABLE userlog.streams"):
+        calls = [asyncio.create_task(stack.log.append([event(names[0])]))]
+        await blocked(stack.admin)
+        calls += [asyncio.create_task(stack.log.append([event(name)])) for name in names[1:]]
+        await asyncio.sleep(0)
+        looking = "SELECT count(*) FROM pg_locks WHERE relation = 'userlog.streams'::regclass"
+        assert await stack.admin.fetchval(f"{looking} AND NOT granted") == 1
+        for call in calls[::2]:
+            call.cancel()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(one) for one in answers] == [asyncio.CancelledError, list] * 50
+    assert await assert_log_holds(stack) == 50
+
+
+async def test_look_up_that_fails(stack: Stack) -> None:
+    """All who share a look-up hear that it failed, and the next one is made anew."""
+    async with holding(stack.url, "LOCK TABLE userlog.streams"):
+        calls = [asyncio.create_task(stack.log.append([event(f"u{n}")])) for n in range(10)]
+        await blocked(stack.admin)
+        await stack.admin.execute(_KILL_LOOK_UPS)
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(one) for one in answers} == {UnavailableError}
+    await stack.log.append([event(f"u{n}") for n in range(10)])
+    assert await assert_log_holds(stack) == 10
 
 
 async def test_erased_user(stack: Stack, open_stack: OpenStack) -> None:

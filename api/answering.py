@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from typing import TYPE_CHECKING
 
 import structlog
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from api.settings import Settings
     from api.tracing import Tracing
 
+_GARBAGE = 10_000
+"""So many new objects make it worth looking."""
 _log = structlog.stdlib.get_logger("userlog")
 
 
@@ -59,8 +62,19 @@ async def answering(
         assert runner.server is not None, "it is set up"  # noqa: S101
         entrance = Entrance(sockets, runner.server)
         stack.push_async_callback(_stop, entrance, runner, app, settings.shutdown_timeout_s)
+        _spare_the_collector()
         yield runtime
         _log.info("stopping")
+
+
+def _spare_the_collector() -> None:
+    """Let garbage be looked for among what is made from now on, and less often.
+
+    What is there by now stays. Looked through again and again, it held up all answers for 50 ms.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GARBAGE)
 
 
 async def _stop(

@@ -154,8 +154,10 @@ class Metrics:
             "quarantined" if receipt.quarantined else "ignored" if receipt.ignored else "taken"
         )
         self._deliveries.labels(outcome).inc()
-        self._events.labels("accepted").inc(receipt.accepted)
-        self._events.labels("duplicate").inc(receipt.duplicates)
+        if receipt.accepted:
+            self._events.labels("accepted").inc(receipt.accepted)
+        if receipt.duplicates:
+            self._events.labels("duplicate").inc(receipt.duplicates)
 
     @contextlib.contextmanager
     def refusals(self) -> Generator[None]:

@@ -84,7 +84,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 10_000
     batch_rows_max: Annotated[Count, _about("events written at once", "1000")] = 1_000
     batch_bytes_max: Annotated[Count, _about("sealed bytes written at once", "4194304")] = 4 << 20
-    projector_batch_rows_max: Annotated[Count, _about("events projected at once", "500")] = 500
+    projector_batch_rows_max: Annotated[Count, _about("events projected at once", "150")] = 150
     projector_poll_s: Annotated[
         Seconds, _about("how often the projector looks by itself", "0.5")
     ] = 0.5

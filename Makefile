@@ -50,7 +50,7 @@ $(VENV)/.bench: $(VENV)/.installed requirements-bench.lock
 	$(PIP) install --quiet --require-hashes -r requirements-bench.lock
 	@touch $@
 
-check: setup ## Lint, formatting, types, import rules: everything that runs no code
+check: setup $(VENV)/.bench ## Lint, formatting, types, import rules: everything that runs no code
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy

@@ -1,6 +1,6 @@
 """What a rebuild does, and what it does to others: speed, memory, appends and reads meanwhile.
 
-    python benchmarks/rebuild.py --events 200000 --users 40000 --workers 2
+    python benchmarks/rebuild_beside.py --events 200000 --users 40000 --workers 2
 
 On an embedded PostgreSQL of its own. The first rebuild, alone, makes what nobody has projected yet,
 and proves it by the log; the second one goes on beside readers, an appender and the projector, and

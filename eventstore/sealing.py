@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from importlib import resources
+from typing import TYPE_CHECKING
 
 import zstandard
 from cryptography.exceptions import InvalidTag
@@ -18,37 +19,57 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from eventstore.errors import SealBrokenError
 
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 KEY_BYTES = 32
 PAYLOAD_BYTES_MAX = 64 * 1024 * 1024
 _NONCE_BYTES = 12
-_VERSION = 1
-_DICTIONARY = zstandard.ZstdCompressionDict(
-    resources.files("eventstore").joinpath("dictionary-1.json").read_bytes(),
-    dict_type=zstandard.DICT_TYPE_RAWCONTENT,
+
+
+def _dictionary(version: int) -> zstandard.ZstdCompressionDict:
+    found = resources.files("eventstore").joinpath(f"dictionary-{version}.json").read_bytes()
+    return zstandard.ZstdCompressionDict(found, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+
+
+_WRAPPED = 1
+"""The version byte of a user's key, which is not compressed."""
+_PAYLOAD = 2
+"""That of payloads as they are sealed now."""
+_DICTIONARIES = {version: _dictionary(version) for version in (1, _PAYLOAD)}
+"""The first knows deliveries without white space, the second those with line breaks as well."""
+_COMPRESSOR = zstandard.ZstdCompressor(
+    level=3, dict_data=_DICTIONARIES[_PAYLOAD], write_checksum=False
 )
-_COMPRESSOR = zstandard.ZstdCompressor(level=3, dict_data=_DICTIONARY, write_checksum=False)
-_DECOMPRESSOR = zstandard.ZstdDecompressor(dict_data=_DICTIONARY)
+_DECOMPRESSORS = {
+    version: zstandard.ZstdDecompressor(dict_data=one) for version, one in _DICTIONARIES.items()
+}
 
 
 def _derive(secret: bytes, purpose: bytes) -> bytes:
     return hashlib.blake2b(key=secret, person=purpose, digest_size=KEY_BYTES).digest()
 
 
-def _open(cipher: AESGCM, sealed: bytes, context: bytes) -> bytes:
-    if not sealed or sealed[0] != _VERSION:
+def _open(cipher: AESGCM, sealed: bytes, context: bytes, versions: Collection[int]) -> bytes:
+    if not sealed or sealed[0] not in versions:
         msg = "not sealed by this version of userlog, or altered"
         raise SealBrokenError(msg)
     nonce, ciphertext = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
     try:
-        return cipher.decrypt(nonce, ciphertext, context)
+        return cipher.decrypt(nonce, ciphertext, _bound(context, sealed[0]))
     except (InvalidTag, ValueError) as error:
         msg = "does not open: altered, moved, or sealed with another key"
         raise SealBrokenError(msg) from error
 
 
-def _seal(cipher: AESGCM, plaintext: bytes, context: bytes) -> bytes:
+def _bound(context: bytes, version: int) -> bytes:
+    """Return what is proved besides: the place, and from version 2 on the version."""
+    return context if version == 1 else bytes((version,)) + context
+
+
+def _seal(cipher: AESGCM, plaintext: bytes, context: bytes, version: int) -> bytes:
     nonce = secrets.token_bytes(_NONCE_BYTES)
-    return bytes((_VERSION,)) + nonce + cipher.encrypt(nonce, plaintext, context)
+    return bytes((version,)) + nonce + cipher.encrypt(nonce, plaintext, _bound(context, version))
 
 
 class DataKey:
@@ -73,12 +94,12 @@ class DataKey:
 
     def seal(self, payload: bytes, context: bytes) -> bytes:
         """Compress and encrypt; `context` must be given again to open."""
-        return _seal(self._cipher, _COMPRESSOR.compress(payload), context)
+        return _seal(self._cipher, _COMPRESSOR.compress(payload), context, _PAYLOAD)
 
     def open(self, sealed: bytes, context: bytes) -> bytes:
         """Return the payload; SealBrokenError if anything about it changed."""
-        frame = _open(self._cipher, sealed, context)
-        return _DECOMPRESSOR.decompress(frame, max_output_size=PAYLOAD_BYTES_MAX)
+        frame = _open(self._cipher, sealed, context, _DECOMPRESSORS)
+        return _DECOMPRESSORS[sealed[0]].decompress(frame, max_output_size=PAYLOAD_BYTES_MAX)
 
 
 class MasterKey:
@@ -102,7 +123,7 @@ class MasterKey:
     def new_data_key(self, context: bytes) -> tuple[bytes, DataKey]:
         """Make a user's key; return it wrapped, for the database, and ready for use."""
         secret = secrets.token_bytes(KEY_BYTES)
-        return _seal(self._cipher, secret, context), DataKey(secret)
+        return _seal(self._cipher, secret, context, _WRAPPED), DataKey(secret)
 
     def unwrap(self, wrapped: bytes, context: bytes) -> DataKey:
         """Open a wrapped key; SealBrokenError if this is not the master key that wrapped it."""
@@ -116,15 +137,15 @@ class MasterKey:
     def rewrap(self, wrapped: bytes, context: bytes) -> bytes | None:
         """Wrap a key of the previous master key with this one; None if it is already."""
         secret, is_previous = self._open(wrapped, context)
-        return _seal(self._cipher, secret, context) if is_previous else None
+        return _seal(self._cipher, secret, context, _WRAPPED) if is_previous else None
 
     def _open(self, wrapped: bytes, context: bytes) -> tuple[bytes, bool]:
         try:
-            return _open(self._cipher, wrapped, context), False
+            return _open(self._cipher, wrapped, context, (_WRAPPED,)), False
         except SealBrokenError:
             if self._previous is None:
                 raise
-            return _open(self._previous, wrapped, context), True
+            return _open(self._previous, wrapped, context, (_WRAPPED,)), True
 
     def tombstone_key(self, context: bytes) -> DataKey:
         """Return the key that names an erased user's later events; it seals nothing."""

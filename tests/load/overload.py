@@ -147,6 +147,11 @@ def requests() -> Iterator[bytes]:
         yield f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
+def open_files(pid: int) -> int:
+    """How many files a process has open: almost all are connections, which cost memory."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
 def memory_mb(pid: int) -> float:
     """How much memory of its own a process has."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -168,7 +173,8 @@ async def watch(pid: int, load: Load) -> None:
         await asyncio.sleep(REPORT_S)
         accepted, refused = (percentiles(load.seconds[status]) for status in (200, 503))
         print(
-            f"{time.monotonic() - began:4.0f} s: {memory_mb(pid):.0f} MB;"
+            f"{time.monotonic() - began:4.0f} s: {memory_mb(pid):.0f} MB,"
+            f" {open_files(pid)} files open;"
             f" accepted {accepted}; refused {refused}",
             flush=True,
         )

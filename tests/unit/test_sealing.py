@@ -33,6 +33,7 @@ def test_every_byte_counts() -> None:
         for n in range(len(sealed))
         for bit in (1, 128)
     ]
+    altered += [bytes((version,)) + sealed[1:] for version in range(256) if version != sealed[0]]
     shorter = [sealed[:n] for n in range(len(sealed))]
     for broken in (*altered, *shorter, sealed[1:], sealed + b"\0", b"\0" + sealed):
         with pytest.raises(SealBrokenError):
@@ -51,14 +52,17 @@ def test_sealing_twice_shows_no_likeness() -> None:
     """The same payload sealed again shares nothing but the version byte and its length."""
     first, second = KEY.seal(CREATE, b"context"), KEY.seal(CREATE, b"context")
     assert len(first) == len(second)
-    assert first[:1] == second[:1] == b"\1"
+    assert first[:1] == second[:1] == b"\2"
     assert first[1:13] != second[1:13]
     assert first[13:] != second[13:]
 
 
-def test_another_users_delivery_is_small() -> None:
+@pytest.mark.parametrize("indent", [None, 0], ids=["compact", "lines"])
+def test_another_users_delivery_is_small(indent: int | None) -> None:
     """With the shipped dictionary, a delivery of other data takes a fraction of its size."""
     body = encoded(json.loads(CREATE))
+    if indent is not None:
+        body = json.dumps(json.loads(CREATE), indent=indent).encode()
     for old, new in (
         (b"6487fc9f66a6031a8b68f523", b"64f0c2d1a7b9e35586421397"),
         (b"000000000000000000000001", b"65ab93be0c1d7e2f48a6b551"),
@@ -99,17 +103,21 @@ def test_pinned_names() -> None:
     )
 
 
-def test_pinned_seals() -> None:
-    """What an earlier build sealed and wrapped still opens."""
-    assert (
-        KEY.open(
-            bytes.fromhex(
-                "01b72887736d9b3ed932bc4658dfd56df7e865c9e154ae57e22c06a967a0f1ef23dc0766a2f788f470d57414eef239e8c9"
-            ),
-            b"context",
-        )
-        == b'{"user":{}}'
-    )
+@pytest.mark.parametrize(
+    "sealed",
+    [
+        "01b72887736d9b3ed932bc4658dfd56df7e865c9e154ae57e22c06a967a0f1ef23dc0766a2f788f470d57414eef239e8c9",
+        "02aef4f21bf5a8a5e81355f76147213b83cb0d98dca9bbb18fba6049babe6ee6b6bde4e648f35d5b0a75a074a01f82724e",
+    ],
+    ids=["1", "2"],
+)
+def test_pinned_seals(sealed: str) -> None:
+    """What an earlier build sealed still opens."""
+    assert KEY.open(bytes.fromhex(sealed), b"context") == b'{"user":{}}'
+
+
+def test_pinned_keys() -> None:
+    """What an earlier build wrapped still opens."""
     unwrapped = MASTER.unwrap(
         bytes.fromhex(
             "01bc0a9003a8733eeab8dcd1a31b7f72163322617554cbc9eaa10130ac6a7efadada89282575f0a0e1cb5ad198d140122b8b81c115807977623d37b7f6"

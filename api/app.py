@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-import uuid
 from http import HTTPStatus
+from random import getrandbits
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -93,7 +93,7 @@ def _around(metrics: Metrics) -> Middleware:
     @web.middleware
     async def surround(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"{getrandbits(128):032x}"
         structlog.contextvars.bind_contextvars(request_id=request_id)
         started = time.perf_counter()
         response = await _answer(request, handler, seldom)

@@ -12,7 +12,6 @@ is in the log is read by the best reader there is, not by the one that was there
 
 from __future__ import annotations
 
-import contextlib
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeGuard
@@ -133,8 +132,11 @@ def read_single(body: bytes) -> tuple[Delivery, Entry]:
     The usual one is decoded in one go, which is the same as step by step, but for its payload's
     bytes, which nobody needs then.
     """
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    try:
         found = _decode_single(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    else:
         if (found.event or found.meta) and len(found.payload) == 1:
             (value,) = found.payload
             if is_object(value.get("user")):

@@ -100,10 +100,9 @@ def entry(before: UserState | None, after: UserState, *, late: bool) -> HistoryE
 
 
 def _changes(before: Fields, after: Fields) -> Iterator[Change]:
-    changed = [field for field, new in after.items() if before.get(field) != new]
-    changed += [field for field in before.keys() - after.keys() if before[field] is not None]
-    for field in sorted(changed):
-        old, new = before.get(field), after.get(field)
+    """Compare what is known of a user before and after; what is known once stays known."""
+    for field in sorted([field for field, new in after.items() if before.get(field) != new]):
+        old, new = before.get(field), after[field]
         if field in _CONTACTS:
             yield from _contact_changes(field, old, new)
         else:

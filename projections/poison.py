@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from projections.deliveries import UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from eventstore.events import Position
 
 _WORDS = {"UnreadableError": "unreadable", "SealBrokenError": "seal-broken"}
@@ -35,14 +32,24 @@ class PoisonError(Exception):
         return self.reason not in _WORDS.values()
 
 
-@contextmanager
-def blaming(position: Position) -> Generator[None]:
+class blaming:  # noqa: N801 - to be read as a verb
     """Turn whatever goes wrong inside into this event's PoisonError, but for a lack of memory."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:
+
+    __slots__ = ("_position",)
+
+    def __init__(self, position: Position) -> None:
+        """Nothing has gone wrong yet."""
+        self._position = position
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        """Raise the PoisonError."""
+        if not isinstance(error, Exception) or isinstance(error, MemoryError):
+            return
         name = type(error).__name__
         detail = error.reason if isinstance(error, UnreadableError) else ""
-        raise PoisonError(position, _WORDS.get(name, name), detail) from error
+        raise PoisonError(self._position, _WORDS.get(name, name), detail) from error

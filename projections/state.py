@@ -45,16 +45,15 @@ def _camel(name: str) -> str:
     return head + "".join(part.capitalize() for part in rest) if head else name
 
 
-def _twins(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """Return the names that have a camelCase twin, and the twins."""
-    return tuple((name, _camel(name)) for name in names if _camel(name) != name)
+def _names(known: tuple[str, ...]) -> dict[str, str]:
+    """Return what each name stands for, itself or the snake_case of which it is the twin."""
+    return {_camel(name): name for name in known} | {name: name for name in known}
 
 
-_TWINS = _twins(_KNOWN)
-_HANDLED = _IDS | frozenset(_KNOWN) | frozenset(twin for _, twin in _TWINS)
-_CONTACT_TWINS = _twins(_CONTACT)
-_CONTACT_HANDLED = frozenset(_CONTACT) | frozenset(twin for _, twin in _CONTACT_TWINS)
+_FIELDS = _names(_KNOWN)
+_CONTACT_FIELDS = _names(_CONTACT)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_encode = msgspec.json.Encoder(order="sorted").encode
 _BIAS = 1 << 62
 _LOWEST = -_BIAS
 
@@ -109,7 +108,7 @@ def read_event(event: RecordedEvent) -> UserEvent:
 def _order_key(event: RecordedEvent, entry: Entry, event_id: str) -> bytes:
     updated_at = moment(entry.user.get("updated_at", entry.user.get("updatedAt")))
     version = entry.user.get("__v")
-    content = msgspec.json.encode([event_id, entry], order="sorted")
+    content = _encode([event_id, entry])
     return b"".join(
         (
             _sortable(milliseconds(event.occurred_at)),
@@ -143,10 +142,15 @@ def fields_of(entry: Entry) -> Fields:
     becomes `social_accounts`.
     """
     user = entry.user
-    fields: Fields = {name: user[name] for name in _KNOWN if name in user}
-    for name, twin in _TWINS:
-        if twin in user and name not in fields:
-            fields[name] = user[twin]
+    fields: Fields = {}
+    unknown: Fields = {}
+    for name, value in user.items():
+        field = _FIELDS.get(name)
+        if field is None:
+            if name not in _IDS:
+                unknown[name] = value
+        elif field == name or field not in user:
+            fields[field] = value
     for name in ("phone_numbers", "emails"):
         if isinstance(fields.get(name), list):
             fields[name] = [_contact(item) for item in fields[name]]
@@ -154,8 +158,8 @@ def fields_of(entry: Entry) -> Fields:
         if name in entry.beside:
             fields["social_accounts"] = entry.beside[name]
             break
-    if unknown := user.keys() - _HANDLED:
-        fields["extra"] = {name: user[name] for name in unknown}
+    if unknown:
+        fields["extra"] = unknown
     return fields
 
 
@@ -163,17 +167,16 @@ def _contact(item: object) -> object:
     """Normalise a phone or e-mail: one name per property, a number as text, the code as int."""
     if not is_object(item):
         return item
-    found: Fields = {name: item[name] for name in _CONTACT if name in item}
-    for name, twin in _CONTACT_TWINS:
-        if twin in item and name not in found:
-            found[name] = item[twin]
+    found: Fields = {}
+    for name, value in item.items():
+        field = _CONTACT_FIELDS.get(name, name)
+        if field == name or field not in item:
+            found[field] = value
     if type(found.get("phone")) is int:
         found["phone"] = str(found["phone"])
     code = found.get("country_code")
     if isinstance(code, str) and len(digits := code.removeprefix("+")) <= _CODE_DIGITS_MAX:
         found["country_code"] = int(digits) if digits.isdecimal() else code
-    for name in item.keys() - _CONTACT_HANDLED:
-        found[name] = item[name]
     return found
 
 
@@ -272,4 +275,4 @@ def _lifecycle(kind: Kind, fields: Fields) -> Lifecycle:
 
 def encode_fields(fields: Fields) -> bytes:
     """Encode fields as JSON; equal fields give equal bytes."""
-    return msgspec.json.encode(fields, order="sorted")
+    return _encode(fields)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _SQL = sql.load("projections")
 _ROWS_AT_ONCE = 200
+_encode = msgspec.json.Encoder(order="sorted").encode
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -103,8 +104,8 @@ def _history(folded: Folded) -> Iterator[Row]:
             entry.event.recorded_at,
             entry.event.stated_at,
             entry.late,
-            msgspec.json.encode(entry.summary).decode(),
-            msgspec.json.encode(entry.changes, order="sorted").decode(),
+            _encode(entry.summary).decode(),
+            _encode(entry.changes).decode(),
         )
 
 

@@ -45,6 +45,8 @@ _PASSING = (
     asyncpg.InsufficientResourcesError,
     asyncpg.TransactionRollbackError,
     asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.TransactionTimeoutError,
     asyncpg.IdleInTransactionSessionTimeoutError,  # this process was frozen, and taken over from
 )
 

@@ -9,6 +9,7 @@ import socket
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import pytest
 from aiohttp import hdrs
 
 from api.signatures import HEADER, sign
@@ -17,11 +18,14 @@ from tests.integration.support import HEADS, delivery, holding, proxied
 from tests.integration.test_http import AUTH, USER, assert_problem, serving
 
 if TYPE_CHECKING:
-    import pytest
-
     from tests.conftest import Stack
 
 _SHORT_S = 0.3
+_FULL = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'No space left on device' USING ERRCODE = 'disk_full'; END $$;
+CREATE TRIGGER full_disk BEFORE INSERT ON userlog.events FOR EACH ROW EXECUTE FUNCTION refuse()
+"""
 
 
 async def test_a_database_that_hangs(database_url: str, stack: Stack) -> None:
@@ -57,6 +61,34 @@ async def test_a_delivery_that_had_to_be_refused(database_url: str) -> None:
             assert_problem(await service.post(delivery("a")), 503)
         answer = await service.post(delivery("a"))
         assert (answer.status, answer.body["positions"]) == (200, ["0:1"])
+
+
+@pytest.mark.parametrize("limit", ["lock_timeout", "statement_timeout"])
+async def test_a_limit_of_the_database(database_url: str, stack: Stack, limit: str) -> None:
+    """What the database itself gives up waiting for is refused for now, and not lost."""
+    name = urlsplit(database_url).path.removeprefix("/")
+    await stack.admin.execute(f"ALTER DATABASE {name} SET {limit} = '1s'")
+    async with serving(database_url) as service:
+        async with holding(database_url, HEADS):
+            assert_problem(await service.post(delivery("a")), 503)
+        answer = await service.post(delivery("a"))
+        assert (answer.status, answer.body["positions"]) == (200, ["0:1"])
+
+
+async def test_a_full_disk(database_url: str, stack: Stack) -> None:
+    """While the database has no room deliveries are refused, for now; then they are taken."""
+    async with serving(database_url) as service:
+        await stack.admin.execute(_FULL)
+        refused = await asyncio.gather(*(service.post(delivery(f"u{n}")) for n in range(20)))
+        for answer in refused:
+            assert_problem(answer, 503)
+            assert int(answer.headers["retry-after"]) > 0
+            assert "space" not in answer.body["detail"], "what the database says may quote data"
+        await stack.admin.execute("DROP TRIGGER full_disk ON userlog.events")
+        taken = await asyncio.gather(*(service.post(delivery(f"u{n}")) for n in range(20)))
+        assert sorted(int(one.body["positions"][0].removeprefix("0:")) for one in taken) == [
+            *range(1, 21)
+        ]
 
 
 async def test_a_body_that_does_not_come(database_url: str) -> None:

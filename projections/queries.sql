@@ -187,8 +187,9 @@ WHERE p.name = 'users' AND u.partition = $1 AND u.stream_id = $2;
 -- positions up to $6. Each row has the end of the log besides and, for the first look, which has
 -- no bound $6, the user's row in the active generation: it says what to look for, if every event
 -- of the user is in it. It is not if the user is set aside; events that are not projected yet are
--- looked for along the log's end, of at most 1,000, so that it costs little however many the user
--- has.
+-- looked at one by one along the log's end, of at most 1,000, so that it costs little however many the
+-- user has, and there is no other way to plan it: a range of positions was once read from the index of
+-- the users' events, which is all of it.
 SELECT h.position AS head, u.state, u.since, u.company_id, e.*
 FROM userlog.log_head h
 LEFT JOIN LATERAL (
@@ -203,10 +204,11 @@ LEFT JOIN LATERAL (
                 AND a.generation = p.active_generation AND a.stream_id = $2
         )
         AND NOT EXISTS (
-            SELECT FROM (
-                SELECT w.stream_id FROM userlog.events w
-                WHERE w.partition = $1 AND w.position > c.position ORDER BY w.position LIMIT 1000
-            ) w WHERE w.stream_id = $2
+            SELECT FROM generate_series(c.position + 1, h.position) AS waiting (at)
+            CROSS JOIN LATERAL (
+                SELECT e.stream_id FROM userlog.events e
+                WHERE e.partition = $1 AND e.position = waiting.at LIMIT 1
+            ) e WHERE e.stream_id = $2
         )
 ) u ON true
 CROSS JOIN LATERAL (

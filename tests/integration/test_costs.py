@@ -7,9 +7,10 @@ import uuid
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
-from eventstore import store
+from eventstore import sql, store
 from eventstore.events import Position
 from tests.integration.support import event
 
@@ -30,6 +31,15 @@ SELECT 0, 2, n, md5((n % {USERS} + 1)::text)::uuid, 'epoch', 'epoch',
     decode(md5(n::text), 'hex'), '12345678', '12345678', repeat('x', 200)::bytea
 FROM generate_series((SELECT position + 1 FROM userlog.log_head), {EVENTS}) n;
 UPDATE userlog.log_head SET position = {EVENTS};
+"""
+LAST = 2**63 - 1
+PROJECTED = f"""
+INSERT INTO userlog.users (partition, generation, stream_id, application_id, user_id, lifecycle,
+    state, since, order_key, position, kind, occurred_at, recorded_at)
+SELECT 0, 1, stream_id, application_id, user_id, 'active',
+    '{{}}', '{{}}', '', 1, 2, 'epoch', 'epoch'
+FROM userlog.streams;
+UPDATE userlog.checkpoints SET position = {EVENTS}
 """
 READ = """
 SELECT sum(seq_scan) AS scans, sum(coalesce(idx_tup_fetch, 0)) AS rows
@@ -104,3 +114,28 @@ async def test_reading_on_without_statistics(stack: Stack) -> None:
     assert following == {"scans": 0, "rows": 200}, "an event's user was looked up more than once"
     assert len(ours) == 5 * EVENTS // USERS
     assert looking == {"scans": 0, "rows": 2 * len(ours)}
+
+
+async def test_a_moment_before_statistics(stack: Stack) -> None:
+    """A question about a moment reads a few pages, even with a plan made before the first ANALYZE.
+
+    Autovacuum's first visit makes an index look cheap and says only then how much there is. What it
+    says then changes no plan that was made in between.
+    """
+    await stack.admin.execute("ALTER TABLE userlog.events SET (autovacuum_enabled = off)")
+    await stack.admin.execute(FILL)
+    await stack.admin.execute(PROJECTED)
+    await stack.admin.execute("VACUUM userlog.events")
+    async with stack.pool.acquire() as connection:
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        types = "integer, uuid, timestamptz, bigint, timestamptz, bigint, bigint"
+        statement = sql.load("projections")["events_back"]
+        await connection.execute(f"PREPARE asked ({types}) AS {statement}")
+        explained: str = await connection.fetchval(
+            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)"
+            f" EXECUTE asked (0, md5('7')::uuid, 'epoch', {LAST}, 'infinity', {LAST}, 4)"
+        )
+        await connection.execute("RESET plan_cache_mode; DEALLOCATE asked")
+    (plan,) = msgspec.json.decode(explained)
+    assert plan["Plan"]["Actual Rows"] == 4
+    assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 200, explained

@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The venv is filled from outside (--python), so it needs no pip and no ensurepip of its own.
 PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python
+# The lock files name everything, so nothing is to be resolved. An older pip (23.2) that resolves
+# refuses a locked package as soon as a newer one is out, if another asks for it with an extra.
+INSTALL := $(PIP) install --quiet --no-deps
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test crash-test bench bench-smoke check format lock build clean
@@ -17,11 +20,11 @@ setup: $(VENV)/.installed ## Create .venv with the locked dependencies and userl
 $(VENV)/.locked: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit("userlog needs Python 3.11 or newer: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv --clear --without-pip $(VENV)
-	$(PIP) install --quiet --require-hashes -r requirements.lock
+	$(INSTALL) --require-hashes -r requirements.lock
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.locked pyproject.toml
-	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	$(INSTALL) --no-build-isolation --editable .
 	@touch $@
 
 run: setup ## Serve, in the foreground until Ctrl-C; ARGS="--port 9000" passes options on
@@ -47,7 +50,7 @@ bench-smoke: $(VENV)/.bench ## One short round of every benchmark: do they work?
 	$(BIN)/python benchmarks/all.py --smoke $(ARGS)
 
 $(VENV)/.bench: $(VENV)/.installed requirements-bench.lock
-	$(PIP) install --quiet --require-hashes -r requirements-bench.lock
+	$(INSTALL) --require-hashes -r requirements-bench.lock
 	@touch $@
 
 check: setup $(VENV)/.bench ## Lint, formatting, types, import rules: everything that runs no code

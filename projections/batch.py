@@ -15,7 +15,7 @@ from eventstore.events import Position
 from projections import set_aside, tables
 from projections.folding import Folder, by_user
 from projections.poison import PoisonError
-from projections.turns import in_turns
+from projections.turns import BACKGROUND_S, Turns
 
 if TYPE_CHECKING:
     import uuid
@@ -40,6 +40,7 @@ class Batch:
         self._where = where
         self._done = done
         self._folder = Folder(where.partition, keyring)
+        self._turns = Turns(BACKGROUND_S)
         self._found: list[Folded] = []
         self._erased: list[uuid.UUID] = []
         self.poison: dict[uuid.UUID, PoisonError] = {}
@@ -66,7 +67,7 @@ class Batch:
         for stream_id, rows in users.items():
             folded = None
             with suppress(PoisonError):
-                folded = await in_turns(self._folder.advancing(states.get(stream_id), rows))
+                folded = await self._turns.do(self._folder.advancing(states.get(stream_id), rows))
             if folded:
                 self._found.append(folded)
             else:
@@ -77,7 +78,7 @@ class Batch:
         """Fold users from the beginning, as far as an event that can't be projected."""
         rows = await store.rows_of_streams(self._connection, stream_ids, until)
         for stream_id, ours in by_user(rows).items():
-            folded, poison = await in_turns(self._folder.refolding_until_poison(ours))
+            folded, poison = await self._turns.do(self._folder.refolding_until_poison(ours))
             if poison:
                 self.poison[stream_id] = poison
             # If it is an old event that has gone bad, the rows are better than a fold without it.

@@ -6,7 +6,6 @@ appends, projector and readers go on meanwhile. Neither writes.
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeAlias
@@ -18,7 +17,7 @@ from projections.differences import Difference, Differences, compare
 from projections.folding import Folder
 from projections.ranges import Range, merged, split
 from projections.tables import TABLES, Generation, Table
-from projections.turns import in_turns
+from projections.turns import BACKGROUND_S, Turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -53,13 +52,13 @@ async def prove(log: EventLog, users: Range, generation: int | None = None) -> D
         number, until = await _standing(connection, users.partition, generation)
         spared = await _spared(connection, until, number)
         folder = Folder(users.partition, log.keyring)
+        turns = Turns(BACKGROUND_S)  # a service has other things to do
         events = store.rows_of_range(connection, users.first, users.last, until)
         stored = [_rows(connection, table, number, users) for table in TABLES]
         async for ours, *theirs in merged([events, *stored]):
-            await asyncio.sleep(0)  # a service has other things to do
             if _stream_id(ours, *theirs) in spared:
                 continue
-            one = await in_turns(folder.folding(ours)) if ours else None
+            one = await turns.do(folder.folding(ours)) if ours else None
             found.users += one is not None
             for table, rows in zip(TABLES, theirs, strict=True):
                 right = list(table.rows(one)) if one else []

@@ -26,7 +26,7 @@ from projections.folding import Folder
 from projections.history import replaying
 from projections.point_in_time import state_at
 from projections.state import order_key_after
-from projections.turns import in_turns
+from projections.turns import Turns
 
 if TYPE_CHECKING:
     from eventstore.events import Position, Stream
@@ -117,7 +117,8 @@ class ReadModel:
         rows = await store.rows_of_stream(self._log.pool, stream, known_at)
         folder = Folder(stream.partition, self._log.keyring)
         readable = [row for row in rows if store.has_payload(row)]
-        _, entries = await in_turns(replaying(await in_turns(folder.reading(readable))))
+        turns = Turns()
+        _, entries = await turns.do(replaying(await turns.do(folder.reading(readable))))
         if page.order == "desc":
             entries.reverse()
         kept = [

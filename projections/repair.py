@@ -16,7 +16,7 @@ from projections import set_aside, tables
 from projections.folding import Folder
 from projections.projector import generations
 from projections.tables import Folded, Generation
-from projections.turns import in_turns
+from projections.turns import Turns
 
 if TYPE_CHECKING:
     from eventstore.database import Connection
@@ -53,7 +53,7 @@ async def _repair(
     folder = Folder(where.partition, log.keyring)
     folded, poison = folder.erased(rows), None
     if folded is None:
-        folded, poison = await in_turns(folder.refolding_until_poison(rows))
+        folded, poison = await Turns().do(folder.refolding_until_poison(rows))
     if poison is None:
         await tables.write(connection, where, [folded or Folded(stream, None, [], whole=True)])
         await set_aside.drop(connection, where, [stream.stream_id])

@@ -1,4 +1,4 @@
-"""Long work, a few milliseconds at a time, so that whoever waits for an answer gets a turn.
+"""Long work, a few milliseconds at a time, so that whoever waits for an answer goes first.
 
 Not in a thread: a thread that computes takes the interpreter from the one that answers for 5 ms at
 each of its system calls, which left it a tenth of its answers a second.
@@ -15,24 +15,39 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_TURN_S = 0.002
+TURN_S = 0.002
 _IDLE_S = 0.0002
-_OTHERS_TURNS = 2
-"""While others have something to do, they get so much more of the time."""
+_PATIENCE_S = 0.004
+BACKGROUND_S = 0.01
+"""The patience of what nobody waits for at the moment."""
 
 
-async def in_turns(steps: Steps[T]) -> T:
-    """Do all steps; return what they come to."""
-    until = time.perf_counter() + _TURN_S
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: T = end.value
-            return found
-        now = time.perf_counter()
-        if now > until:
+class Turns:
+    """Turns of one piece of work, which may be the steps of many."""
+
+    def __init__(self, patience_s: float = _PATIENCE_S) -> None:
+        """The first turn begins. The next ones do, however busy others are, after `patience_s`."""
+        self._patience_s = patience_s
+        self._until = time.perf_counter() + TURN_S
+
+    async def do(self, steps: Steps[T]) -> T:
+        """Do all steps; return what they come to."""
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                found: T = end.value
+                return found
+            if time.perf_counter() > self._until:
+                await self._wait()
+
+    async def _wait(self) -> None:
+        """Wait until a round of the loop had nothing to do for others."""
+        now = began = time.perf_counter()
+        while now - began < self._patience_s:
+            before = now
             await asyncio.sleep(0)
-            if time.perf_counter() - now > _IDLE_S:
-                await asyncio.sleep(_OTHERS_TURNS * _TURN_S)
-            until = time.perf_counter() + _TURN_S
+            now = time.perf_counter()
+            if now - before < _IDLE_S:
+                break
+        self._until = now + TURN_S

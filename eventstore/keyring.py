@@ -51,6 +51,8 @@ class Keyring:
         self._master = master_key
         self._capacity = capacity
         self._keys: dict[uuid.UUID, StreamKey] = {}
+        self._last: tuple[tuple[uuid.UUID, bytes], DataKey] | None = None
+        """Unwrapped for the last row: they come user by user."""
         self._next: dict[int, tuple[dict[uuid.UUID, Stream], _LookUp]] = {}
         self._one_at_a_time: dict[int, asyncio.Lock] = {}
 
@@ -134,16 +136,21 @@ class Keyring:
     def forget(self, stream: Stream) -> None:
         """Drop a key that turned out to be another one in the database."""
         self._keys.pop(stream.stream_id, None)
+        self._last = None
 
     def of_row(self, row: asyncpg.Record) -> DataKey | None:
         """Return the key that came with a row of events joined with streams; None if erased."""
         wrapped: bytes | None = row["data_key"]
         if wrapped is None:
             return None
-        known = self._keys.get(row["stream_id"])
+        stream_id: uuid.UUID = row["stream_id"]
+        known = self._keys.get(stream_id)
         if known is not None and known.key_id == row["key_id"]:
             return known.data_key
-        return self._master.unwrap(wrapped, row["stream_id"].bytes)
+        last = self._last
+        if last is None or last[0] != (stream_id, wrapped):
+            last = self._last = (stream_id, wrapped), self._master.unwrap(wrapped, stream_id.bytes)
+        return last[1]
 
 
 def _retrieve(look_up: _LookUp) -> None:

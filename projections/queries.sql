@@ -403,8 +403,9 @@ ORDER BY stream_id;
 -- [users_sums] How many rows of each generation begin with each byte, and a sum over them that no
 -- order changes.
 SELECT t.generation, get_byte(uuid_send(t.stream_id), 0) AS bucket, count(*) AS rows,
-    sum(hashtextextended((t.stream_id, t.application_id, t.user_id, t.company_id, t.lifecycle,
-        t.state, t.since, t.order_key, t.position, t.kind, t.occurred_at, t.recorded_at)::text, 0)) AS checksum
+    sum(hash_record_extended(ROW (t.stream_id, t.application_id, t.user_id, t.company_id,
+        t.lifecycle, t.state::text, t.since::text, t.order_key, t.position, t.kind, t.occurred_at,
+        t.recorded_at), 0)) AS checksum
 FROM userlog.users t
 WHERE t.partition = $1 AND t.generation = ANY($2)
 GROUP BY 1, 2;
@@ -419,8 +420,8 @@ ORDER BY stream_id, order_key, position;
 -- [history_sums] How many rows of each generation begin with each byte, and a sum over them that no
 -- order changes.
 SELECT t.generation, get_byte(uuid_send(t.stream_id), 0) AS bucket, count(*) AS rows,
-    sum(hashtextextended((t.stream_id, t.order_key, t.position, t.kind, t.occurred_at,
-        t.recorded_at, t.stated_at, t.late, t.summary, t.changes)::text, 0)) AS checksum
+    sum(hash_record_extended(ROW (t.stream_id, t.order_key, t.position, t.kind, t.occurred_at,
+        t.recorded_at, t.stated_at, t.late, t.summary::text, t.changes::text), 0)) AS checksum
 FROM userlog.history t
 WHERE t.partition = $1 AND t.generation = ANY($2)
 GROUP BY 1, 2;
@@ -440,7 +441,7 @@ ORDER BY stream_id, term;
 -- [terms_sums] How many rows of each generation begin with each byte, and a sum over them that no
 -- order changes.
 SELECT t.generation, get_byte(uuid_send(t.stream_id), 0) AS bucket, count(*) AS rows,
-    sum(hashtextextended((t.stream_id, t.term)::text, 0)) AS checksum
+    sum(hash_record_extended(ROW (t.stream_id, t.term), 0)) AS checksum
 FROM userlog.terms t
 WHERE t.partition = $1 AND t.generation = ANY($2)
 GROUP BY 1, 2;
@@ -448,8 +449,8 @@ GROUP BY 1, 2;
 -- [activity_sums] How many rows of each generation begin with each byte, and a sum over them that no
 -- order changes.
 SELECT t.generation, get_byte(uuid_send(t.stream_id), 0) AS bucket, count(*) AS rows,
-    sum(hashtextextended((t.stream_id, t.application_id, t.day, t.created, t.deleted,
-        t.blocked, t.active)::text, 0)) AS checksum
+    sum(hash_record_extended(ROW (t.stream_id, t.application_id, t.day, t.created, t.deleted,
+        t.blocked, t.active), 0)) AS checksum
 FROM userlog.activity t
 WHERE t.partition = $1 AND t.generation = ANY($2)
 GROUP BY 1, 2;

@@ -9,6 +9,7 @@ an explicit null clears it.
 from __future__ import annotations
 
 import hashlib
+import struct
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
@@ -54,6 +55,7 @@ _FIELDS = _names(_KNOWN)
 _CONTACT_FIELDS = _names(_CONTACT)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encode = msgspec.json.Encoder(order="sorted").encode
+_ORDER = struct.Struct(">QBQQ")
 _BIAS = 1 << 62
 _LOWEST = -_BIAS
 
@@ -108,15 +110,16 @@ def read_event(event: RecordedEvent) -> UserEvent:
 def _order_key(event: RecordedEvent, entry: Entry, event_id: str) -> bytes:
     updated_at = moment(entry.user.get("updated_at", entry.user.get("updatedAt")))
     version = entry.user.get("__v")
+    version = version if type(version) is int and abs(version) < _BIAS else _LOWEST
     content = _encode([event_id, entry])
-    return b"".join(
-        (
-            _sortable(milliseconds(event.occurred_at)),
-            bytes((event.kind,)),
-            _sortable(milliseconds(updated_at) if updated_at else _LOWEST),
-            _sortable(version if type(version) is int and abs(version) < _BIAS else _LOWEST),
-            hashlib.blake2b(content, digest_size=16).digest(),
+    return (
+        _ORDER.pack(
+            milliseconds(event.occurred_at) + _BIAS,
+            event.kind,
+            (milliseconds(updated_at) if updated_at else _LOWEST) + _BIAS,
+            version + _BIAS,
         )
+        + hashlib.blake2b(content, digest_size=16).digest()
     )
 
 
@@ -126,13 +129,9 @@ def milliseconds(time: datetime) -> int:
     return (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
 
 
-def _sortable(number: int) -> bytes:
-    return (number + _BIAS).to_bytes(8)
-
-
 def order_key_after(time: datetime) -> bytes:
     """Return what every order key of an event that occurred by then, inclusive, is below."""
-    return _sortable(milliseconds(time) + 1)
+    return (milliseconds(time) + 1 + _BIAS).to_bytes(8)
 
 
 def fields_of(entry: Entry) -> Fields:

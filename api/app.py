@@ -20,7 +20,7 @@ from api.handlers import Handlers
 from api.in_hand import IN_HAND, InHand
 from api.logs import Seldom
 from api.metrics import Metrics
-from api.params import Params
+from api.params import NOTHING, Params
 from api.problems import Problem, unavailable, unreadable
 from api.routes import WEBHOOK_PATH, Route, routes
 from api.tokens import Access, Tokens
@@ -59,7 +59,6 @@ def make_app(runtime: Runtime, secrets: Secrets, tracing: Tracing | None = None)
         middlewares=[
             *([tracing.middleware()] if tracing else []),
             _around(metrics),
-            _counting(metrics),
             in_hand.counted,
             deadline(runtime.settings.request_timeout_s),
             _authorize(tokens, open_paths),
@@ -89,14 +88,21 @@ def make_app(runtime: Runtime, secrets: Secrets, tracing: Tracing | None = None)
 def _around(metrics: Metrics) -> Middleware:
     """Give the request an id, its failures an answer, and the log a line without its contents."""
     seldom = Seldom()
+    log = _log.bind()  # unbound, a logger is made anew for each line, said or not
 
     @web.middleware
     async def surround(request: web.Request, handler: Handler) -> web.StreamResponse:
-        given = request.headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else f"{getrandbits(128):032x}"
+        given = request.headers.get("x-request-id")
+        good = given and _REQUEST_ID.fullmatch(given)
+        request_id = given if given and good else f"{getrandbits(128):032x}"
         structlog.contextvars.bind_contextvars(request_id=request_id)
         started = time.perf_counter()
-        response = await _answer(request, handler, seldom)
+        try:
+            response = await handler(request)
+        except Exception as error:  # noqa: BLE001 - the last place to turn it into an answer
+            if request.path == WEBHOOK_PATH:
+                metrics.refused(error)
+            response = _problem_of(error, seldom).response()
         response.headers["X-Request-Id"] = request_id
         seconds = time.perf_counter() - started
         resource = request.match_info.route.resource
@@ -105,47 +111,35 @@ def _around(metrics: Metrics) -> Middleware:
         if response.status == _UNAVAILABLE:  # the platform goes on asking: a line for many
             seldom.say(_log, "requests are refused", route=route, status=response.status)
         else:
-            _note(request.method, route, response.status, seconds)
+            say = getattr(log, _level(response.status))
+            about = {"method": request.method, "route": route, "status": response.status}
+            say("request", **about, duration_ms=round(1000 * seconds, 1))
         return response
 
     return surround
 
 
-def _counting(metrics: Metrics) -> Middleware:
-    """Count the deliveries that are refused, wherever that happens."""
-
-    @web.middleware
-    async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path != WEBHOOK_PATH:
-            return await handler(request)
-        with metrics.refusals():
-            return await handler(request)
-
-    return count
-
-
-async def _answer(request: web.Request, handler: Handler, seldom: Seldom) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except Problem as found:
-        problem = found
-    except web.HTTPException as error:
-        problem = _of_http(error)
-    except QueueFullError:
-        seldom.say(_log, "queue is full")
-        problem = unavailable("too much is waiting; send it again", 1)
-    except UnavailableError as error:
-        seldom.say(_log, "database not available", problem=str(error))
-        detail = "the database is not available; send it again"
-        problem = unavailable(detail, _RETRY_AFTER_S)
-    except PoisonError as error:
-        _log.warning("event can't be read", position=str(error.position), reason=error.reason)
-        problem = unreadable(str(error.position), error.reason)
-    except Exception as error:  # noqa: BLE001 - the last place to turn it into an answer
-        _log.error("request failed", exc_info=error)
-        detail = "this is a defect of userlog; its log has a line with this X-Request-Id"
-        problem = Problem(500, "Internal error", detail)
-    return problem.response()
+def _problem_of(error: Exception, seldom: Seldom) -> Problem:
+    """Say what went wrong; what nobody foresaw goes to the log as well."""
+    match error:
+        case Problem():
+            return error
+        case web.HTTPException():
+            return _of_http(error)
+        case QueueFullError():
+            seldom.say(_log, "queue is full")
+            return unavailable("too much is waiting; send it again", 1)
+        case UnavailableError():
+            seldom.say(_log, "database not available", problem=str(error))
+            return unavailable("the database is not available; send it again", _RETRY_AFTER_S)
+        case PoisonError():
+            about = {"position": str(error.position), "reason": error.reason}
+            _log.warning("event can't be read", **about)
+            return unreadable(**about)
+        case _:
+            _log.error("request failed", exc_info=error)
+            detail = "this is a defect of userlog; its log has a line with this X-Request-Id"
+            return Problem(500, "Internal error", detail)
 
 
 def _of_http(error: web.HTTPException) -> Problem:
@@ -159,10 +153,8 @@ def _of_http(error: web.HTTPException) -> Problem:
     return Problem(error.status, error.reason, "this HTTP request can't be answered as it is")
 
 
-def _note(method: str, route: str, status: int, seconds: float) -> None:
-    say = _log.warning if status >= 500 else _log.info if status >= 400 else _log.debug  # noqa: PLR2004
-    milliseconds = round(seconds * 1000, 1)
-    say("request", method=method, route=route, status=status, duration_ms=milliseconds)
+def _level(status: int) -> str:
+    return "warning" if status >= 500 else "info" if status >= 400 else "debug"  # noqa: PLR2004
 
 
 def _authorize(tokens: Tokens, open_paths: frozenset[str]) -> Middleware:
@@ -188,13 +180,16 @@ def _authorize(tokens: Tokens, open_paths: frozenset[str]) -> Middleware:
 
 def _handler(route: Route) -> Handler:
     """Let nobody past whose token does not open this; read the parameters, write the answer."""
+    strict = route.scope is not None
+    asks = strict or bool(route.parameters)
 
     async def handle(request: web.Request) -> web.StreamResponse:
         application_id = request.match_info.get("application_id")
         if route.scope and not request[_ACCESS].allows(route.scope, application_id):
             raise Problem(403, "Not allowed", "the token is good, but does not open this")
-        strict = route.scope is not None
-        query = Params(route.parameters, request.query, request.headers, strict=strict)
+        query = NOTHING
+        if asks:
+            query = Params(route.parameters, request.query, request.headers, strict=strict)
         found = await route.call(request, query)
         if isinstance(found, web.StreamResponse):
             return found

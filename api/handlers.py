@@ -19,6 +19,8 @@ from projections.read_model import FOREVER, NotReachedError, Page
 from projections.stats import Day
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from api.in_hand import InHand
     from api.metrics import Metrics
     from api.params import Params
@@ -73,17 +75,12 @@ class Handlers:
 
     async def webhook(self, request: web.Request, _query: Params) -> Receipt:
         """Take a delivery; 200 means that it is durable, or ignored, or in quarantine."""
-        async with self._in_hand.body(request) as body:
-            return await self._take(request, body)
-
-    async def _take(self, request: web.Request, body: bytes) -> Receipt:
+        body = await self._in_hand.read(request)
         if not verify(body, request.headers.get(HEADER), self._secrets.webhook_secrets):
             if is_ping(body):
                 return IGNORED
             raise Problem(401, "Signature missing or wrong", _SIGNATURE_HELP)
-        given = request.headers
-        kept = {name: _readable(given[name]) for name in _KEPT_HEADERS if name in given}
-        receipt = await self._runtime.ingest.deliver(body, kept)
+        receipt = await self._runtime.ingest.deliver(body, lambda: _kept(request.headers))
         self._metrics.delivery(receipt)
         return receipt
 
@@ -199,6 +196,13 @@ class Handlers:
         return Problem(404, "No such user", detail)
 
 
-def _readable(header: str) -> str:
-    """Replace the bytes of a header that are no UTF-8, which could not be stored."""
-    return header.encode(errors="surrogateescape").decode(errors="replace")
+def _kept(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return what is kept of a delivery's headers.
+
+    Bytes that are no UTF-8 are replaced: they could not be stored.
+    """
+    return {
+        name: headers[name].encode(errors="surrogateescape").decode(errors="replace")
+        for name in _KEPT_HEADERS
+        if name in headers
+    }

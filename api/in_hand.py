@@ -14,9 +14,10 @@ from aiohttp import web
 from api.problems import Problem, unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
 _RETRY_AFTER_S = 1
+_BYTES = web.RequestKey("body_bytes", int)
 
 
 class InHand:
@@ -47,13 +48,13 @@ class InHand:
                 response.force_close()
             return response
         finally:
+            self._body_bytes -= request.get(_BYTES, 0)
             self._count -= 1
             if not self._count:
                 self._idle.set()
 
-    @contextlib.asynccontextmanager
-    async def body(self, request: web.Request) -> AsyncGenerator[bytes]:
-        """Read a body, and count it among those in hand while the block lasts.
+    async def read(self, request: web.Request) -> bytes:
+        """Read a body; it counts among those in hand until its request is answered.
 
         Bytes count when they have come: who only claims to send many keeps nobody out.
 
@@ -63,19 +64,18 @@ class InHand:
         """
         if (request.content_length or 0) > request.client_max_size:
             raise _too_large()
-        body = bytearray()
-        try:
-            while part := await _next_part(request):
-                if len(body) + len(part) > request.client_max_size:
-                    raise _too_large()
-                others = self._body_bytes > len(body)
-                if others and self._body_bytes + len(part) > self._body_bytes_max:
-                    raise _too_much()
-                self._body_bytes += len(part)
-                body += part
-            yield bytes(body)
-        finally:
-            self._body_bytes -= len(body)
+        parts: list[bytes] = []
+        size = 0
+        while part := await _next_part(request):
+            if size + len(part) > request.client_max_size:
+                raise _too_large()
+            others = self._body_bytes > size
+            if others and self._body_bytes + len(part) > self._body_bytes_max:
+                raise _too_much()
+            self._body_bytes += len(part)
+            request[_BYTES] = size = size + len(part)
+            parts.append(part)
+        return b"".join(parts)
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until none is left, but not for longer than that."""
@@ -87,6 +87,8 @@ class InHand:
 
 async def _next_part(request: web.Request) -> bytes:
     """Wait for more of a body, and return it unpacked; empty at its end."""
+    if request.content.at_eof():
+        return b""
     try:
         return await request.content.readany()
     except (web.RequestPayloadError, ConnectionError):

@@ -6,7 +6,7 @@ for its content.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import structlog
@@ -18,10 +18,12 @@ from projections.deliveries import UnreadableError
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from eventstore.log import EventLog
     from eventstore.quarantine import Quarantine
+
+    Headers: TypeAlias = Callable[[], Mapping[str, str]]
 
 _log = structlog.stdlib.get_logger("userlog.ingest")
 
@@ -48,14 +50,15 @@ class Ingest:
         self._log = log
         self._quarantine = quarantine
 
-    async def deliver(self, body: bytes, headers: Mapping[str, str] | None = None) -> Receipt:
+    async def deliver(self, body: bytes, headers: Headers | None = None) -> Receipt:
         """Read a delivery and keep what is in it; UnavailableError means: send it again.
 
-        `headers` are kept beside what has to go into quarantine.
+        `headers` are asked for, and kept, beside what has to go into quarantine.
         """
         receipt, problem = await self._take(body)
         if problem is not None:
-            key = await self._quarantine.put(body, problem.reason, problem.detail, headers)
+            kept = headers() if headers else None
+            key = await self._quarantine.put(body, problem.reason, problem.detail, kept)
             said = {"reason": problem.reason, "detail": problem.detail}
             _log.warning("delivery quarantined", quarantine_id=str(key), **said)
         return receipt
@@ -92,9 +95,7 @@ def _conflicts(appended: list[Appended]) -> list[UnreadableError]:
 
 
 def _receipt(appended: list[Appended], quarantined: int) -> Receipt:
-    def count(outcome: Outcome) -> int:
-        return sum(1 for one in appended if one.outcome is outcome)
-
+    outcomes = [one.outcome for one in appended]
     positions = [str(one.position) for one in appended if one.outcome is not Outcome.CONFLICT]
-    counts = (count(Outcome.APPENDED), count(Outcome.DUPLICATE), 0, quarantined)
-    return Receipt(*counts, positions)
+    counts = (outcomes.count(Outcome.APPENDED), outcomes.count(Outcome.DUPLICATE))
+    return Receipt(*counts, 0, quarantined, positions)

@@ -9,7 +9,6 @@ their unit, labels are few and never say who a user is.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -30,7 +29,7 @@ from api.problems import Problem
 from eventstore.errors import LogError, QueueFullError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Iterable
 
     from prometheus_client.metrics_core import Metric
 
@@ -84,6 +83,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
+        self._observed: dict[tuple[str, int], Histogram] = {}
         self._defects = Counter(
             "userlog_http_defects", "Requests answered with 500", registry=self._registry
         )
@@ -106,12 +106,10 @@ class Metrics:
         self._note_use()
         runtime.log.appender.observers.append(self._appended)
 
-    def _counter(self, name: str, text: str, label: str, values: str) -> Counter:
-        """Make a counter that is there from the beginning, so that its first step is seen."""
+    def _counter(self, name: str, text: str, label: str, values: str) -> dict[str, Counter]:
+        """Make counters that are there from the beginning, so that their first step is seen."""
         counter = Counter(f"userlog_{name}", text, (label,), registry=self._registry)
-        for value in values.split():
-            counter.labels(value)
-        return counter
+        return {value: counter.labels(value) for value in values.split()}
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"userlog_{name}", text, buckets=buckets, registry=self._registry)
@@ -144,7 +142,11 @@ class Metrics:
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count an answer; `route` is the path's pattern, never the path."""
-        self._requests.labels(route, str(status)).observe(seconds)
+        observed = self._observed.get((route, status))
+        if observed is None:
+            observed = self._observed[route, status] = self._requests.labels(route, str(status))
+        observed.observe(seconds)
+        self._note_use_soon()
         if status == _DEFECT:
             self._defects.inc()
 
@@ -153,23 +155,15 @@ class Metrics:
         outcome = (
             "quarantined" if receipt.quarantined else "ignored" if receipt.ignored else "taken"
         )
-        self._deliveries.labels(outcome).inc()
+        self._deliveries[outcome].inc()
         if receipt.accepted:
-            self._events.labels("accepted").inc(receipt.accepted)
+            self._events["accepted"].inc(receipt.accepted)
         if receipt.duplicates:
-            self._events.labels("duplicate").inc(receipt.duplicates)
+            self._events["duplicate"].inc(receipt.duplicates)
 
-    @contextlib.contextmanager
-    def refusals(self) -> Generator[None]:
-        """Count a delivery that is refused within the block, by its reason."""
-        self._note_use_soon()
-        try:
-            yield
-        except Exception as error:
-            self._refused.labels(_reason(error)).inc()
-            raise
-        finally:
-            self._note_use_soon()
+    def refused(self, error: Exception) -> None:
+        """Count a delivery that was refused, by its reason."""
+        self._refused[_reason(error)].inc()
 
     async def read(self) -> bytes:
         """Return everything as text; of the database only that it is away, if it is."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, get_args
 
 import msgspec
+from multidict import MultiDict
 
 from api import rules
 from api.problems import ParameterError, bad_parameters
@@ -93,6 +94,10 @@ class Params:
                 plain = name.isidentifier() and len(name) <= _NAME_CHARACTERS_MAX
                 shown = name if plain else "a parameter"
                 self._errors.append(ParameterError(shown, f"unknown; known here: {listed}"))
+
+
+NOTHING = Params((), MultiDict(), {})
+"""What a request says that is not asked for anything."""
 
 
 VALID_AT: Maybe[datetime] = Parameter(

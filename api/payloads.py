@@ -12,15 +12,18 @@ from projections.deliveries import (
     PING_TOPIC,
     USER_TOPIC,
     Delivery,
+    Entry,
     UnreadableError,
     identifier,
     read_delivery,
     read_entry,
+    read_usual,
     refuse_too_deep,
     split_payload,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
 _KINDS = {
@@ -29,6 +32,7 @@ _KINDS = {
     "delete": Kind.DELETED,
 }
 _PLACES_MAX = 100
+_encode = msgspec.json.Encoder(order="sorted").encode
 
 
 class Decoded(msgspec.Struct, frozen=True):
@@ -54,27 +58,34 @@ def is_ping(body: bytes) -> bool:
 def decode(body: bytes) -> Decoded:
     """Read a delivery; what can't be read is reported, never raised."""
     try:
-        delivery = read_delivery(body)
+        usual = read_usual(body)
+        delivery = usual[0] if usual else read_delivery(body)
         if delivery.topic != USER_TOPIC:
             return Decoded(delivery.topic, [], [])
         refuse_too_deep(body)
-        raws = split_payload(delivery.payload)
-        alone = [body] if len(raws) == 1 else _restrict(body, delivery.payload, raws)
+        found = [(usual[1], body)] if usual else _entries(body, delivery.payload)
     except UnreadableError as error:
         return Decoded("", [], [error])
     if delivery.type not in _KINDS:
         detail = "a user event that is no create, update or delete"
         return Decoded(delivery.topic, [], [UnreadableError("unknown-event", detail)])
-    return _decode_entries(delivery, raws, alone)
+    return _decode_entries(delivery, found)
 
 
-def _decode_entries(delivery: Delivery, raws: list[bytes], alone: list[bytes]) -> Decoded:
+def _entries(body: bytes, payload: bytes) -> list[tuple[bytes, bytes]]:
+    """Return each user's entry, and the delivery with it alone."""
+    raws = split_payload(payload)
+    alone = [body] if len(raws) == 1 else _restrict(body, payload, raws)
+    return list(zip(raws, alone, strict=True))
+
+
+def _decode_entries(delivery: Delivery, entries: Sequence[tuple[Entry | bytes, bytes]]) -> Decoded:
     events: list[NewEvent] = []
     rejected: list[UnreadableError] = []
     nth: Counter[tuple[str, str]] = Counter()
-    for raw, payload in zip(raws, alone, strict=True):
+    for entry, payload in entries:
         try:
-            event = _event(delivery, raw, payload, nth)
+            event = _event(delivery, entry, payload, nth)
         except UnreadableError as error:
             rejected.append(error)
         else:
@@ -82,8 +93,10 @@ def _decode_entries(delivery: Delivery, raws: list[bytes], alone: list[bytes]) -
     return Decoded(delivery.topic, events, rejected)
 
 
-def _event(delivery: Delivery, raw: bytes, alone: bytes, nth: Counter[tuple[str, str]]) -> NewEvent:
-    entry = read_entry(raw)
+def _event(
+    delivery: Delivery, given: Entry | bytes, alone: bytes, nth: Counter[tuple[str, str]]
+) -> NewEvent:
+    entry = given if isinstance(given, Entry) else read_entry(given)
     kind = _KINDS[delivery.type]
     application_id = entry.identifier("application_id", "applicationId") or delivery.application_id
     user_id = entry.identifier("user_id", "userId", "_id", "id")
@@ -94,7 +107,7 @@ def _event(delivery: Delivery, raw: bytes, alone: bytes, nth: Counter[tuple[str,
     occurred_at = delivery.occurred_at or entry.time()
     if occurred_at is None:
         raise UnreadableError("no-time", "no usable `created_timestamp`, and no `updated_at`")
-    content = bytes((kind,)) + msgspec.json.encode(entry, order="sorted")
+    content = bytes((kind,)) + _encode(entry)
     user = (application_id, user_id)
     identity = _identity(delivery, occurred_at, content, nth[user])
     nth[user] += 1

@@ -6,7 +6,6 @@ prefix, in the header `x-fp-signature` (its SDKs for Python and Java do the same
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ HEADER = "x-fp-signature"
 
 def sign(body: bytes, secret: str) -> str:
     """Return the header's value for a body."""
-    return hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    return hmac.digest(secret.encode(), body, "sha256").hex()
 
 
 def verify(body: bytes, signature: str | None, secrets: Sequence[str]) -> bool:

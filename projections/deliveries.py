@@ -24,6 +24,7 @@ _SECONDS_BELOW = 100_000_000_000
 """A number below is epoch seconds (until the year 5138), one above epoch milliseconds."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ID_CHARACTERS_MAX = 200
+_NUMBERS = 10**18
 _DEPTH_MAX = 100
 _TOO_DEEP = "nested too deeply"
 _BRACKET_OR_STRING = re.compile(rb'[\[{\]}]|"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
@@ -126,21 +127,26 @@ def read_delivery(body: bytes) -> Delivery:
     return _delivery(found, bytes(found.payload))
 
 
-def read_single(body: bytes) -> tuple[Delivery, Entry]:
-    """Read a delivery of one user, as the log keeps them; UnreadableError if it is none.
+def read_usual(body: bytes) -> tuple[Delivery, Entry] | None:
+    """Read a delivery of one user in one go, the same as step by step; None if it has to be that.
 
-    The usual one is decoded in one go, which is the same as step by step, but for its payload's
-    bytes, which nobody needs then.
+    The payload's bytes, which nobody needs then, are left out.
     """
     try:
         found = _decode_single(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass
-    else:
-        if (found.event or found.meta) and len(found.payload) == 1:
-            (value,) = found.payload
-            if is_object(value.get("user")):
-                return _delivery(found, b""), _entry(value)
+        return None
+    if (found.event or found.meta) and len(found.payload) == 1:
+        (value,) = found.payload
+        if is_object(value.get("user")):
+            return _delivery(found, b""), _entry(value)
+    return None
+
+
+def read_single(body: bytes) -> tuple[Delivery, Entry]:
+    """Read a delivery of one user, as the log keeps them; UnreadableError if it is none."""
+    if usual := read_usual(body):
+        return usual
     delivery = read_delivery(body)
     (raw,) = split_payload(delivery.payload)
     return delivery, read_entry(raw)
@@ -239,9 +245,7 @@ def is_list(value: object) -> TypeGuard[list[Any]]:
 
 def identifier(value: object) -> str | None:
     """Return an id as text: a string as it is, a whole number in decimal, else None."""
-    if isinstance(value, bool):
-        return None
-    text = str(value) if isinstance(value, int) else value
+    text = str(value) if type(value) is int else value  # True is no id
     if isinstance(text, str) and 0 < len(text) <= _ID_CHARACTERS_MAX and "\0" not in text:
         return text
     return None
@@ -255,6 +259,8 @@ def _only(value: object) -> str | None:
 
 
 def _number(value: object) -> int | None:
+    if type(value) is int and 0 <= value < _NUMBERS:
+        return value
     found = identifier(value)
     if found is None or not found.isdecimal() or len(found) > 18:  # noqa: PLR2004 - fits 64 bits
         return None
@@ -282,7 +288,9 @@ def moment(value: object) -> datetime | None:
 def _iso(text: str) -> datetime | None:
     try:
         found = datetime.fromisoformat(text)
-        found = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+        if found.tzinfo is not UTC:
+            found = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         return None
-    return found.replace(microsecond=found.microsecond // 1000 * 1000)
+    beyond = found.microsecond % 1000
+    return found.replace(microsecond=found.microsecond - beyond) if beyond else found

@@ -395,7 +395,7 @@ async def test_erased(service: Service, stack: Stack) -> None:
         assert_problem(await service.get(f"{USER}/history", **query), 410)
 
 
-async def test_set_aside(service: Service, stack: Stack, lines: Lines) -> None:
+async def test_set_aside(lines: Lines, service: Service, stack: Stack) -> None:
     """An answer says which event it lacks; one that can't be given at all says it is not there."""
     await service.post(delivery("u", first_name="A"))
     await stack.log.append([event("u", "x", payload=b"no"), event("v", "x", payload=b"no")])
@@ -655,7 +655,7 @@ async def test_broken_upload(service: Service) -> None:
     assert b"defect" not in answer
 
 
-async def test_cut_off_upload(service: Service, lines: Lines) -> None:
+async def test_cut_off_upload(lines: Lines, service: Service) -> None:
     """A sender that hangs up in the middle is no defect either, and nothing of it is kept."""
     _, writer = await service.connect()
     writer.write(b"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")

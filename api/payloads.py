@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -107,7 +108,8 @@ def _event(
     occurred_at = delivery.occurred_at or entry.time()
     if occurred_at is None:
         raise UnreadableError("no-time", "no usable `created_timestamp`, and no `updated_at`")
-    content = bytes((kind,)) + _encode(entry)
+    # Hashed once: identity and digest, which the log keeps, are made of this with the user's key.
+    content = hashlib.sha256(bytes((kind,)) + _encode(entry)).digest()
     user = (application_id, user_id)
     identity = _identity(delivery, occurred_at, content, nth[user])
     nth[user] += 1

@@ -74,10 +74,10 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
     """An event to append.
 
     `identity` names the event within its stream: two events with equal identities are one and
-    the same. `content` is what makes them differ when they should not. `payload` is the delivery
-    as received, restricted to this user; None if it is of a user who was erased. `occurred_at` is
-    in UTC, to the millisecond. Only an import brings a `recorded_at`, from the log it comes from;
-    it counts unless the partition has a later one.
+    the same. `content` is a hash of what makes them differ when they should not. `payload` is the
+    delivery as received, restricted to this user; None if it is of a user who was erased.
+    `occurred_at` is in UTC, to the millisecond. Only an import brings a `recorded_at`, from the
+    log it comes from; it counts unless the partition has a later one.
     """
 
     application_id: str

@@ -55,7 +55,7 @@ class Told(NamedTuple):
         beside = {name: value for name, value in self.entry.items() if name != "user"}
         entry = {"user": {"_id": user, **self.entry["user"]}, "beside": beside}
         event_id = "" if self.event_id is None else str(self.event_id)
-        content = hashlib.blake2b(_json([event_id, entry], sort_keys=True), digest_size=16)
+        content = hashlib.sha256(_json([event_id, entry], sort_keys=True))
         updated_at = -1 if self.updated_at is None else self.updated_at
         version = -1 if self.version is None else self.version
         return self.at, KINDS.index(self.kind), updated_at, version, content.digest()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Write: TypeAlias = Callable[[int, Sequence[SealedEvent]], Awaitable[list[Written]]]
 
 _NOT_WRITTEN = ("", 0)
-_ANSWERED_AT_ONCE = 16
+_ANSWERED_AT_ONCE = 4
 
 
 class AppenderLimits(msgspec.Struct, frozen=True):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from projections.state import Fields
 
 _SQL = sql.load("projections")
-_PAGE_ROWS_FIRST = 4
+_PAGE_ROWS_FIRST = 2
 _PAGE_ROWS_MAX = 2_048
 _PAGE_GROWTH = 8
 _LAST_POSITION = 2**63 - 1

@@ -189,11 +189,14 @@ WHERE p.name = 'users' AND u.partition = $1 AND u.stream_id = $2;
 -- of the user is in it. It is not if the user is set aside; events that are not projected yet are
 -- looked at one by one along the log's end, of at most 1,000, so that it costs little however many the
 -- user has, and there is no other way to plan it: a range of positions was once read from the index of
--- the users' events, which is all of it.
-SELECT h.position AS head, u.state, u.since, u.company_id, e.*
-FROM userlog.log_head h
+-- the users' events, which is all of it. The events name what they are joined with, so that all that
+-- is looked up once and not for each of them.
+SELECT h.position AS head, u.state, u.since, u.company_id, s.application_id, s.user_id, s.key_id,
+    s.data_key, s.erased_position, e.*
+FROM userlog.streams s
+JOIN userlog.log_head h ON h.partition = s.partition
 LEFT JOIN LATERAL (
-    SELECT u.state, u.since, u.company_id
+    SELECT u.state, u.since, u.company_id, h.position AS until
     FROM userlog.projections p
     JOIN userlog.checkpoints c ON c.projection = p.name AND c.generation = p.active_generation
     JOIN userlog.users u ON u.generation = p.active_generation AND u.partition = c.partition
@@ -212,16 +215,15 @@ LEFT JOIN LATERAL (
         )
 ) u ON true
 CROSS JOIN LATERAL (
-    SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.payload,
-        s.application_id, s.user_id, s.key_id, s.data_key, s.erased_position
+    SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.payload
     FROM userlog.events e
-    JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
-    WHERE e.partition = $1 AND e.stream_id = $2 AND (e.occurred_at, e.position) <= ($3, $4::bigint)
-        AND e.recorded_at <= $5 AND e.position <= $6
+    WHERE e.partition = $1 AND e.stream_id = s.stream_id
+        AND (e.occurred_at, e.position) <= ($3, $4::bigint)
+        AND e.recorded_at <= $5 AND e.position <= coalesce(u.until, $6)
     ORDER BY e.occurred_at DESC, e.position DESC
     LIMIT $7
 ) e
-WHERE h.partition = $1
+WHERE s.partition = $1 AND s.stream_id = $2
 ORDER BY e.occurred_at DESC, e.position DESC;
 
 -- [history_asc] A user's history from an entry on, oldest first, below an order key.

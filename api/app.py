@@ -92,9 +92,9 @@ def _around(metrics: Metrics) -> Middleware:
 
     @web.middleware
     async def surround(request: web.Request, handler: Handler) -> web.StreamResponse:
-        given = request.headers.get("x-request-id")
+        given = request.headers.get("x-request-id", "")
         good = given and _REQUEST_ID.fullmatch(given)
-        request_id = given if given and good else f"{getrandbits(128):032x}"
+        request_id = given if good else f"{getrandbits(128):032x}"
         structlog.contextvars.bind_contextvars(request_id=request_id)
         started = time.perf_counter()
         try:

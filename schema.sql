@@ -175,9 +175,13 @@ CREATE TABLE userlog.users (
     PRIMARY KEY (partition, generation, stream_id)
 ) PARTITION BY LIST (generation);
 
--- For lists of an application's users, the most recently changed first.
+-- For lists of an application's users, the most recently changed first. Every row is in this index; what
+-- it is restricted to lets only those use it who name an application. To who asks for some users of a
+-- table without statistics it would look as good as the primary key, and be read as a whole. The same
+-- holds for the indexes of the next tables.
 CREATE INDEX users_changed ON userlog.users
-    (partition, generation, application_id, lifecycle, occurred_at, stream_id);
+    (partition, generation, application_id, lifecycle, occurred_at, stream_id)
+    WHERE application_id IS NOT NULL;
 
 -- What each event changed, in effective order. stated_at is the time that the sender stated, if
 -- that was too far ahead to be believed.
@@ -214,7 +218,7 @@ CREATE TABLE userlog.activity (
 
 -- For the numbers of an application; what is counted stands in the index.
 CREATE INDEX activity_day ON userlog.activity (partition, generation, application_id, day)
-    INCLUDE (created, deleted, blocked, active);
+    INCLUDE (created, deleted, blocked, active) WHERE application_id IS NOT NULL;
 
 -- What a user can be found by: hashes of their e-mails, phones and username, see
 -- projections/terms.py.
@@ -227,7 +231,8 @@ CREATE TABLE userlog.terms (
 ) PARTITION BY LIST (generation);
 
 -- For the search.
-CREATE INDEX terms_term ON userlog.terms (partition, generation, term, stream_id);
+CREATE INDEX terms_term ON userlog.terms (partition, generation, term, stream_id)
+    WHERE term IS NOT NULL;
 
 -- Users with an event, at this position, that can't be projected. Their rows stay as they were
 -- before it, and what follows it waits in the log for `userlog rebuild --user`. reason is a fixed
@@ -419,6 +424,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     appended_at bigint;
+    g integer;
     now_erased timestamptz := coalesce(in_recorded_at, date_trunc('milliseconds', clock_timestamp()));
 BEGIN
     PERFORM FROM userlog.log_head h WHERE h.partition = in_partition FOR UPDATE;
@@ -433,11 +439,18 @@ BEGIN
         ARRAY[in_digest], ARRAY[''::bytea]) a;
     UPDATE userlog.streams s SET erased_position = appended_at
     WHERE s.partition = in_partition AND s.stream_id = in_stream_id;
-    DELETE FROM userlog.users u WHERE u.partition = in_partition AND u.stream_id = in_stream_id;
-    DELETE FROM userlog.history h WHERE h.partition = in_partition AND h.stream_id = in_stream_id;
-    DELETE FROM userlog.activity a WHERE a.partition = in_partition AND a.stream_id = in_stream_id;
-    DELETE FROM userlog.terms t WHERE t.partition = in_partition AND t.stream_id = in_stream_id;
-    DELETE FROM userlog.set_aside a WHERE a.partition = in_partition AND a.stream_id = in_stream_id;
+    FOR g IN SELECT c.generation FROM userlog.checkpoints c WHERE c.partition = in_partition LOOP
+        DELETE FROM userlog.users u WHERE u.partition = in_partition
+            AND u.generation = g AND u.stream_id = in_stream_id;
+        DELETE FROM userlog.history h WHERE h.partition = in_partition
+            AND h.generation = g AND h.stream_id = in_stream_id;
+        DELETE FROM userlog.activity a WHERE a.partition = in_partition
+            AND a.generation = g AND a.stream_id = in_stream_id;
+        DELETE FROM userlog.terms t WHERE t.partition = in_partition
+            AND t.generation = g AND t.stream_id = in_stream_id;
+        DELETE FROM userlog.set_aside a WHERE a.partition = in_partition
+            AND a.generation = g AND a.stream_id = in_stream_id;
+    END LOOP;
     RETURN appended_at;
 END
 $$;

@@ -100,9 +100,17 @@ _LOOK_UPS = {"enable_seqscan": "off", "enable_bitmapscan": "off"}
 """Everything that the service asks has its index. Of a table that was empty when it was last looked
 at, the planner would sooner read all, and it keeps such a plan however much the table grows."""
 
+_KEEP_PLANS = """
+SELECT set_config('plan_cache_mode', 'force_generic_plan', false)
+WHERE to_regproc('userlog.refuse_change') IS NOT NULL
+"""
+"""A plan is made once for each statement and session. Left to itself PostgreSQL makes some anew for
+each call, which takes longer than the call. Not where guard.sql is left out: a distributed server
+chooses by the plan where to ask."""
+
 
 async def _become_application(connection: Connection) -> None:
-    await connection.execute(f"SET ROLE {APPLICATION_ROLE}")
+    await connection.execute(f"SET ROLE {APPLICATION_ROLE}; {_KEEP_PLANS}")
 
 
 async def _keep(_connection: Connection) -> None:

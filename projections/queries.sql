@@ -1,5 +1,6 @@
 -- The read models' statements. A list compares its generation with a subquery, not by a join: only
--- then does its index give the order too.
+-- then does its index give the order too. Rows of several users are looked up, or deleted, one by one:
+-- of an array PostgreSQL before 17 thinks so ill that without statistics it reads all users instead.
 
 -- [generations] The generations of a projection in one state, the newest first.
 SELECT generation FROM userlog.generations
@@ -36,8 +37,10 @@ UPDATE userlog.checkpoints SET position = $4, updated_at = now()
 WHERE partition = $1 AND projection = $2 AND generation = $3;
 
 -- [aside_of] Which of some users are set aside.
-SELECT stream_id FROM userlog.set_aside
-WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
+SELECT one.stream_id FROM unnest($3::uuid[]) AS one (stream_id) CROSS JOIN LATERAL (
+    SELECT FROM userlog.set_aside a
+    WHERE a.partition = $1 AND a.generation = $2 AND a.stream_id = one.stream_id LIMIT 1
+) a;
 
 -- [aside_put] Set some users aside, or move the mark of one to a later event.
 INSERT INTO userlog.set_aside (partition, generation, stream_id, position, reason)
@@ -45,8 +48,8 @@ SELECT $1, $2, a.* FROM unnest($3::uuid[], $4::bigint[], $5::text[]) AS a
 ON CONFLICT (partition, generation, stream_id) DO UPDATE
 SET position = excluded.position, reason = excluded.reason;
 
--- [aside_drop] They can be projected again, or are erased.
-DELETE FROM userlog.set_aside WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
+-- [aside_drop] This user can be projected again, or is erased.
+DELETE FROM userlog.set_aside WHERE partition = $1 AND generation = $2 AND stream_id = $3;
 
 -- [aside_forget] Those of a generation that is gone.
 DELETE FROM userlog.set_aside WHERE generation = $1;
@@ -73,11 +76,13 @@ JOIN userlog.streams s ON s.partition = a.partition AND s.stream_id = a.stream_i
 WHERE p.name = 'users'
 ORDER BY a.partition, a.position;
 
--- [users_get] The states of some users.
-SELECT stream_id, company_id, lifecycle, state, since, order_key, position, kind, occurred_at,
-    recorded_at
-FROM userlog.users
-WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
+-- [users_get] The states of some users, each looked up by its key.
+SELECT u.* FROM unnest($3::uuid[]) AS one (stream_id) CROSS JOIN LATERAL (
+    SELECT u.stream_id, u.company_id, u.lifecycle, u.state, u.since, u.order_key, u.position, u.kind,
+        u.occurred_at, u.recorded_at
+    FROM userlog.users u
+    WHERE u.partition = $1 AND u.generation = $2 AND u.stream_id = one.stream_id LIMIT 1
+) u;
 
 -- [users_put] Write some users.
 INSERT INTO userlog.users (partition, generation, stream_id, application_id, user_id, company_id,
@@ -90,11 +95,11 @@ SET company_id = excluded.company_id, lifecycle = excluded.lifecycle, state = ex
     since = excluded.since, order_key = excluded.order_key, position = excluded.position, kind = excluded.kind,
     occurred_at = excluded.occurred_at, recorded_at = excluded.recorded_at;
 
--- [users_drop] Forget some users.
-DELETE FROM userlog.users WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
+-- [users_drop] Forget a user.
+DELETE FROM userlog.users WHERE partition = $1 AND generation = $2 AND stream_id = $3;
 
--- [history_drop] Forget the history of some users.
-DELETE FROM userlog.history WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
+-- [history_drop] Forget the history of a user.
+DELETE FROM userlog.history WHERE partition = $1 AND generation = $2 AND stream_id = $3;
 
 -- [history_put] Write some entries.
 INSERT INTO userlog.history (partition, generation, stream_id, order_key, position, kind,
@@ -113,15 +118,15 @@ ON CONFLICT (partition, generation, stream_id, day) DO UPDATE
 SET created = activity.created + excluded.created, deleted = activity.deleted + excluded.deleted,
     blocked = activity.blocked + excluded.blocked, active = activity.active + excluded.active;
 
--- [activity_drop] Forget the days of some users.
-DELETE FROM userlog.activity WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
+-- [activity_drop] Forget the days of a user.
+DELETE FROM userlog.activity WHERE partition = $1 AND generation = $2 AND stream_id = $3;
 
 -- [terms_put] Let some users be found.
 INSERT INTO userlog.terms (partition, generation, stream_id, term)
 SELECT $1, $2, t.* FROM unnest($3::uuid[], $4::bytea[]) AS t;
 
--- [terms_drop] Let some users not be found any more.
-DELETE FROM userlog.terms WHERE partition = $1 AND generation = $2 AND stream_id = ANY($3);
+-- [terms_drop] Let a user not be found any more.
+DELETE FROM userlog.terms WHERE partition = $1 AND generation = $2 AND stream_id = $3;
 
 -- [users_found] Users who have a term and all others of a list, the most recently changed first.
 SELECT u.partition, u.stream_id, u.application_id, u.user_id, u.company_id, u.lifecycle, u.state,

@@ -56,7 +56,8 @@ async def put(
 
 async def drop(connection: Connection, where: Generation, stream_ids: Iterable[uuid.UUID]) -> None:
     """Let users go on."""
-    await connection.execute(_SQL["aside_drop"], where.partition, where.number, list(stream_ids))
+    keys = [(where.partition, where.number, stream_id) for stream_id in stream_ids]
+    await connection.executemany(_SQL["aside_drop"], keys)
 
 
 async def position_of(

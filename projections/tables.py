@@ -171,8 +171,8 @@ async def write(connection: Connection, where: Generation, folded: Sequence[Fold
     for table in TABLES:
         replaced = [one.stream.stream_id for one in folded if one.whole or table.replaced(one)]
         if replaced:
-            drop = _SQL[f"{table.name}_drop"]
-            await connection.execute(drop, where.partition, where.number, replaced)
+            keys = [(where.partition, where.number, stream_id) for stream_id in replaced]
+            await connection.executemany(_SQL[f"{table.name}_drop"], keys)
         rows = (row for one in folded for row in table.rows(one))
         while some := list(islice(rows, _ROWS_AT_ONCE)):
             put = _SQL[f"{table.name}_put"]

@@ -90,8 +90,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.5
     scrub_interval_s: Annotated[
         Annotated[float, Meta(ge=0, le=86_400)],
-        _about("how often some users are proven right; 0: never", "10"),
-    ] = 10.0
+        _about("how often some users are proven right; 0: never", "1"),
+    ] = 1.0
     page_rows_max: Annotated[Count, _about("largest page of an answer", "1000")] = 1_000
     pool_connections_max: Annotated[
         Annotated[int, Meta(ge=2)], _about("connections to the database, for each process", "10")

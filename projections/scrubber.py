@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from projections.differences import Difference, Differences
 
 _SQL = sql.load("projections")
-_USERS = 100
+_USERS = 10
+"""So few that the projector, which runs in the same process, is not held up by them."""
 _FIRST = uuid.UUID(int=0)
 _LAST = uuid.UUID(int=(1 << 128) - 1)
 _log = structlog.stdlib.get_logger("userlog.scrubber")
@@ -39,10 +40,12 @@ class Scrubbed(msgspec.Struct, frozen=True):
     last_difference_at: Time | None
 
 
-async def scrub(log: EventLog, partition: int, first: uuid.UUID) -> Differences:
+async def scrub(
+    log: EventLog, partition: int, first: uuid.UUID, users: int = _USERS
+) -> Differences:
     """Prove the next users of a partition from a stream id on."""
     with database_errors():
-        last = await log.pool.fetchval(_SQL["scrub_last"], partition, first, _USERS)
+        last = await log.pool.fetchval(_SQL["scrub_last"], partition, first, users)
     return await prove(log, Range(partition, first, last or _LAST))
 
 

@@ -552,7 +552,7 @@ async def test_differences_are_named(stack: Stack, lines: Lines, workers: int) -
     assert (_told(found.first), found.differing, found.users) == (expected, 4, 20)
     scrubber = Scrubber(stack.log, interval_s=60)
     for partition in range(stack.log.partitions):
-        scrubber.take(await scrub(stack.log, partition, uuid.UUID(int=0)))
+        scrubber.take(await scrub(stack.log, partition, uuid.UUID(int=0), 20))
     assert scrubber.scrubbed
     assert (scrubber.scrubbed.users_proven, scrubber.scrubbed.differences) == (20, 4)
     said = [await lines.until("read model differs from the log") for _ in range(4)]

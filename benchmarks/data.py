@@ -6,13 +6,14 @@ and unblocked, deleted and restored, and one event in twenty occurred before the
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import itertools
 import random
 from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
 
 from api.payloads import decode
-from eventstore.events import Position
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,15 +104,15 @@ def events_of(body: bytes) -> list[NewEvent]:
     return decoded.events
 
 
-async def fill(log: EventLog, shape: Shape) -> Position:
-    """Append everything; return the last position."""
-    batch: list[NewEvent] = []
-    last: list[Appended] = []
-    for body in deliveries(shape):
-        batch += events_of(body)
-        if len(batch) >= BATCH:
-            last = await log.append(batch)
-            batch = []
-    if batch:
-        last = await log.append(batch)
-    return last[-1].position if last else Position(0, 0)
+async def fill(log: EventLog, shape: Shape) -> None:
+    """Append everything; while a batch is written, the next one is made."""
+    made = deliveries(shape)
+    writing: asyncio.Task[list[Appended]] | None = None
+    while bodies := list(itertools.islice(made, BATCH)):
+        batch = [event for body in bodies for event in events_of(body)]
+        if writing:
+            await writing
+        writing = asyncio.create_task(log.append(batch))
+        await asyncio.sleep(0)  # let it be on its way
+    if writing:
+        await writing

@@ -40,14 +40,20 @@ class Shard(msgspec.Struct, frozen=True):
 
 
 def plan(heads: Sequence[Head], events_max: int, workers: int) -> list[Shard]:
-    """Cut the log into shards of about so many events, one for each worker if it has several."""
+    """Cut the log into shards of at most about so many events.
+
+    If there are several, as many for each worker: else one works at the last while others are done.
+    """
     whole = sum(head.position.number for head in heads)
-    least = -(-workers // len(heads)) if whole > events_max else 1
+    at_once = -(-workers // len(heads)) if whole > events_max else 1
     return [
         Shard(number, users, head.position.number)
         for head in heads
         for number, users in enumerate(
-            split(head.position.partition, max(least, -(-head.position.number // events_max)))
+            split(
+                head.position.partition,
+                max(1, -(-head.position.number // (events_max * at_once))) * at_once,
+            )
         )
     ]
 

@@ -18,7 +18,7 @@ T = TypeVar("T")
 TURN_S = 0.002
 _IDLE_S = 0.0002
 _PATIENCE_S = 0.004
-BACKGROUND_S = 0.01
+BACKGROUND_S = 0.005
 """The patience of what nobody waits for at the moment."""
 
 

@@ -45,17 +45,18 @@ def plan(heads: Sequence[Head], events_max: int, workers: int) -> list[Shard]:
     If there are several, as many for each worker: else one works at the last while others are done.
     """
     whole = sum(head.position.number for head in heads)
-    at_once = -(-workers // len(heads)) if whole > events_max else 1
+    workers_each = -(-workers // len(heads)) if whole > events_max else 1
     return [
         Shard(number, users, head.position.number)
         for head in heads
         for number, users in enumerate(
-            split(
-                head.position.partition,
-                max(1, -(-head.position.number // (events_max * at_once))) * at_once,
-            )
+            split(head.position.partition, _count(head.position.number, events_max, workers_each))
         )
     ]
+
+
+def _count(events: int, events_max: int, workers: int) -> int:
+    return max(1, -(-events // (events_max * workers))) * workers
 
 
 async def store_plan(connection: Connection, generation: int, shards: Sequence[Shard]) -> None:

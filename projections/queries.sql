@@ -170,23 +170,26 @@ LIMIT $7;
 
 -- [activity] An application's days until $4, all partitions together; those before $3 are one row
 -- without a day. Read from the index alone, and of the active generation alone: a subquery is
--- known before the tables are chosen, a join is not.
+-- known before the tables are chosen, a join is not. OFFSET 0 keeps it one look for each partition.
 SELECT CASE WHEN a.day >= $3::date THEN a.day END AS day, sum(a.created) AS created,
     sum(a.deleted) AS deleted, sum(a.blocked) AS blocked, sum(a.active) AS active
-FROM userlog.activity a
-WHERE a.partition = ANY($1) AND a.application_id = $2 AND a.day <= $4::date
-    AND a.generation = (SELECT active_generation FROM userlog.projections WHERE name = 'users')
+FROM unnest($1::integer[]) AS part CROSS JOIN LATERAL (
+    SELECT a.day, a.created, a.deleted, a.blocked, a.active FROM userlog.activity a
+    WHERE a.partition = part AND a.application_id = $2 AND a.day <= $4::date
+        AND a.generation = (SELECT active_generation FROM userlog.projections WHERE name = 'users')
+    OFFSET 0
+) a
 GROUP BY 1
 ORDER BY 1;
 
 -- [user] One user in the active generation, and what keeps them set aside, if they are.
 SELECT u.partition, u.application_id, u.user_id, u.company_id, u.lifecycle, u.state, u.position,
     u.kind, u.occurred_at, u.recorded_at, a.position AS stale_position, a.reason AS stale_reason, a.since AS stale_since
-FROM userlog.projections p
-JOIN userlog.users u ON u.generation = p.active_generation
+FROM userlog.users u
 LEFT JOIN userlog.set_aside a ON a.partition = u.partition AND a.generation = u.generation
     AND a.stream_id = u.stream_id
-WHERE p.name = 'users' AND u.partition = $1 AND u.stream_id = $2;
+WHERE u.partition = $1 AND u.stream_id = $2
+    AND u.generation = (SELECT active_generation FROM userlog.projections WHERE name = 'users');
 
 -- [events_back] A user's events from a moment back, the newest first, of those recorded by $5, at
 -- positions up to $6. Each row has the end of the log besides and, for the first look, which has
@@ -204,8 +207,11 @@ LEFT JOIN LATERAL (
     SELECT u.state, u.since, u.company_id, h.position AS until
     FROM userlog.projections p
     JOIN userlog.checkpoints c ON c.projection = p.name AND c.generation = p.active_generation
-    JOIN userlog.users u ON u.generation = p.active_generation AND u.partition = c.partition
-    WHERE p.name = 'users' AND c.partition = $1 AND u.stream_id = $2
+    CROSS JOIN LATERAL (
+        SELECT u.state, u.since, u.company_id FROM userlog.users u
+        WHERE u.partition = $1 AND u.generation = p.active_generation AND u.stream_id = $2 LIMIT 1
+    ) u
+    WHERE p.name = 'users' AND c.partition = $1
         AND h.position < $6::bigint AND h.position - c.position <= 1000
         AND NOT EXISTS (
             SELECT FROM userlog.set_aside a WHERE a.partition = $1

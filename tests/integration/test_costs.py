@@ -119,6 +119,10 @@ async def test_reading_on_without_statistics(stack: Stack) -> None:
     assert looking == {"scans": 0, "rows": len(ours) + 5}
 
 
+STREAMS = f"""
+INSERT INTO userlog.streams (partition, stream_id, application_id, user_id, key_id, data_key)
+SELECT 0, md5(n::text)::uuid, 'app', n::text, n, '' FROM generate_series(1, 20 * {USERS}) n
+"""
 READ_MODELS = f"""
 WITH u AS (
     SELECT md5(n::text)::uuid AS stream_id, n FROM generate_series(1, 20 * {USERS}) n
@@ -139,34 +143,42 @@ WITH u AS (
 INSERT INTO userlog.terms (partition, generation, stream_id, term)
 SELECT 0, 1, stream_id, uuid_send(stream_id) FROM u
 """
-OF_A_USER = "ARRAY[md5('7')::uuid, md5('8')::uuid]"
-ONE = "md5('7')::uuid"
+SOME = "0, 1, ARRAY[md5('7')::uuid, md5('8')::uuid]"
+ONE = "0, 1, md5('7')::uuid"
 LOOK_UPS = {
-    "users_get": OF_A_USER,
-    "aside_of": OF_A_USER,
+    "users_get": SOME,
+    "aside_of": SOME,
     **{f"{table}_drop": ONE for table in ("users", "history", "activity", "terms", "aside")},
+    "user": "0, md5('7')::uuid",
+    "events_back": f"0, md5('7')::uuid, 'epoch', {LAST}, 'infinity', {LAST}, 4",
+    "history_asc": "0, md5('7')::uuid, NULL, NULL, 'z', 10",
+    "history_desc": "0, md5('7')::uuid, NULL, NULL, 'z', 10",
+    "users_listed": f"""ARRAY[0], 'app', ARRAY['active'], '-infinity', 'infinity',
+        '{uuid.UUID(int=0)}', 10""",
+    "activity": "ARRAY[0], 'other', '2023-01-01', '2023-12-31'",
 }
 
 
 @pytest.mark.parametrize("name", LOOK_UPS)
-async def test_projecting_without_statistics(stack: Stack, name: str) -> None:
-    """The rows of some users are found by their key, however many users there are.
+async def test_looking_up_without_statistics(stack: Stack, name: str) -> None:
+    """Rows are found by the index that is made for it, however many others there are.
 
     By a plan that was kept when there was nobody, as a service does that begins with an empty
     database, and by one that was made later, before anybody counted the rows.
     """
+    asked = f"EXECUTE asked ({LOOK_UPS[name]})"
     async with crowded(stack) as connection:
-        statement = sql.load("projections")[name]
-        await connection.execute(f"PREPARE asked AS {statement}")
+        await connection.execute(f"PREPARE asked AS {sql.load('projections')[name]}")
         for _ in range(10):
-            await connection.execute(f"EXECUTE asked (0, 1, {LOOK_UPS[name]})")
+            await connection.execute(asked)
+        await stack.admin.execute(STREAMS)
         await stack.admin.execute(READ_MODELS)
-        kept = await explain(connection, f"EXECUTE asked (0, 1, {LOOK_UPS[name]})")
+        kept = await explain(connection, asked)
         await connection.execute("DISCARD PLANS")
-        made = await explain(connection, f"EXECUTE asked (0, 1, {LOOK_UPS[name]})")
+        made = await explain(connection, asked)
         await connection.execute("DEALLOCATE asked")
-    assert blocks(kept) < 30, kept
-    assert blocks(made) < 30, made
+    assert blocks(kept) < 50, kept
+    assert blocks(made) < 50, made
 
 
 async def test_erasing_without_statistics(stack: Stack) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -50,7 +51,8 @@ class Keyring:
         self._pool = pool
         self._master = master_key
         self._capacity = capacity
-        self._keys: dict[uuid.UUID, StreamKey] = {}
+        self._keys: OrderedDict[uuid.UUID, StreamKey] = OrderedDict()
+        """The least recently used first. A plain dict would look past all that have left."""
         self._last: tuple[tuple[uuid.UUID, bytes], DataKey] | None = None
         """Unwrapped for the last row: they come user by user."""
         self._next: dict[int, tuple[dict[uuid.UUID, Stream], _LookUp]] = {}
@@ -61,10 +63,10 @@ class Keyring:
         known = self._keys
         found: list[StreamKey] = []
         for stream in streams:
-            key = known.pop(stream.stream_id, None)
+            key = known.get(stream.stream_id)
             if key is None:
                 return None
-            known[stream.stream_id] = key  # the most recently used again
+            known.move_to_end(stream.stream_id)
             found.append(key)
         return found
 
@@ -122,10 +124,10 @@ class Keyring:
     def _remember(self, key: StreamKey) -> StreamKey:
         """Make a key the most recently used; whichever of two racing look-ups was first wins."""
         stream_id = key.stream.stream_id
-        key = self._keys.pop(stream_id, key)
-        self._keys[stream_id] = key
+        key = self._keys.setdefault(stream_id, key)
+        self._keys.move_to_end(stream_id)
         if len(self._keys) > self._capacity:
-            del self._keys[next(iter(self._keys))]
+            self._keys.popitem(last=False)
         return key
 
     def tombstone(self, stream: Stream) -> StreamKey:

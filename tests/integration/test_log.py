@@ -11,8 +11,10 @@ from eventstore import store
 from eventstore.appender import AppenderLimits
 from eventstore.errors import QueueFullError, UnavailableError, WrongKeyError
 from eventstore.events import CLOCK_AHEAD_MAX, Appended, Kind, NewEvent, Outcome, Position
+from eventstore.keyring import Keyring
 from eventstore.log import EventLog
 from eventstore.sealing import MasterKey
+from tests.conftest import MASTER_KEY
 from tests.integration.support import (
     APP,
     HEADS,
@@ -434,3 +436,15 @@ async def test_a_clock_that_runs_ahead(stack: Stack) -> None:
     assert [one.recorded_at for one in found] == [now] * 4
     assert [one.occurred_at for one in found] == [now, now + CLOCK_AHEAD_MAX, now, now]
     await assert_log_holds(stack)
+
+
+async def test_keys_at_hand(stack: Stack) -> None:
+    """Of the users' keys those are kept that were used last, and no more than there is room for."""
+    keyring = Keyring(stack.pool, MasterKey(MASTER_KEY), capacity=2)
+    first, second, third = (stack.log.stream(APP, name) for name in ("1", "2", "3"))
+    made = await keyring.find_or_make([first, second])
+    assert keyring.at_hand([first]) == made[:1]
+    await keyring.find_or_make([third])
+    assert keyring.at_hand([second]) is None
+    assert keyring.at_hand([third])
+    assert keyring.at_hand([first]) == made[:1]

@@ -91,9 +91,10 @@ SELECT $1, $2, u.*
 FROM unnest($3::uuid[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::json[], $9::json[],
     $10::bytea[], $11::bigint[], $12::smallint[], $13::timestamptz[], $14::timestamptz[]) AS u
 ON CONFLICT (partition, generation, stream_id) DO UPDATE
-SET company_id = excluded.company_id, lifecycle = excluded.lifecycle, state = excluded.state,
-    since = excluded.since, order_key = excluded.order_key, position = excluded.position, kind = excluded.kind,
-    occurred_at = excluded.occurred_at, recorded_at = excluded.recorded_at;
+SET application_id = excluded.application_id, user_id = excluded.user_id,
+    company_id = excluded.company_id, lifecycle = excluded.lifecycle, state = excluded.state,
+    since = excluded.since, order_key = excluded.order_key, position = excluded.position,
+    kind = excluded.kind, occurred_at = excluded.occurred_at, recorded_at = excluded.recorded_at;
 
 -- [users_drop] Forget a user.
 DELETE FROM userlog.users WHERE partition = $1 AND generation = $2 AND stream_id = $3;

@@ -169,14 +169,20 @@ TABLES = (
 async def write(connection: Connection, where: Generation, folded: Sequence[Folded]) -> None:
     """Write what is new of some users into every read model."""
     for table in TABLES:
-        replaced = [one.stream.stream_id for one in folded if one.whole or table.replaced(one)]
-        if replaced:
-            keys = [(where.partition, where.number, stream_id) for stream_id in replaced]
+        if dropped := [one.stream.stream_id for one in folded if _is_dropped(table, one)]:
+            keys = [(where.partition, where.number, stream_id) for stream_id in dropped]
             await connection.executemany(_SQL[f"{table.name}_drop"], keys)
         rows = (row for one in folded for row in table.rows(one))
         while some := list(islice(rows, _ROWS_AT_ONCE)):
             put = _SQL[f"{table.name}_put"]
             await connection.execute(put, where.partition, where.number, *zip(*some, strict=True))
+
+
+def _is_dropped(table: Table, folded: Folded) -> bool:
+    """Say whether a user's rows have to go first; an only row is written over."""
+    if not table.key:
+        return folded.state is None
+    return folded.whole or table.replaced(folded)
 
 
 def state_of(row: asyncpg.Record, partition: int) -> UserState:

@@ -43,7 +43,7 @@ crash-test: setup ## Kill service, PostgreSQL, projectors, rebuilds; ROUNDS=50 f
 	$(BIN)/python tests/crash/rebuilds.py --kills $(REBUILD_KILLS)
 	$(BIN)/python tests/crash/outages.py --outages $(OUTAGES) --seconds 5
 
-bench: $(VENV)/.bench ## Measure everything beside its rivals, in about 20 minutes; prints what is aimed at
+bench: $(VENV)/.bench ## Measure everything beside its rivals, in 10 to 20 minutes; prints what is aimed at
 	$(BIN)/python benchmarks/all.py $(ARGS)
 
 bench-smoke: $(VENV)/.bench ## One short round of every benchmark: do they work?

@@ -1,6 +1,6 @@
 """Every benchmark one after the other, each in a process of its own, and the aims at the end.
 
-python benchmarks/all.py                  about 15 minutes
+python benchmarks/all.py                  10 to 20 minutes
 python benchmarks/all.py --smoke          one short round of each: do they work?
 python benchmarks/all.py --json > FILE    every number, a line for each benchmark
 """

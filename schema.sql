@@ -439,7 +439,11 @@ BEGIN
         ARRAY[in_digest], ARRAY[''::bytea]) a;
     UPDATE userlog.streams s SET erased_position = appended_at
     WHERE s.partition = in_partition AND s.stream_id = in_stream_id;
-    FOR g IN SELECT c.generation FROM userlog.checkpoints c WHERE c.partition = in_partition LOOP
+    -- The generations that have tables, also one whose removal was interrupted.
+    FOR g IN SELECT substring(c.relname FROM '_g([0-9]+)$')::integer
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'userlog.users'::regclass
+    LOOP
         DELETE FROM userlog.users u WHERE u.partition = in_partition
             AND u.generation = g AND u.stream_id = in_stream_id;
         DELETE FROM userlog.history h WHERE h.partition = in_partition

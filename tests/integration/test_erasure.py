@@ -61,6 +61,26 @@ async def test_an_erased_user_is_gone_everywhere_but_in_the_log(stack: Stack) ->
     assert (again.position, again.erased_at) == (None, erased.erased_at)
 
 
+async def test_a_generation_that_is_half_removed_holds_nothing_either(stack: Stack) -> None:
+    """Rows are destroyed also in tables that no projector knows of any more."""
+    await stack.ingest.deliver(delivery("1", "First"))
+    await catch_up(stack.log, 100)
+    tables = ("users", "history", "activity", "terms")
+    for table in tables:
+        await stack.admin.execute(
+            f"CREATE TABLE userlog.{table}_g7 PARTITION OF userlog.{table} FOR VALUES IN (7);"
+            f"CREATE TEMPORARY TABLE copied AS SELECT * FROM userlog.{table};"
+            "UPDATE copied SET generation = 7;"
+            f"INSERT INTO userlog.{table} SELECT * FROM copied; DROP TABLE copied"
+        )
+        assert await stack.admin.fetchval(f"SELECT count(*) FROM userlog.{table}_g7")
+
+    await stack.log.erase(stack.log.stream(APP, "1"))
+
+    for table in tables:
+        assert not await stack.admin.fetchval(f"SELECT count(*) FROM userlog.{table}")
+
+
 async def test_what_arrives_later_brings_nothing_back(
     stack: Stack, open_stack: Callable[[str], Awaitable[Stack]]
 ) -> None:

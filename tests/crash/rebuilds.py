@@ -40,6 +40,9 @@ SELECT shard, done_at, events, users FROM userlog.rebuild_shards
 WHERE generation = $1 AND done_at IS NOT NULL ORDER BY shard
 """
 
+HOLD = "SELECT FROM userlog.checkpoints WHERE generation = 1 FOR UPDATE"
+"""The proof and the flip wait for the checkpoint of the generation that answers."""
+
 
 async def fill(url: str, key: bytes, users: int, events_each: int) -> None:
     """Append events of users, and project them."""
@@ -123,9 +126,11 @@ async def crash(folder: Path, key: bytes, args: argparse.Namespace) -> None:
         events = args.users * args.events_each
         plan = shards.plan(await store.heads(connection), -(-events // SHARDS), 2)
         rebuilds.generation = await generations.create(connection, plan)
-        for left in range(args.kills, 0, -1):
-            await rebuilds.kill_once(chance, left)
-            print(f"killed while {rebuilds.phases[-1]}, {len(await rebuilds.look())} done")
+        async with connection.transaction():  # whoever is to be killed must not come to the end
+            await connection.execute(HOLD)
+            for left in range(args.kills, 0, -1):
+                await rebuilds.kill_once(chance, left)
+                print(f"killed while {rebuilds.phases[-1]}, {len(await rebuilds.look())} done")
         await check(connection, rebuilds, await rebuilds.finish(), events, args.users)
         await connection.close()
 

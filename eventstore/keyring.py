@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
@@ -16,13 +16,13 @@ from eventstore.sealing import DataKey, MasterKey
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import asyncpg
 
     from eventstore.database import Pool
 
-    _LookUp = asyncio.Task[dict[uuid.UUID, "StreamKey"]]
+    _Found: TypeAlias = dict[uuid.UUID, "StreamKey"]
 
 _SQL = sql.load("eventstore")
 _KEY_ID_BITS = 63
@@ -43,6 +43,22 @@ class StreamKey(msgspec.Struct, gc=False):
     erased: bool = False
 
 
+class _Asked:
+    """Whose keys the next look-up in one partition is for, and who waits for it."""
+
+    __slots__ = ("answers", "streams")
+
+    def __init__(self) -> None:
+        self.streams: dict[uuid.UUID, Stream] = {}
+        self.answers: list[asyncio.Future[_Found]] = []
+
+    def take(self) -> tuple[dict[uuid.UUID, Stream], list[asyncio.Future[_Found]]]:
+        """Take all of it; what comes now is for the one after."""
+        taken = self.streams, self.answers
+        self.streams, self.answers = {}, []
+        return taken
+
+
 class Keyring:
     """Finds and makes users' keys; keeps the `capacity` most recently used in memory."""
 
@@ -55,8 +71,8 @@ class Keyring:
         """The least recently used first. A plain dict would look past all that have left."""
         self._last: tuple[tuple[uuid.UUID, bytes], DataKey] | None = None
         """Unwrapped for the last row: they come user by user."""
-        self._next: dict[int, tuple[dict[uuid.UUID, Stream], _LookUp]] = {}
-        self._one_at_a_time: dict[int, asyncio.Lock] = {}
+        self._asked: dict[int, _Asked] = {}
+        self._running: dict[int, asyncio.Task[None]] = {}
 
     def at_hand(self, streams: Sequence[Stream]) -> list[StreamKey] | None:
         """Return a key for each stream, or None if one would have to be looked up."""
@@ -74,37 +90,51 @@ class Keyring:
         """Return a key for each stream; one look-up per partition for those not at hand."""
         wanted = list(streams)
         found: dict[uuid.UUID, StreamKey] = {}
-        missing: dict[int, dict[uuid.UUID, Stream]] = {}
+        missing: dict[int, list[Stream]] = {}
         for stream in wanted:
             if key := self._keys.get(stream.stream_id):
                 found[stream.stream_id] = key  # another call may forget it while this one waits
             else:
-                missing.setdefault(stream.partition, {})[stream.stream_id] = stream
+                missing.setdefault(stream.partition, []).append(stream)
         for partition, absent in missing.items():
             found.update(await self._look_up(partition, absent))
         return [self._remember(found[stream.stream_id]) for stream in wanted]
 
-    async def _look_up(
-        self, partition: int, absent: dict[uuid.UUID, Stream]
-    ) -> dict[uuid.UUID, StreamKey]:
-        """Look up with others; while one look-up is under way, those who come share the next."""
-        if partition not in self._next:
-            wanted: dict[uuid.UUID, Stream] = {}
-            task = asyncio.create_task(self._fetch(partition, wanted), name=f"keys-{partition}")
-            task.add_done_callback(_retrieve)
-            self._next[partition] = wanted, task
-        wanted, task = self._next[partition]
-        wanted.update(absent)
-        found = await asyncio.shield(task)  # one who leaves takes nothing from the others
-        return {stream_id: found[stream_id] for stream_id in absent}
+    def _look_up(self, partition: int, absent: list[Stream]) -> asyncio.Future[_Found]:
+        """Look up with others; while one look-up is under way, those who come share the next.
 
-    async def _fetch(
-        self, partition: int, wanted: dict[uuid.UUID, Stream]
-    ) -> dict[uuid.UUID, StreamKey]:
-        async with self._one_at_a_time.setdefault(partition, asyncio.Lock()):
-            del self._next[partition]
-            with database_errors():
-                rows = await self._pool.fetch(_SQL["stream_keys"], partition, list(wanted))
+        Each has a future of their own: one who leaves takes nothing from the others.
+        """
+        asked = self._asked.get(partition)
+        if asked is None:
+            asked = self._asked[partition] = _Asked()
+        asked.streams.update((stream.stream_id, stream) for stream in absent)
+        answer: asyncio.Future[_Found] = asyncio.get_running_loop().create_future()
+        asked.answers.append(answer)
+        if partition not in self._running:
+            task = asyncio.create_task(self._drive(partition, asked), name=f"keys-{partition}")
+            self._running[partition] = task
+        return answer
+
+    async def _drive(self, partition: int, asked: _Asked) -> None:
+        try:
+            while asked.answers:
+                await _until_nobody_joins(asked)
+                streams, answers = asked.take()
+                try:
+                    found = await self._fetch(partition, streams)
+                except Exception as error:  # noqa: BLE001 - it is theirs who asked
+                    for answer in _awaited(answers):
+                        answer.set_exception(error)
+                else:
+                    for answer in _awaited(answers):
+                        answer.set_result(found)
+        finally:
+            del self._running[partition]
+
+    async def _fetch(self, partition: int, wanted: dict[uuid.UUID, Stream]) -> _Found:
+        with database_errors():
+            rows = await self._pool.fetch(_SQL["stream_keys"], partition, list(wanted))
         found = {row["stream_id"]: self._stored(wanted[row["stream_id"]], row) for row in rows}
         return {key: found.get(key) or self._make(stream) for key, stream in wanted.items()}
 
@@ -155,7 +185,17 @@ class Keyring:
         return last[1]
 
 
-def _retrieve(look_up: _LookUp) -> None:
-    """Let an error be nobody's, if all who waited have left."""
-    if not look_up.cancelled():
-        look_up.exception()
+async def _until_nobody_joins(asked: _Asked) -> None:
+    """Give way until a round of the loop has brought nobody: callers are answered a few a round.
+
+    A look-up costs almost as much for one user as for thirty.
+    """
+    there = 0
+    while len(asked.answers) > there:
+        there = len(asked.answers)
+        await asyncio.sleep(0)
+
+
+def _awaited(answers: list[asyncio.Future[_Found]]) -> Iterator[asyncio.Future[_Found]]:
+    """Leave out those whose callers have gone."""
+    return (answer for answer in answers if not answer.done())

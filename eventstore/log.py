@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _STALE_MAX = 3
 _STALE = "stale"
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
-_KEYS_CAPACITY = 100_000
+_KEYS_CAPACITY = 400_000
+"""Of 0.7 kB each."""
 
 
 class Erasure(NamedTuple):

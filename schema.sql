@@ -61,7 +61,7 @@ CREATE TABLE userlog.streams (
 
 -- The log. kind: 1 user.created, 2 user.updated, 3 user.deleted, 4 user.erased.
 -- identity says which events are the same event, digest whether they have the same content;
--- both are keyed by the user's key. chain stands on the last event of each batch:
+-- both are keyed by the user's key. An identity that a time is part of begins with its minute. chain stands on the last event of each batch:
 -- sha256(previous chain || sha256(event) of every event of the batch). It proves that nothing was
 -- altered; leaf, the first 8 bytes of sha256(event), says where.
 CREATE TABLE userlog.events (

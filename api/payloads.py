@@ -111,20 +111,24 @@ def _event(
     # Hashed once: identity and digest, which the log keeps, are made of this with the user's key.
     content = hashlib.sha256(bytes((kind,)) + _encode(entry)).digest()
     user = (application_id, user_id)
-    identity = _identity(delivery, occurred_at, content, nth[user])
+    identity, dated = _identity(delivery, occurred_at, content, nth[user])
     nth[user] += 1
-    return NewEvent(application_id, user_id, kind, occurred_at, identity, content, alone)
+    about = (application_id, user_id, kind, occurred_at, identity, content, alone)
+    return NewEvent(*about, dated=dated)
 
 
-def _identity(delivery: Delivery, occurred_at: datetime, content: bytes, nth: int) -> bytes:
-    """Name the event within its user: by the platform's id, else by what it says and when.
+def _identity(
+    delivery: Delivery, occurred_at: datetime, content: bytes, nth: int
+) -> tuple[bytes, bool]:
+    """Name the event within its user, and say whether its time is part of the name.
 
-    A delivery may hold the same user more than once below one id: `nth` tells these apart.
+    By the platform's id, else by what it says and when. A delivery may hold the same user more
+    than once below one id: `nth` tells these apart.
     """
     event_id = identifier(delivery.event_id)
     if event_id is not None:
-        return f"id\0{event_id}\0{nth}".encode()
-    return b"content\0" + occurred_at.isoformat().encode() + b"\0" + content
+        return f"id\0{event_id}\0{nth}".encode(), False
+    return b"content\0" + occurred_at.isoformat().encode() + b"\0" + content, True
 
 
 def _restrict(body: bytes, payload: bytes, raws: list[bytes]) -> list[bytes]:

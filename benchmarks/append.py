@@ -105,7 +105,8 @@ class Subjects:
 
         def fresh(one: asyncpg.Record) -> list[Any]:
             values = list(one.values())
-            values[place[0]], values[place[1]] = next(numbers), os.urandom(16)
+            values[place[0]] = next(numbers)
+            values[place[1]] = values[place[1]][:4] + os.urandom(12)  # of the same minutes
             return values
 
         batches = [[fresh(one) for one in rows] for _ in range(max(2, int(150 * self._seconds)))]

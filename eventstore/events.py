@@ -75,10 +75,11 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
     """An event to append.
 
     `identity` names the event within its stream: two events with equal identities are one and
-    the same. `content` is a hash of what makes them differ when they should not. `payload` is the
-    delivery as received, restricted to this user; None if it is of a user who was erased.
-    `occurred_at` is in UTC, to the millisecond. Only an import brings a `recorded_at`, from the
-    log it comes from; it counts unless the partition has a later one.
+    the same; `dated` says that it has `occurred_at` in it. `content` is a hash of what makes them
+    differ when they should not. `payload` is the delivery as received, restricted to this user;
+    None if it is of a user who was erased. `occurred_at` is in UTC, to the millisecond. Only an
+    import brings a `recorded_at`, from the log it comes from; it counts unless the partition has a
+    later one.
     """
 
     application_id: str
@@ -89,6 +90,7 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
     content: bytes
     payload: bytes | None
     recorded_at: datetime | None = None
+    dated: bool = False
 
 
 class RecordedEvent(msgspec.Struct, frozen=True, gc=False):

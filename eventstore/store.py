@@ -30,6 +30,9 @@ _FIRST = datetime.min.replace(tzinfo=UTC) + timedelta(milliseconds=1)
 _LAST = datetime.max.replace(tzinfo=UTC, microsecond=999_000)
 """What lies beyond, the driver stores as an infinity, which does not come back as a time."""
 
+_MINUTE_BYTES = 4
+"""They last for all years that a datetime knows."""
+
 
 class SealedEvent(NamedTuple):
     """An event ready to be appended: nothing in it can be read without the user's key.
@@ -60,6 +63,8 @@ def seal(event: NewEvent, key: StreamKey) -> SealedEvent:
     """Seal an event with its user's key. Of an erased user's event nothing readable is kept."""
     data_key, stream_id = key.data_key, key.stream.stream_id
     identity = data_key.identity(event.identity)
+    if event.dated:
+        identity = _minute(event.occurred_at) + identity[_MINUTE_BYTES:]
     payload = NO_PAYLOAD
     if event.payload is not None and not key.erased:
         payload = data_key.seal(event.payload, context_of(stream_id, identity))
@@ -74,6 +79,14 @@ def seal(event: NewEvent, key: StreamKey) -> SealedEvent:
         event.recorded_at,
         key,
     )
+
+
+def _minute(at: datetime) -> bytes:
+    """Return what the identities of all events of a minute begin with.
+
+    So what happens together stands together in their index, and appending touches the end of it.
+    """
+    return max(0, int(at.timestamp()) // 60).to_bytes(_MINUTE_BYTES)
 
 
 def context_of(stream_id: uuid.UUID, identity: bytes) -> bytes:

@@ -438,6 +438,24 @@ async def test_a_clock_that_runs_ahead(stack: Stack) -> None:
     await assert_log_holds(stack)
 
 
+async def test_events_of_a_minute_stand_together(stack: Stack) -> None:
+    """In their index, if their time is part of their identity: whoever's they are."""
+    second, minute = timedelta(seconds=1), timedelta(minutes=1)
+    first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    times = [T0 + minute, last, T0 - minute, T0, first, T0 + second, T0 + 4_000_000 * minute]
+    dated = [event(f"u{n}", f"{n}", occurred_at=at, dated=True) for n, at in enumerate(times)]
+    await stack.log.append(dated)
+    rows = await stack.pool.fetch("SELECT identity FROM userlog.events ORDER BY position")
+    minutes = [int.from_bytes(row["identity"][:4]) for row in rows]
+    assert minutes[3] == minutes[5]
+    in_order = sorted(range(len(times)), key=lambda n: (minutes[n], times[n]))
+    assert in_order == sorted(range(len(times)), key=times.__getitem__)
+    assert len(set(minutes)) == len(times) - 1
+    assert [minutes[0], minutes[2]] == [minutes[3] + 1, minutes[3] - 1]
+    again = await stack.log.append(dated)
+    assert {answer.outcome for answer in again} == {Outcome.DUPLICATE}
+
+
 async def test_keys_at_hand(stack: Stack) -> None:
     """Of the users' keys those are kept that were used last, and no more than there is room for."""
     keyring = Keyring(stack.pool, MasterKey(MASTER_KEY), capacity=2)

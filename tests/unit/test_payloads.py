@@ -350,6 +350,7 @@ def test_identity_without_an_id_is_the_content() -> None:
     assert only(UPDATE.replace(b"Salman", b"Salm\\u0061n")).identity == only(UPDATE).identity
     assert only(UPDATE.replace(b"Salman", b"Salmon")).identity != only(UPDATE).identity
     assert only(UPDATE.replace(b"727621", b"727622")).identity != only(UPDATE).identity
+    assert only(UPDATE).dated
 
 
 def test_the_samples_are_three_events() -> None:
@@ -366,6 +367,7 @@ def test_identity_with_an_id_is_the_id() -> None:
     assert only(delivery(id_="e1", type_="delete", first_name="A")).content != first.content
     assert only(delivery(id_="e2", first_name="A")).identity != first.identity
     assert only(delivery(id_=7)).identity == only(delivery(id_="7")).identity
+    assert not first.dated, "the same id at another time would be another event"
 
 
 @pytest.mark.parametrize("id_", ["", "x" * 201, "a\0b", True, [1], {}])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _SQL = sql.load("eventstore")
 _KEY_ID_BITS = 63
+_ROUNDS_MAX = 8
 
 
 class StreamKey(msgspec.Struct, gc=False):
@@ -188,12 +189,14 @@ class Keyring:
 async def _until_nobody_joins(asked: _Asked) -> None:
     """Give way until a round of the loop has brought nobody: callers are answered a few a round.
 
-    A look-up costs almost as much for one user as for thirty.
+    A look-up costs almost as much for one user as for thirty. Where somebody joins in each round,
+    it does not wait for the last.
     """
-    there = 0
-    while len(asked.answers) > there:
+    for _ in range(_ROUNDS_MAX):
         there = len(asked.answers)
         await asyncio.sleep(0)
+        if len(asked.answers) == there:
+            break
 
 
 def _awaited(answers: list[asyncio.Future[_Found]]) -> Iterator[asyncio.Future[_Found]]:

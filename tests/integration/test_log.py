@@ -208,6 +208,18 @@ async def test_look_ups_are_shared(stack: Stack) -> None:
     assert await assert_log_holds(stack) == 50
 
 
+async def test_look_up_that_others_keep_joining(stack: Stack) -> None:
+    """A look-up gives way to those who come, but not for as long as they come."""
+    first = asyncio.create_task(stack.log.append([event("first")]))
+    others: list[asyncio.Task[list[Appended]]] = []
+    while not first.done():
+        assert len(others) < 5_000, "it waits for the last of them"
+        others.append(asyncio.create_task(stack.log.append([event(f"u{len(others)}")])))
+        await asyncio.sleep(0)
+    await asyncio.gather(*others)
+    assert await assert_log_holds(stack) == len(others) + 1
+
+
 async def test_look_up_that_fails(stack: Stack) -> None:
     """All who share a look-up hear that it failed, and the next one is made anew."""
     async with holding(stack.url, "LOCK TABLE userlog.streams"):

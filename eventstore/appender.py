@@ -100,7 +100,7 @@ class Appender:
         self.queued += len(items)
         call = _Call(len(items))
         for place, item in enumerate(items):
-            lane = self._lane(item.key.stream.partition)
+            lane = self._lane(item.stream.partition)
             lane.waiting.append((item, call, place))
             lane.payload_bytes += len(item.payload)
         return call.answer

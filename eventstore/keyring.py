@@ -11,7 +11,6 @@ import msgspec
 
 from eventstore import sql
 from eventstore.errors import database_errors
-from eventstore.events import Stream
 from eventstore.sealing import DataKey, MasterKey
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from eventstore.database import Pool
+    from eventstore.events import Stream
 
     _Found: TypeAlias = dict[uuid.UUID, "StreamKey"]
 
@@ -36,7 +36,6 @@ class StreamKey(msgspec.Struct, gc=False):
     write. Of an erased user only a key to name events with is left.
     """
 
-    stream: Stream
     key_id: int
     data_key: DataKey
     wrapped: bytes | None = None
@@ -68,8 +67,11 @@ class Keyring:
         self._pool = pool
         self._master = master_key
         self._capacity = capacity
-        self._keys: OrderedDict[uuid.UUID, StreamKey] = OrderedDict()
-        """The least recently used first. A plain dict would look past all that have left."""
+        self._keys: OrderedDict[bytes, StreamKey] = OrderedDict()
+        """By the bytes of their streams' ids, of which the garbage collector knows nothing.
+
+        The least recently used first. A plain dict would look past all that have left.
+        """
         self._last: tuple[tuple[uuid.UUID, bytes], DataKey] | None = None
         """Unwrapped for the last row: they come user by user."""
         self._asked: dict[int, _Asked] = {}
@@ -80,10 +82,11 @@ class Keyring:
         known = self._keys
         found: list[StreamKey] = []
         for stream in streams:
-            key = known.get(stream.stream_id)
+            name = stream.stream_id.bytes
+            key = known.get(name)
             if key is None:
                 return None
-            known.move_to_end(stream.stream_id)
+            known.move_to_end(name)
             found.append(key)
         return found
 
@@ -93,13 +96,13 @@ class Keyring:
         found: dict[uuid.UUID, StreamKey] = {}
         missing: dict[int, list[Stream]] = {}
         for stream in wanted:
-            if key := self._keys.get(stream.stream_id):
+            if key := self._keys.get(stream.stream_id.bytes):
                 found[stream.stream_id] = key  # another call may forget it while this one waits
             else:
                 missing.setdefault(stream.partition, []).append(stream)
         for partition, absent in missing.items():
             found.update(await self._look_up(partition, absent))
-        return [self._remember(found[stream.stream_id]) for stream in wanted]
+        return [self._remember(stream, found[stream.stream_id]) for stream in wanted]
 
     def _look_up(self, partition: int, absent: list[Stream]) -> asyncio.Future[_Found]:
         """Look up with others; while one look-up is under way, those who come share the next.
@@ -143,20 +146,20 @@ class Keyring:
         wrapped: bytes | None = row["data_key"]
         if wrapped is None:
             tombstone = self._master.tombstone_key(stream.stream_id.bytes)
-            return StreamKey(stream, row["key_id"], tombstone, erased=True)
+            return StreamKey(row["key_id"], tombstone, erased=True)
         data_key = self._master.unwrap(wrapped, stream.stream_id.bytes)
-        return StreamKey(stream, row["key_id"], data_key)
+        return StreamKey(row["key_id"], data_key)
 
     def _make(self, stream: Stream) -> StreamKey:
         wrapped, data_key = self._master.new_data_key(stream.stream_id.bytes)
         key_id = secrets.randbits(_KEY_ID_BITS)
-        return StreamKey(stream, key_id, data_key, wrapped, stored=False)
+        return StreamKey(key_id, data_key, wrapped, stored=False)
 
-    def _remember(self, key: StreamKey) -> StreamKey:
+    def _remember(self, stream: Stream, key: StreamKey) -> StreamKey:
         """Make a key the most recently used; whichever of two racing look-ups was first wins."""
-        stream_id = key.stream.stream_id
-        key = self._keys.setdefault(stream_id, key)
-        self._keys.move_to_end(stream_id)
+        name = stream.stream_id.bytes
+        key = self._keys.setdefault(name, key)
+        self._keys.move_to_end(name)
         if len(self._keys) > self._capacity:
             self._keys.popitem(last=False)
         return key
@@ -164,11 +167,11 @@ class Keyring:
     def tombstone(self, stream: Stream) -> StreamKey:
         """Make what is left of a user's key when they are erased: it names, and opens nothing."""
         naming = self._master.tombstone_key(stream.stream_id.bytes)
-        return StreamKey(stream, secrets.randbits(_KEY_ID_BITS), naming, erased=True)
+        return StreamKey(secrets.randbits(_KEY_ID_BITS), naming, erased=True)
 
     def forget(self, stream: Stream) -> None:
         """Drop a key that turned out to be another one in the database."""
-        self._keys.pop(stream.stream_id, None)
+        self._keys.pop(stream.stream_id.bytes, None)
         self._last = None
 
     def of_row(self, row: asyncpg.Record) -> DataKey | None:
@@ -177,7 +180,7 @@ class Keyring:
         if wrapped is None:
             return None
         stream_id: uuid.UUID = row["stream_id"]
-        known = self._keys.get(stream_id)
+        known = self._keys.get(stream_id.bytes)
         if known is not None and known.key_id == row["key_id"]:
             return known.data_key
         last = self._last

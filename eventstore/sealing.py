@@ -12,8 +12,9 @@ import hashlib
 import secrets
 from functools import lru_cache
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
+import msgspec
 import zstandard
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -76,15 +77,23 @@ def _seal(cipher: AESGCM, plaintext: bytes, context: bytes, version: int) -> byt
     return bytes((version,)) + nonce + cipher.encrypt(nonce, plaintext, _bound(context, version))
 
 
-class DataKey:
-    """One user's key: seals payloads, and names events so that only its holder can guess them."""
+class DataKey(msgspec.Struct, frozen=True, gc=False):
+    """One user's key: seals payloads, and names events so that only its holder can guess them.
 
-    __slots__ = ("_naming", "_sealing")
+    There are many, and they refer to nothing: the garbage collector does not look at them.
+    """
 
-    def __init__(self, secret: bytes) -> None:
+    _sealing: bytes
+    _naming: bytes
+
+    @classmethod
+    def of(cls, secret: bytes) -> Self:
         """Take the 32 secret bytes; they are not kept, only what is derived from them."""
-        self._sealing = _derive(secret, b"seal")
-        self._naming = _derive(secret, b"naming")
+        return cls(_derive(secret, b"seal"), _derive(secret, b"naming"))
+
+    def __repr__(self) -> str:
+        """Show no secret."""
+        return "DataKey(…)"
 
     def identity(self, source: bytes) -> bytes:
         """Return the 16-byte keyed identity of an event."""
@@ -127,11 +136,11 @@ class MasterKey:
     def new_data_key(self, context: bytes) -> tuple[bytes, DataKey]:
         """Make a user's key; return it wrapped, for the database, and ready for use."""
         secret = secrets.token_bytes(KEY_BYTES)
-        return _seal(self._cipher, secret, context, _WRAPPED), DataKey(secret)
+        return _seal(self._cipher, secret, context, _WRAPPED), DataKey.of(secret)
 
     def unwrap(self, wrapped: bytes, context: bytes) -> DataKey:
         """Open a wrapped key; SealBrokenError if this is not the master key that wrapped it."""
-        return DataKey(self._open(wrapped, context)[0])
+        return DataKey.of(self._open(wrapped, context)[0])
 
     @property
     def has_previous(self) -> bool:
@@ -153,6 +162,6 @@ class MasterKey:
 
     def tombstone_key(self, context: bytes) -> DataKey:
         """Return the key that names an erased user's later events; it seals nothing."""
-        return DataKey(
+        return DataKey.of(
             hashlib.blake2b(context, key=self._tombstones, digest_size=KEY_BYTES).digest()
         )

@@ -48,6 +48,7 @@ class SealedEvent(NamedTuple):
     digest: bytes
     payload: bytes
     recorded_at: datetime | None
+    stream: Stream
     key: StreamKey
 
 
@@ -59,9 +60,9 @@ class Head(msgspec.Struct, frozen=True):
     recorded_at: datetime
 
 
-def seal(event: NewEvent, key: StreamKey) -> SealedEvent:
+def seal(event: NewEvent, stream: Stream, key: StreamKey) -> SealedEvent:
     """Seal an event with its user's key. Of an erased user's event nothing readable is kept."""
-    data_key, stream_id = key.data_key, key.stream.stream_id
+    data_key, stream_id = key.data_key, stream.stream_id
     identity = data_key.identity(event.identity)
     if event.dated:
         identity = _minute(event.occurred_at) + identity[_MINUTE_BYTES:]
@@ -77,6 +78,7 @@ def seal(event: NewEvent, key: StreamKey) -> SealedEvent:
         data_key.digest(event.content),
         payload,
         event.recorded_at,
+        stream,
         key,
     )
 
@@ -100,34 +102,36 @@ async def append_batch(
     batch: Sequence[SealedEvent],
 ) -> list[tuple[str, int]]:
     """Append in one round trip; return (outcome, number of the position) for each, in order."""
-    *columns, recorded_ats, keys = map(list, zip(*batch, strict=True))
-    new = {key.key_id: key for key in keys if not key.stored}.values()
+    *columns, recorded_ats, _, _ = map(list, zip(*batch, strict=True))
+    new = {one.key.key_id: one for one in batch if not one.key.stored}.values()
     with database_errors():
         row = await source.fetchrow(
             _SQL["append"],
             partition,
             recorded_ats if any(recorded_ats) else None,
-            [key.stream.stream_id for key in new],
-            [key.stream.application_id for key in new],
-            [key.stream.user_id for key in new],
-            [key.key_id for key in new],
-            [key.wrapped for key in new],
+            [one.stream_id for one in new],
+            [one.stream.application_id for one in new],
+            [one.stream.user_id for one in new],
+            [one.key_id for one in new],
+            [one.key.wrapped for one in new],
             *columns,
         )
     assert row is not None  # noqa: S101 - the function has one answer
-    for key in new:
-        key.stored = True
+    for one in new:
+        one.key.stored = True
     return list(zip(row["outcomes"], row["positions"], strict=True))
 
 
-async def erase(pool: Pool, key: StreamKey, recorded_at: datetime | None = None) -> int | None:
+async def erase(
+    pool: Pool, stream: Stream, key: StreamKey, recorded_at: datetime | None = None
+) -> int | None:
     """Put a tombstone in a key's place; return the event's number, None if there was no key."""
     with database_errors():
         number: int | None = await pool.fetchval(
             _SQL["erase"],
-            key.stream.partition,
+            stream.partition,
             recorded_at,
-            key.stream.stream_id,
+            stream.stream_id,
             key.key_id,
             key.data_key.identity(_ERASURE),
             key.data_key.digest(_ERASURE),

@@ -71,10 +71,9 @@ async def forget_statistics(stack: Stack) -> None:
 async def append(stack: Stack, connection: Connection, names: list[str]) -> Counter[str]:
     """Append a batch; return what that took."""
     events = [event(f"u{hash(name) % 7}", name) for name in names]
-    keys = await stack.log.keyring.find_or_make(
-        [stack.log.stream(one.application_id, one.user_id) for one in events]
-    )
-    batch = [store.seal(one, key) for one, key in zip(events, keys, strict=True)]
+    streams = [stack.log.stream(one.application_id, one.user_id) for one in events]
+    keys = await stack.log.keyring.find_or_make(streams)
+    batch = list(map(store.seal, events, streams, keys))
     async with counting(connection) as found:
         await store.append_batch(connection, 0, batch)
     return found

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import json
 
 import pytest
 
 from eventstore.errors import SealBrokenError
+from eventstore.keyring import StreamKey
 from eventstore.sealing import DataKey, MasterKey
 from tests.unit.support import CREATE, DELETE, UPDATE, encoded
 
-KEY = DataKey(bytes(range(32)))
-OTHER = DataKey(bytes(32))
+KEY = DataKey.of(bytes(range(32)))
+OTHER = DataKey.of(bytes(32))
 MASTER = MasterKey(bytes(range(32)))
 
 
@@ -152,3 +154,12 @@ def test_an_erased_user_is_named_anew() -> None:
     assert first.identity(b"a") == again.identity(b"a")
     assert first.identity(b"a") != MASTER.tombstone_key(b"another").identity(b"a")
     assert first.identity(b"a") != MasterKey(bytes(32)).tombstone_key(b"stream").identity(b"a")
+
+
+def test_a_kept_key() -> None:
+    """What is kept of a user shows no secret, and the garbage collector passes it over."""
+    kept = StreamKey(1, KEY)
+    assert repr(KEY) == f"{KEY}" == "DataKey(…)"
+    assert "DataKey(…)" in repr(kept)
+    assert not gc.is_tracked(KEY)
+    assert not gc.is_tracked(kept)

@@ -45,14 +45,19 @@ async def snapshot(log: EventLog) -> AsyncGenerator[Connection]:
             yield connection
 
 
-async def prove(log: EventLog, users: Range, generation: int | None = None) -> Differences:
-    """Fold a range of users and compare with what a generation, or the one that answers, has."""
+async def prove(
+    log: EventLog, users: Range, generation: int | None = None, rest_s: float = 0
+) -> Differences:
+    """Fold a range of users and compare with what a generation, or the one that answers, has.
+
+    With `rest_s` it rests so long after every two milliseconds of folding.
+    """
     found = Differences()
     async with snapshot(log) as connection:
         number, until = await _standing(connection, users.partition, generation)
         spared = await _spared(connection, until, number)
         folder = Folder(users.partition, log.keyring)
-        turns = Turns(BACKGROUND_S)  # a service has other things to do
+        turns = Turns(BACKGROUND_S, rest_s)
         events = store.rows_of_range(connection, users.first, users.last, until)
         stored = [_rows(connection, table, number, users) for table in TABLES]
         async for ours, *theirs in merged([events, *stored]):

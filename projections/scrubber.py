@@ -19,6 +19,7 @@ from projections.answers import Time, rfc3339
 from projections.poison import PoisonError
 from projections.proof import prove
 from projections.ranges import Range
+from projections.turns import TURN_S
 
 if TYPE_CHECKING:
     from eventstore.log import EventLog
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 _SQL = sql.load("projections")
 _USERS = 10
 """So few that the projector, which runs in the same process, is not held up by them."""
+_REST_S = 4 * TURN_S
+"""Nobody waits for the scrubber, and a question that comes meanwhile meets it rarely."""
 _FIRST = uuid.UUID(int=0)
 _LAST = uuid.UUID(int=(1 << 128) - 1)
 _log = structlog.stdlib.get_logger("userlog.scrubber")
@@ -46,7 +49,7 @@ async def scrub(
     """Prove the next users of a partition from a stream id on."""
     with database_errors():
         last = await log.pool.fetchval(_SQL["scrub_last"], partition, first, users)
-    return await prove(log, Range(partition, first, last or _LAST))
+    return await prove(log, Range(partition, first, last or _LAST), rest_s=_REST_S)
 
 
 class Scrubber:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TURN_S = 0.002
-_IDLE_S = 0.0002
+_IDLE_S = 0.00003
+"""What a round of the loop takes in which nothing but this has its turn. An answer goes through
+several rounds, some of which take little longer."""
 _PATIENCE_S = 0.004
 BACKGROUND_S = 0.005
 """The patience of what nobody waits for at the moment."""
@@ -25,9 +27,13 @@ BACKGROUND_S = 0.005
 class Turns:
     """Turns of one piece of work, which may be the steps of many."""
 
-    def __init__(self, patience_s: float = _PATIENCE_S) -> None:
-        """The first turn begins. The next ones do, however busy others are, after `patience_s`."""
+    def __init__(self, patience_s: float = _PATIENCE_S, rest_s: float = 0) -> None:
+        """The first turn begins. The next ones do, however busy others are, after `patience_s`.
+
+        Or, whether others have something to do or not, after `rest_s`.
+        """
         self._patience_s = patience_s
+        self._rest_s = rest_s
         self._until = time.perf_counter() + TURN_S
 
     async def do(self, steps: Steps[T]) -> T:
@@ -39,9 +45,10 @@ class Turns:
                 found: T = end.value
                 return found
             if time.perf_counter() > self._until:
-                await self._wait()
+                await (asyncio.sleep(self._rest_s) if self._rest_s else self._give_way())
+                self._until = time.perf_counter() + TURN_S
 
-    async def _wait(self) -> None:
+    async def _give_way(self) -> None:
         """Wait until a round of the loop had nothing to do for others."""
         now = began = time.perf_counter()
         while now - began < self._patience_s:
@@ -50,4 +57,3 @@ class Turns:
             now = time.perf_counter()
             if now - before < _IDLE_S:
                 break
-        self._until = now + TURN_S

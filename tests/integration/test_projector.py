@@ -17,6 +17,7 @@ from projections import turns
 from projections.projector import Projector, catch_up, project_batch
 from projections.proof import prove
 from projections.ranges import Range
+from projections.scrubber import scrub
 from projections.tables import Generation
 from tests.integration.support import (
     APP,
@@ -291,6 +292,29 @@ async def test_running_projectors_converge(
     await stack.read_model.wait_for(Position(0, 90), PATIENCE_S)
     assert found == await tables(stack.pool)
     assert any(row["late"] for row in await stack.pool.fetch("SELECT late FROM userlog.history"))
+
+
+async def test_scrubbing_rests(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves others most of the time, however long a user's history is."""
+    ticks = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks) * turns.TURN_S / 4)
+    rests: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        rests.append(seconds)
+
+    monkeypatch.setattr(turns, "time", clock)
+    monkeypatch.setattr(turns, "asyncio", SimpleNamespace(sleep=sleep))
+    await stack.ingest.deliver(delivery("u", first_name="0"))
+    await asyncio.gather(
+        *(stack.ingest.deliver(delivery("u", at_ms=n, first_name=f"{n}")) for n in range(1, 100))
+    )
+    await catch_up(stack.log, 1_000)
+    rests.clear()
+    found = await scrub(stack.log, 0, uuid.UUID(int=0))
+    assert (found.users, found.differing) == (1, 0)
+    assert len(rests) > 100 / 4
+    assert min(rests) == 4 * turns.TURN_S
 
 
 async def test_folding_holds_up_nobody(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
 import msgspec
 
 from eventstore import sql
 from eventstore.errors import database_errors
-from eventstore.sealing import DataKey, MasterKey
+from eventstore.packed import PackedTable
+from eventstore.sealing import KEY_BYTES, DataKey, MasterKey
 
 if TYPE_CHECKING:
     import uuid
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _SQL = sql.load("eventstore")
 _KEY_ID_BITS = 63
+_KEY_ID_BYTES = 8
 _ROUNDS_MAX = 8
 
 
@@ -41,6 +43,16 @@ class StreamKey(msgspec.Struct, gc=False):
     wrapped: bytes | None = None
     stored: bool = True
     erased: bool = False
+
+    @classmethod
+    def unpacked(cls, packed: bytes) -> Self:
+        """Take what `packed` gave."""
+        key_id = int.from_bytes(packed[:_KEY_ID_BYTES])
+        return cls(key_id, DataKey.unpacked(packed[_KEY_ID_BYTES:]))
+
+    def packed(self) -> bytes:
+        """Return a stored user's key, who is not erased, as 72 bytes."""
+        return self.key_id.to_bytes(_KEY_ID_BYTES) + self.data_key.packed()
 
 
 class _Asked:
@@ -59,19 +71,31 @@ class _Asked:
         return taken
 
 
-class Keyring:
-    """Finds and makes users' keys; keeps the `capacity` most recently used in memory."""
+class KeyringLimits(NamedTuple):
+    """How many users' keys are at hand: those met last, at 0.5 kB each, and others at 0.1 kB."""
 
-    def __init__(self, pool: Pool, master_key: MasterKey, capacity: int) -> None:
+    recent: int = 50_000
+    packed: int = 2_400_000
+
+
+class Keyring:
+    """Finds and makes users' keys; keeps the most recently used in memory."""
+
+    def __init__(
+        self, pool: Pool, master_key: MasterKey, limits: KeyringLimits | None = None
+    ) -> None:
         """Nothing is read until the first key is asked for."""
+        limits = limits or KeyringLimits()
         self._pool = pool
         self._master = master_key
-        self._capacity = capacity
-        self._keys: OrderedDict[bytes, StreamKey] = OrderedDict()
+        self._recent_max = limits.recent
+        self._recent: OrderedDict[bytes, StreamKey] = OrderedDict()
         """By the bytes of their streams' ids, of which the garbage collector knows nothing.
 
         The least recently used first. A plain dict would look past all that have left.
         """
+        self._packed = PackedTable(limits.packed, _KEY_ID_BYTES + 2 * KEY_BYTES)
+        """Where they go from there."""
         self._last: tuple[tuple[uuid.UUID, bytes], DataKey] | None = None
         """Unwrapped for the last row: they come user by user."""
         self._asked: dict[int, _Asked] = {}
@@ -79,16 +103,32 @@ class Keyring:
 
     def at_hand(self, streams: Sequence[Stream]) -> list[StreamKey] | None:
         """Return a key for each stream, or None if one would have to be looked up."""
-        known = self._keys
         found: list[StreamKey] = []
         for stream in streams:
-            name = stream.stream_id.bytes
-            key = known.get(name)
+            key = self._find(stream.stream_id.bytes)
             if key is None:
                 return None
-            known.move_to_end(name)
             found.append(key)
         return found
+
+    def _find(self, name: bytes) -> StreamKey | None:
+        """Return a key if it is at hand, and make it the most recently used."""
+        key = self._recent.get(name)
+        if key is not None:
+            self._recent.move_to_end(name)
+            return key
+        packed = self._packed.take(name)
+        if packed is None:
+            return None
+        return self._keep(name, StreamKey.unpacked(packed))
+
+    def _keep(self, name: bytes, key: StreamKey) -> StreamKey:
+        self._recent[name] = key
+        if len(self._recent) > self._recent_max:
+            oldest, old = self._recent.popitem(last=False)
+            if old.stored and not old.erased:
+                self._packed.put(oldest, old.packed())
+        return key
 
     async def find_or_make(self, streams: Iterable[Stream]) -> list[StreamKey]:
         """Return a key for each stream; one look-up per partition for those not at hand."""
@@ -96,7 +136,7 @@ class Keyring:
         found: dict[uuid.UUID, StreamKey] = {}
         missing: dict[int, list[Stream]] = {}
         for stream in wanted:
-            if key := self._keys.get(stream.stream_id.bytes):
+            if key := self._find(stream.stream_id.bytes):
                 found[stream.stream_id] = key  # another call may forget it while this one waits
             else:
                 missing.setdefault(stream.partition, []).append(stream)
@@ -158,11 +198,7 @@ class Keyring:
     def _remember(self, stream: Stream, key: StreamKey) -> StreamKey:
         """Make a key the most recently used; whichever of two racing look-ups was first wins."""
         name = stream.stream_id.bytes
-        key = self._keys.setdefault(name, key)
-        self._keys.move_to_end(name)
-        if len(self._keys) > self._capacity:
-            self._keys.popitem(last=False)
-        return key
+        return self._find(name) or self._keep(name, key)
 
     def tombstone(self, stream: Stream) -> StreamKey:
         """Make what is left of a user's key when they are erased: it names, and opens nothing."""
@@ -171,7 +207,8 @@ class Keyring:
 
     def forget(self, stream: Stream) -> None:
         """Drop a key that turned out to be another one in the database."""
-        self._keys.pop(stream.stream_id.bytes, None)
+        self._recent.pop(stream.stream_id.bytes, None)
+        self._packed.take(stream.stream_id.bytes)
         self._last = None
 
     def of_row(self, row: asyncpg.Record) -> DataKey | None:
@@ -180,7 +217,7 @@ class Keyring:
         if wrapped is None:
             return None
         stream_id: uuid.UUID = row["stream_id"]
-        known = self._keys.get(stream_id.bytes)
+        known = self._recent.get(stream_id.bytes)
         if known is not None and known.key_id == row["key_id"]:
             return known.data_key
         last = self._last

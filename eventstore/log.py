@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 _STALE_MAX = 3
 _STALE = "stale"
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
-_KEYS_CAPACITY = 400_000
-"""Of 0.5 kB each."""
 
 
 class Erasure(NamedTuple):
@@ -46,7 +44,7 @@ class EventLog:
         """`partitions` is what the database says, see `open`."""
         self.pool = pool
         self.partitions = partitions
-        self.keyring = Keyring(pool, master_key, _KEYS_CAPACITY)
+        self.keyring = Keyring(pool, master_key)
         self.appender = Appender(partial(store.append_batch, pool), limits)
         self.appended: Callable[[], None] = _nobody_follows
 

@@ -91,6 +91,15 @@ class DataKey(msgspec.Struct, frozen=True, gc=False):
         """Take the 32 secret bytes; they are not kept, only what is derived from them."""
         return cls(_derive(secret, b"seal"), _derive(secret, b"naming"))
 
+    @classmethod
+    def unpacked(cls, packed: bytes) -> Self:
+        """Take what `packed` gave."""
+        return cls(packed[:KEY_BYTES], packed[KEY_BYTES:])
+
+    def packed(self) -> bytes:
+        """Return what is kept of it as 64 bytes."""
+        return self._sealing + self._naming
+
     def __repr__(self) -> str:
         """Show no secret."""
         return "DataKey(…)"

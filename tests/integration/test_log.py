@@ -11,7 +11,7 @@ from eventstore import store
 from eventstore.appender import AppenderLimits
 from eventstore.errors import QueueFullError, UnavailableError, WrongKeyError
 from eventstore.events import CLOCK_AHEAD_MAX, Appended, Kind, NewEvent, Outcome, Position
-from eventstore.keyring import Keyring
+from eventstore.keyring import Keyring, KeyringLimits
 from eventstore.log import EventLog
 from eventstore.sealing import MasterKey
 from tests.conftest import MASTER_KEY
@@ -469,12 +469,41 @@ async def test_events_of_a_minute_stand_together(stack: Stack) -> None:
 
 
 async def test_keys_at_hand(stack: Stack) -> None:
-    """Of the users' keys those are kept that were used last, and no more than there is room for."""
-    keyring = Keyring(stack.pool, MasterKey(MASTER_KEY), capacity=2)
-    first, second, third = (stack.log.stream(APP, name) for name in ("1", "2", "3"))
-    made = await keyring.find_or_make([first, second])
-    assert keyring.at_hand([first]) == made[:1]
-    await keyring.find_or_make([third])
-    assert keyring.at_hand([second]) is None
-    assert keyring.at_hand([third])
-    assert keyring.at_hand([first]) == made[:1]
+    """The users' keys that were used last are kept as they are, others packed, and the rest not."""
+    keyring = Keyring(stack.pool, MasterKey(MASTER_KEY), KeyringLimits(recent=2, packed=16))
+    streams = [stack.log.stream(APP, f"{n}") for n in range(20)]
+    await stack.log.append([event(f"{n}", f"event of {n}") for n in range(20)])
+    made = [(await keyring.find_or_make([stream]))[0] for stream in streams]
+    assert keyring.at_hand(streams[:1]) is None
+    assert keyring.at_hand(streams[1:3]) is None
+    for stream, key in [*zip(streams, made, strict=True)][2:]:
+        assert keyring.at_hand([stream]) == [key]
+    assert keyring.at_hand(streams[2:]) == made[2:]
+    keyring.forget(streams[2])
+    keyring.forget(streams[19])
+    assert keyring.at_hand([streams[2]]) is None
+    assert keyring.at_hand([streams[19]]) is None
+
+
+async def test_a_key_that_is_not_in_the_log_yet(stack: Stack) -> None:
+    """Nobody else has it: where there is no room for it, another one is made."""
+    keyring = Keyring(stack.pool, MasterKey(MASTER_KEY), KeyringLimits(recent=1, packed=16))
+    first, second = stack.log.stream(APP, "1"), stack.log.stream(APP, "2")
+    made = await keyring.find_or_make([first])
+    assert await keyring.find_or_make([first]) == made
+    await keyring.find_or_make([second])
+    assert keyring.at_hand([first]) is None
+    assert await keyring.find_or_make([first]) != made
+
+
+async def test_an_erased_users_key_is_not_packed(stack: Stack) -> None:
+    """It opens nothing; who meets the user again learns from the log that they are erased."""
+    keyring = Keyring(stack.pool, MasterKey(MASTER_KEY), KeyringLimits(recent=1, packed=16))
+    erased, other = stack.log.stream(APP, "erased"), stack.log.stream(APP, "other")
+    await stack.log.append([event("erased", "1"), event("other", "2")])
+    await stack.log.erase(erased)
+    for _ in range(2):
+        (found,) = await keyring.find_or_make([erased])
+        assert found.erased
+        assert not (await keyring.find_or_make([other]))[0].erased
+        assert keyring.at_hand([erased]) is None

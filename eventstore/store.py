@@ -211,10 +211,11 @@ async def by_user(
     with database_errors():
         cursor = await connection.cursor(statement, *args)
         while rows := await cursor.fetch(_PAGE_ROWS):
-            users = [list(ours) for _, ours in groupby(held + rows, itemgetter("stream_id"))]
-            held = users.pop()
-            for ours in users:
-                yield ours
+            for stream_id, ours in groupby(rows, itemgetter("stream_id")):
+                if held and held[0]["stream_id"] != stream_id:
+                    yield held
+                    held = []
+                held += ours
     if held:
         yield held
 

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TURN_S = 0.002
-_IDLE_S = 0.00003
-"""What a round of the loop takes in which nothing but this has its turn. An answer goes through
-several rounds, some of which take little longer."""
+_IDLE_S = 0.0002
 _PATIENCE_S = 0.004
 BACKGROUND_S = 0.005
 """The patience of what nobody waits for at the moment."""

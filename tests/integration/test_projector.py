@@ -14,6 +14,7 @@ from eventstore import store
 from eventstore.errors import UnavailableError
 from eventstore.events import Position
 from projections import turns
+from projections.differences import Differences
 from projections.projector import Projector, catch_up, project_batch
 from projections.proof import prove
 from projections.ranges import Range
@@ -292,6 +293,22 @@ async def test_running_projectors_converge(
     await stack.read_model.wait_for(Position(0, 90), PATIENCE_S)
     assert found == await tables(stack.pool)
     assert any(row["late"] for row in await stack.pool.fetch("SELECT late FROM userlog.history"))
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 5])
+async def test_a_user_on_several_pages(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    """What is read page by page comes user by user, wherever a page ends."""
+    monkeypatch.setattr(store, "_PAGE_ROWS", page)
+    for user in range(7):
+        for n in range(user):
+            await stack.ingest.deliver(delivery(f"u{user}", at_ms=n, first_name=f"{n}"))
+    await catch_up(stack.log, 100)
+    found = Differences()
+    for partition in range(stack.log.partitions):
+        found.join(await scrub(stack.log, partition, uuid.UUID(int=0)))
+    assert (found.users, found.differing) == (6, 0)
 
 
 async def test_scrubbing_rests(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,16 @@
     python benchmarks/growth.py --sizes 100000 1000000 10000000
 
 A database for each size, all on one server; appends and questions are measured in alternating
-rounds. The last size is compared with the first. 10,000,000 takes hours: it is run by hand.
+rounds, and beside them the limit: rows of the same log, with the same indexes, copied as many at
+once as there are callers, by one connection. The last size is compared with the first.
+10,000,000 takes more than an hour: it is run by hand.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import random
 import sys
 import time
@@ -45,6 +48,16 @@ if TYPE_CHECKING:
 CALLERS = 64
 _EVENTS_OF_A_USER = 5
 _RATE_MAX = 20_000
+_COPIED_MAX = 80_000
+# A tree that grows by itself is filled to about 70 percent where its keys come in any order.
+_BARE = """
+CREATE TABLE bare (LIKE userlog.events);
+INSERT INTO bare SELECT * FROM userlog.events;
+CREATE UNIQUE INDEX ON bare (partition, position);
+CREATE INDEX ON bare (partition, stream_id, occurred_at, position) WITH (fillfactor = 70);
+CREATE UNIQUE INDEX ON bare (partition, identity);
+"""
+_LAST = "SELECT * FROM bare WHERE partition = 0 ORDER BY position DESC LIMIT 1"
 _BYTES = """
 SELECT pg_total_relation_size('userlog.events') + pg_total_relation_size('userlog.streams')
 """
@@ -71,6 +84,39 @@ class Sized(NamedTuple):
 
         return await closed_loop(one, CALLERS, seconds)
 
+    async def copy(self, seconds: float, seed: int) -> Round:
+        """Copy rows like the log's to the table beside it, as many a transaction as callers."""
+        chance = random.Random(seed)
+        connection = await asyncpg.connect(self.opened.url)
+        like = dict(await connection.fetchrow(_LAST) or ())
+        names = list(like)
+
+        def fresh(number: int) -> list[Any]:
+            user = user_id(chance.randrange(self.shape.users))
+            return list(
+                {
+                    **like,
+                    "position": like["position"] + number,
+                    "stream_id": self.opened.log.stream(APPLICATION, user).stream_id,
+                    "identity": like["identity"][:4] + os.urandom(12),  # of the same minute
+                }.values()
+            )
+
+        numbers = itertools.count(1)
+        batches = [
+            [fresh(number) for number in itertools.islice(numbers, CALLERS)]
+            for _ in range(int(seconds * _COPIED_MAX) // CALLERS)
+        ]
+
+        async def one() -> None:
+            if not batches:
+                raise StopAsyncIteration
+            await connection.copy_records_to_table("bare", records=batches.pop(0), columns=names)
+
+        found = await closed_loop(one, 1, seconds)
+        await connection.close()
+        return Round(found.rate * CALLERS, found.p50_ms, found.p99_ms)
+
     async def ask(self, seconds: float) -> Round:
         """Ask who some user was in the middle of it all."""
         chance = random.Random(5)
@@ -94,8 +140,9 @@ async def open_sized(stack: contextlib.AsyncExitStack, running: Server, events: 
     shape = Shape(events, events // _EVENTS_OF_A_USER)
     await fill(opened.log, shape)
     connection = await asyncpg.connect(url)
-    await connection.execute("VACUUM ANALYZE")
     size = await connection.fetchval(_BYTES)
+    await connection.execute(_BARE)
+    await connection.execute("VACUUM ANALYZE")
     await connection.close()
     return Sized(opened, shape, size / events)
 
@@ -119,12 +166,14 @@ async def measure(args: argparse.Namespace) -> Found:
         seeds = itertools.count(100)
         for one in sized:
             subjects[f"append, {one.shape.events}"] = partial(_append, one, args.seconds, seeds)
+            subjects[f"copy, {one.shape.events}"] = partial(_copy, one, args.seconds, seeds)
             subjects[f"ask, {one.shape.events}"] = partial(one.ask, args.seconds)
         rounds = await alternate(subjects, args.rounds)
     found = {name: middle(measured) for name, measured in rounds.items()}
     numbers = {
         one.shape.events: {
             "append_per_s": found[f"append, {one.shape.events}"].rate,
+            "bare_rows_per_s": found[f"copy, {one.shape.events}"].rate,
             "point_in_time_p50_ms": found[f"ask, {one.shape.events}"].p50_ms,
             "rebuild_per_s": rebuilds[one.shape.events],
             "bytes_per_event": one.bytes_per_event,
@@ -138,6 +187,10 @@ async def measure(args: argparse.Namespace) -> Found:
 
 async def _append(one: Sized, seconds: float, seeds: itertools.count[int]) -> Round:
     return await one.append(seconds, next(seeds))
+
+
+async def _copy(one: Sized, seconds: float, seeds: itertools.count[int]) -> Round:
+    return await one.copy(seconds, next(seeds))
 
 
 if __name__ == "__main__":

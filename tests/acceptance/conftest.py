@@ -17,6 +17,8 @@ import asyncpg
 import msgspec
 import pytest
 
+from tests.integration.support import command_line
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
@@ -65,7 +67,7 @@ class Service:
         """The processes that this one has started, PostgreSQL not among them."""
         of = Path(f"/proc/{self.process.pid}/task")
         found = " ".join(path.read_text() for path in of.glob("*/children")).split()
-        return [pid for pid in map(int, found) if _command(pid).startswith("python")]
+        return [pid for pid in map(int, found) if _program(pid).startswith("python")]
 
     async def stop(self, how: int = signal.SIGINT) -> int:
         """Send a signal and return the exit code."""
@@ -74,11 +76,8 @@ class Service:
         return await self.process.wait()
 
 
-def _command(pid: int) -> str:
-    try:
-        return Path(Path(f"/proc/{pid}/cmdline").read_text().partition("\0")[0]).name
-    except FileNotFoundError:
-        return ""
+def _program(pid: int) -> str:
+    return Path((command_line(pid) or [""])[0]).name
 
 
 class Home:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eventstore.embedded import psql_path
+from tests.integration.support import command_line
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Home, Service
@@ -64,7 +65,7 @@ async def test_what_one_run_wrote_the_next_one_shows(home: Home) -> None:
         await home.send(service)
         postmaster = home.postmaster()
         assert await service.stop(signal.SIGINT) == 0
-        assert not _runs(postmaster)
+        assert not command_line(postmaster)
     async with home.serving() as service:
         assert (await service.get(f"{USER_PATH}?{LAST}")).body["lifecycle"] == "deleted"
         assert await service.stop(signal.SIGTERM) == 0
@@ -79,7 +80,7 @@ async def test_nothing_is_lost_when_the_service_is_killed(home: Home) -> None:
         assert (await service.get(f"{USER_PATH}?{LAST}")).body["lifecycle"] == "deleted"
         postmaster = home.postmaster()
         assert await service.stop() == 0
-        assert not _runs(postmaster)
+        assert not command_line(postmaster)
 
 
 async def test_nothing_is_lost_when_the_database_is_killed(home: Home) -> None:
@@ -128,14 +129,6 @@ async def _read_until(service: Service, stop: asyncio.Event) -> int:
         assert (await service.get(USER_PATH)).status == 200
         reads += 1
     return reads
-
-
-def _runs(pid: int) -> bool:
-    """Whether a process is there, and more than a zombie that waits for its parent."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
-    except FileNotFoundError:
-        return False
 
 
 def _psql(home: Home, statement: str) -> None:

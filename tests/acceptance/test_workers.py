@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 from contextlib import asynccontextmanager
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -16,7 +16,7 @@ import pytest
 
 from tests.acceptance.conftest import Service
 from tests.conftest import MASTER_KEY
-from tests.integration.support import APP, PATIENCE_S, delivery, proxied
+from tests.integration.support import APP, PATIENCE_S, command_line, delivery, proxied
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -40,7 +40,12 @@ async def eventually(holds: Callable[[], Awaitable[bool] | bool]) -> None:
 
 def ended(pids: list[int]) -> bool:
     """Whether none of these processes runs."""
-    return not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids)
+    return not any(map(command_line, pids))
+
+
+async def accepted(service: Service, body: bytes, secret: str) -> bool:
+    """Whether it is taken; a process that has yet to begin says 503."""
+    return await service.post(body, secret) == 200
 
 
 async def test_a_process_that_dies_is_replaced(home: Home) -> None:
@@ -61,7 +66,7 @@ async def test_a_process_that_dies_is_replaced(home: Home) -> None:
                 sent += 1
         path = f"/v1/applications/{APP}/users/u{{}}"
         for n in range(sent):
-            assert await service.post(delivery(f"u{n}"), secret) == 200
+            await eventually(partial(accepted, service, delivery(f"u{n}"), secret))
         assert (await service.get(f"{path.format(0)}?min_position=0:{sent}")).status == 200
         heads = (await service.get("/v1/status")).body["heads"]
         assert heads[0]["position"] == f"0:{sent}", "lost or doubled"

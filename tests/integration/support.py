@@ -9,6 +9,7 @@ import json
 import struct
 from datetime import UTC, datetime, timedelta
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -106,6 +107,15 @@ async def blocked(source: Source, count: int = 1) -> list[int]:
 async def kill(source: Source, pids: list[int]) -> None:
     """End backends as an administrator or a crash does."""
     await source.execute("SELECT pg_terminate_backend(unnest($1::integer[]))", pids)
+
+
+def command_line(pid: int) -> list[str]:
+    """What a process was started with; empty of one that has ended, or is ending."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [word for word in words if word]
 
 
 async def positions(source: Source, partition: int = 0) -> list[int]:

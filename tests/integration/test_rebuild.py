@@ -33,6 +33,7 @@ from tests.integration.support import (
     PATIENCE_S,
     begin_again,
     blocked,
+    command_line,
     connected,
     delivery,
     erase,
@@ -308,11 +309,7 @@ async def _shards_done(stack: Stack) -> list[tuple[object, ...]]:
 def _workers() -> list[int]:
     """The worker processes of this one."""
     mine = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return [
-        int(pid)
-        for pid in mine
-        if b"projections.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    return [pid for pid in map(int, mine) if "projections.worker" in " ".join(command_line(pid))]
 
 
 async def test_killed_in_a_shard(stack: Stack) -> None:

@@ -10,6 +10,7 @@ once as there are callers, by one connection. The last size is compared with the
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import os
@@ -159,6 +160,14 @@ async def rebuild_rate(one: Sized, workers: int) -> float:
     return one.shape.events / (time.perf_counter() - began)
 
 
+async def settle(running: Server) -> None:
+    """Let the disk have what filling has left to be written, which would slow down what follows."""
+    connection = await asyncpg.connect(running.url)
+    await connection.execute("CHECKPOINT")
+    await connection.close()
+    await asyncio.to_thread(os.sync)
+
+
 async def measure(args: argparse.Namespace) -> Found:
     """Fill all sizes, then measure them beside each other."""
     async with contextlib.AsyncExitStack() as stack:
@@ -171,6 +180,7 @@ async def measure(args: argparse.Namespace) -> Found:
             subjects[f"append, {one.shape.events}"] = partial(_append, one, args.seconds, seeds)
             subjects[f"copy, {one.shape.events}"] = partial(_copy, one, args.seconds, seeds)
             subjects[f"ask, {one.shape.events}"] = partial(one.ask, args.seconds)
+        await settle(running)
         rounds = await alternate(subjects, args.rounds)
     found = {name: middle(measured) for name, measured in rounds.items()}
     numbers = {
@@ -184,7 +194,7 @@ async def measure(args: argparse.Namespace) -> Found:
         for one in sized
     }
     first, last = (numbers[events]["append_per_s"] for events in (args.sizes[0], args.sizes[-1]))
-    what = f"append at {args.sizes[-1]:.0e} events / at {args.sizes[0]:.0e}"
+    what = f"append at {args.sizes[-1]:,} events / at {args.sizes[0]:,}"
     return Found("growth", {str(k): v for k, v in numbers.items()}, [Aim(what, last, first, 0.85)])
 
 

@@ -23,6 +23,7 @@ from common import (
     Round,
     alternate,
     closed_loop,
+    copy_rounds,
     middle,
     open_plain_pool,
     run,
@@ -99,7 +100,6 @@ class Subjects:
 
     async def copy(self, rows: list[asyncpg.Record], numbers: Iterator[int]) -> Round:
         """Copy batches of rows like ours, each a transaction, on one connection."""
-        connection = await asyncpg.connect(self._opened.url)
         names = list(rows[0].keys())
         place = names.index("position"), names.index("identity")
 
@@ -110,13 +110,7 @@ class Subjects:
             return values
 
         batches = [[fresh(one) for one in rows] for _ in range(max(2, int(150 * self._seconds)))]
-
-        async def copied(batch: list[list[Any]]) -> None:
-            await connection.copy_records_to_table("copied", records=batch, columns=names)
-
-        found = await closed_loop(lambda: take(batches, copied), 1, self._seconds)
-        await connection.close()
-        return Round(found.rate * len(rows), found.p50_ms, found.p99_ms)
+        return await copy_rounds(self._opened.url, "copied", names, batches, self._seconds)
 
 
 async def measure(args: argparse.Namespace) -> Found:

@@ -29,6 +29,7 @@ from common import (
     Round,
     alternate,
     closed_loop,
+    copy_rounds,
     middle,
     run,
     server,
@@ -42,6 +43,7 @@ from projections.source import Source
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from common import Server, Userlog
 
@@ -72,9 +74,9 @@ class Sized(NamedTuple):
     shape: Shape
     bytes_per_event: float
 
-    async def append(self, seconds: float, seed: int) -> Round:
+    async def append(self, seconds: float, seeds: Iterator[int]) -> Round:
         """Append one event a call, of users who are there."""
-        made = deliveries(Shape(sys.maxsize, self.shape.users, seed))
+        made = deliveries(Shape(sys.maxsize, self.shape.users, next(seeds)))
         # The users' first deliveries are there already, and later ones come later.
         late = itertools.islice(made, self.shape.users, self.shape.users + int(seconds * _RATE_MAX))
         waiting = [events_of(body) for body in late]
@@ -86,38 +88,29 @@ class Sized(NamedTuple):
 
         return await closed_loop(one, CALLERS, seconds)
 
-    async def copy(self, seconds: float, seed: int) -> Round:
+    async def copy(self, seconds: float, seeds: Iterator[int]) -> Round:
         """Copy rows like the log's to the table beside it, as many a transaction as callers."""
-        chance = random.Random(seed)
+        chance = random.Random(next(seeds))
         connection = await asyncpg.connect(self.opened.url)
-        like = dict(await connection.fetchrow(_LAST) or ())
-        names = list(like)
+        (last,) = await connection.fetch(_LAST)
+        await connection.close()
+        like = dict(last)
 
-        def fresh(number: int) -> list[Any]:
+        def fresh(position: int) -> list[Any]:
             user = user_id(chance.randrange(self.shape.users))
             return list(
                 {
                     **like,
-                    "position": like["position"] + number,
+                    "position": position,
                     "stream_id": self.opened.log.stream(APPLICATION, user).stream_id,
                     "identity": like["identity"][:4] + os.urandom(12),  # of the same minute
                 }.values()
             )
 
-        numbers = itertools.count(1)
-        batches = [
-            [fresh(number) for number in itertools.islice(numbers, CALLERS)]
-            for _ in range(int(seconds * _COPIED_MAX) // CALLERS)
-        ]
-
-        async def one() -> None:
-            if not batches:
-                raise StopAsyncIteration
-            await connection.copy_records_to_table("bare", records=batches.pop(0), columns=names)
-
-        found = await closed_loop(one, 1, seconds)
-        await connection.close()
-        return Round(found.rate * CALLERS, found.p50_ms, found.p99_ms)
+        made = map(fresh, itertools.count(like["position"] + 1))
+        count = int(seconds * _COPIED_MAX) // CALLERS
+        batches = [list(itertools.islice(made, CALLERS)) for _ in range(count)]
+        return await copy_rounds(self.opened.url, "bare", list(like), reversed(batches), seconds)
 
     async def ask(self, seconds: float) -> Round:
         """Ask who some user was in the middle of it all."""
@@ -151,8 +144,6 @@ async def open_sized(stack: contextlib.AsyncExitStack, running: Server, events: 
 
 async def rebuild_rate(one: Sized, workers: int) -> float:
     """Rebuild what nobody has projected, and prove it by the log."""
-    if not workers:
-        return 0.0
     began = time.perf_counter()
     plan = Plan(workers, behind_max=0)
     built = await rebuild(Source(one.opened.url, MASTER_KEY, None, 60), plan)
@@ -173,12 +164,14 @@ async def measure(args: argparse.Namespace) -> Found:
     async with contextlib.AsyncExitStack() as stack:
         running = await stack.enter_async_context(server())
         sized = [await open_sized(stack, running, events) for events in args.sizes]
-        rebuilds = {one.shape.events: await rebuild_rate(one, args.workers) for one in sized}
+        rebuilds = {
+            one.shape.events: await rebuild_rate(one, args.workers) for one in sized if args.workers
+        }
         subjects: dict[str, Any] = {}
         seeds = itertools.count(100)
         for one in sized:
-            subjects[f"append, {one.shape.events}"] = partial(_append, one, args.seconds, seeds)
-            subjects[f"copy, {one.shape.events}"] = partial(_copy, one, args.seconds, seeds)
+            subjects[f"append, {one.shape.events}"] = partial(one.append, args.seconds, seeds)
+            subjects[f"copy, {one.shape.events}"] = partial(one.copy, args.seconds, seeds)
             subjects[f"ask, {one.shape.events}"] = partial(one.ask, args.seconds)
         await settle(running)
         rounds = await alternate(subjects, args.rounds)
@@ -188,22 +181,14 @@ async def measure(args: argparse.Namespace) -> Found:
             "append_per_s": found[f"append, {one.shape.events}"].rate,
             "bare_rows_per_s": found[f"copy, {one.shape.events}"].rate,
             "point_in_time_p50_ms": found[f"ask, {one.shape.events}"].p50_ms,
-            "rebuild_per_s": rebuilds[one.shape.events],
+            "rebuild_per_s": rebuilds.get(one.shape.events),
             "bytes_per_event": one.bytes_per_event,
         }
         for one in sized
     }
-    first, last = (numbers[events]["append_per_s"] for events in (args.sizes[0], args.sizes[-1]))
+    first, last = (found[f"append, {events}"].rate for events in (args.sizes[0], args.sizes[-1]))
     what = f"append at {args.sizes[-1]:,} events / at {args.sizes[0]:,}"
     return Found("growth", {str(k): v for k, v in numbers.items()}, [Aim(what, last, first, 0.85)])
-
-
-async def _append(one: Sized, seconds: float, seeds: itertools.count[int]) -> Round:
-    return await one.append(seconds, next(seeds))
-
-
-async def _copy(one: Sized, seconds: float, seeds: itertools.count[int]) -> Round:
-    return await one.copy(seconds, next(seeds))
 
 
 if __name__ == "__main__":

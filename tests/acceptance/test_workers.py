@@ -9,6 +9,7 @@ import signal
 import socket
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -16,7 +17,7 @@ import pytest
 
 from tests.acceptance.conftest import Service
 from tests.conftest import MASTER_KEY
-from tests.integration.support import APP, PATIENCE_S, command_line, delivery, proxied
+from tests.integration.support import APP, PATIENCE_S, delivery, proxied
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -39,8 +40,8 @@ async def eventually(holds: Callable[[], Awaitable[bool] | bool]) -> None:
 
 
 def ended(pids: list[int]) -> bool:
-    """Whether none of these processes runs."""
-    return not any(map(command_line, pids))
+    """Whether none of these processes is there, not even as one that waits for its parent."""
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 async def accepted(service: Service, body: bytes, secret: str) -> bool:

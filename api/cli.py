@@ -15,8 +15,8 @@ from api import render
 from api.commands import log, quarantine, read_models, rebuild, service, token, users
 from api.commands.common import FailedError
 from api.settings import SettingsError
-from eventstore.embedded import EmbeddedPostgresError
 from eventstore.errors import LogError
+from eventstore.postgres.embedded import EmbeddedPostgresError
 from projections.generations import RebuildRunningError
 from projections.poison import PoisonError
 

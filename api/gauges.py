@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
-from eventstore import database, sql
 from eventstore.errors import database_errors
+from eventstore.postgres import database, statements
 from projections import progress
 from projections.state import FOLD_VERSION
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Values: TypeAlias = dict[tuple[str, ...], float]
 
-_SQL = sql.load("api")
+_SQL = statements.load("api")
 _PHASES = ("building", "indexing", "catching up", "proving")
 
 

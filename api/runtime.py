@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from api.ingest import Ingest
-from eventstore import database, embedded, hosts
-from eventstore.appender import AppenderLimits
 from eventstore.errors import UnavailableError, database_errors
+from eventstore.group_commit import AppenderLimits
 from eventstore.log import EventLog
+from eventstore.postgres import database, embedded, failover
 from eventstore.quarantine import Quarantine
 from projections.read_model import ReadModel
 from projections.scrubber import Scrubber
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from api.secret_files import Secrets
     from api.settings import Settings
-    from eventstore.database import Pool
+    from eventstore.postgres.database import Pool
 
 _PAUSE_S = 1.0
 _log = structlog.stdlib.get_logger("userlog")
@@ -68,7 +68,7 @@ async def database_url(settings: Settings) -> AsyncGenerator[str]:
 async def install(url: str, settings: Settings, partitions: int = 1) -> bool:
     """Install the schema in an empty database; return whether it was empty."""
     with database_errors():
-        connection = await hosts.connect(url, timeout=settings.database_timeout_s)
+        connection = await failover.connect(url, timeout=settings.database_timeout_s)
         try:
             return await database.install(connection, partitions)
         finally:

@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventstore import sql
 from eventstore.errors import database_errors
+from eventstore.postgres import statements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from api.secret_files import Secrets
-    from eventstore.database import Pool
+    from eventstore.postgres.database import Pool
 
-_SQL = sql.load("api")
+_SQL = statements.load("api")
 _PREFIX = "userlog"
 REFRESH_S = 5.0
 _PAUSE_S = 0.5

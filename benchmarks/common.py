@@ -19,10 +19,10 @@ import msgspec
 import uvloop
 
 from api.ingest import Ingest
-from eventstore import database, embedded
 from eventstore.log import EventLog
+from eventstore.postgres import database, embedded
 from eventstore.quarantine import Quarantine
-from eventstore.sealing import MasterKey
+from eventstore.sealing.keys import MasterKey
 from projections.read_model import ReadModel
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ import asyncpg
 import msgspec
 from data import APPLICATION, START_MS, STEP_MS, Shape, delivery, events_of, fill, user_id
 
-from eventstore import database, embedded
 from eventstore.log import EventLog
+from eventstore.postgres import database, embedded
 from projections import progress
 from projections.projector import Projector
 from projections.read_model import Page, ReadModel

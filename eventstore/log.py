@@ -5,18 +5,19 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from eventstore import database, store
-from eventstore.appender import Appender, AppenderLimits
+from eventstore import store
 from eventstore.errors import UnavailableError, database_errors
 from eventstore.events import Appended, NewEvent, Outcome, Position, Stream
-from eventstore.keyring import Keyring
+from eventstore.group_commit import Appender, AppenderLimits
+from eventstore.postgres import database
+from eventstore.sealing.keyring import Keyring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from eventstore.database import Pool
-    from eventstore.sealing import MasterKey
+    from eventstore.postgres.database import Pool
+    from eventstore.sealing.keys import MasterKey
 
 _STALE_MAX = 3
 _STALE = "stale"

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventstore import sql
 from eventstore.errors import database_errors
+from eventstore.postgres import statements
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import asyncpg
 
-    from eventstore.database import Pool
-    from eventstore.sealing import MasterKey
+    from eventstore.postgres.database import Pool
+    from eventstore.sealing.keys import MasterKey
 
-_SQL = sql.load("eventstore")
+_SQL = statements.load("eventstore")
 
 
 class Quarantined(msgspec.Struct, frozen=True):

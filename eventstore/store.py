@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from eventstore import sql
 from eventstore.errors import SealBrokenError, WrongKeyError, database_errors
 from eventstore.events import Kind, NewEvent, Position, RecordedEvent, Stream
+from eventstore.postgres import statements
 
 if TYPE_CHECKING:
     import uuid
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from eventstore.database import Connection, Pool
-    from eventstore.keyring import Keyring, StreamKey
+    from eventstore.postgres.database import Connection, Pool
+    from eventstore.sealing.keyring import Keyring, StreamKey
 
-_SQL = sql.load("eventstore")
+_SQL = statements.load("eventstore")
 NO_PAYLOAD = b""
 _ERASURE = b"erased"
 _PAGE_ROWS = 1_000

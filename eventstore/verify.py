@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventstore import sql
 from eventstore.errors import SealBrokenError, UnavailableError, database_errors
 from eventstore.events import Kind, Position
+from eventstore.postgres import statements
 from eventstore.store import NO_PAYLOAD, Head, context_of
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from eventstore.keyring import Keyring
     from eventstore.log import EventLog
+    from eventstore.sealing.keyring import Keyring
 
-_SQL = sql.load("eventstore")
+_SQL = statements.load("eventstore")
 _PAGE_ROWS = 2_000
 _LEAF_BYTES = 8
 _NO_CHAIN = bytes(32)

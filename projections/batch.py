@@ -20,8 +20,8 @@ from projections.turns import BACKGROUND_S, Turns
 if TYPE_CHECKING:
     import uuid
 
-    from eventstore.database import Connection
-    from eventstore.keyring import Keyring
+    from eventstore.postgres.database import Connection
+    from eventstore.sealing.keyring import Keyring
     from projections.folding import Rows
     from projections.tables import Folded, Generation
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from eventstore.events import Stream
-    from eventstore.keyring import Keyring
+    from eventstore.sealing.keyring import Keyring
     from projections.steps import Steps
 
     Rows: TypeAlias = list[asyncpg.Record]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from eventstore import sql
 from eventstore.errors import LogError, database_errors
+from eventstore.postgres import statements
 from projections import shards
 from projections.state import FOLD_VERSION
 from projections.tables import TABLES
@@ -22,10 +22,10 @@ from projections.tables import TABLES
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from eventstore.database import Connection
+    from eventstore.postgres.database import Connection
     from projections.shards import Shard
 
-_SQL = sql.load("projections")
+_SQL = statements.load("projections")
 
 
 class RebuildRunningError(LogError):

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventstore import sql
 from eventstore.errors import database_errors
 from eventstore.events import CLOCK_AHEAD_MAX
+from eventstore.postgres import statements
 from projections.folding import Folder
 from projections.state import Recall, UserState, names_by
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from eventstore.log import EventLog
     from projections.state import Fields
 
-_SQL = sql.load("projections")
+_SQL = statements.load("projections")
 _PAGE_ROWS_FIRST = 2
 _PAGE_ROWS_MAX = 2_048
 _PAGE_GROWTH = 8

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventstore import sql
 from eventstore.errors import database_errors
+from eventstore.postgres import statements
 from projections.answers import Time, rfc3339
 
 if TYPE_CHECKING:
     import asyncpg
 
-    from eventstore.database import Connection, Pool
+    from eventstore.postgres.database import Connection, Pool
 
-_SQL = sql.load("projections")
+_SQL = statements.load("projections")
 
 
 class Progress(msgspec.Struct, frozen=True):

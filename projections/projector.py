@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 import structlog
 
-from eventstore import sql, store
+from eventstore import store
 from eventstore.errors import UnavailableError, database_errors
 from eventstore.events import Position
+from eventstore.postgres import statements
 from projections.batch import Batch
 from projections.tables import Generation
 from projections.takeover import end_frozen
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     Observe: TypeAlias = Callable[[Generation, int, float], None]
 
-_SQL = sql.load("projections")
+_SQL = statements.load("projections")
 _PROJECTION = "users"
 _GATHER_S = 0.02
 """Between two looks: a batch of one event costs almost as much as one of twenty."""

@@ -10,9 +10,10 @@ import uuid
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
-from eventstore import sql, store
+from eventstore import store
 from eventstore.errors import database_errors
 from eventstore.events import Position
+from eventstore.postgres import statements
 from projections.differences import Difference, Differences, compare
 from projections.folding import Folder
 from projections.ranges import Range, merged, split
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from eventstore.database import Connection
     from eventstore.log import EventLog
+    from eventstore.postgres.database import Connection
 
     Users: TypeAlias = AsyncGenerator[list[asyncpg.Record]]
     Sums: TypeAlias = dict[int, tuple[int, int]]
 
-_SQL = sql.load("projections")
+_SQL = statements.load("projections")
 _BUCKETS = 256
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
-from eventstore import sql, store
+from eventstore import store
 from eventstore.errors import database_errors
+from eventstore.postgres import statements
 from projections import set_aside
 from projections.answers import (
     Entry,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from projections.answers import Lag, Stale, User
     from projections.history import HistoryEntry
 
-_SQL = sql.load("projections")
+_SQL = statements.load("projections")
 FOREVER = datetime.max.replace(tzinfo=UTC)
 _WAIT_FIRST_S = 0.005
 _WAIT_LONGEST_S = 0.2

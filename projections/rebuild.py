@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventstore import sql
 from eventstore.errors import LogError, database_errors
 from eventstore.events import Position
+from eventstore.postgres import statements
 from projections import generations, progress, shards
 from projections.differences import Differences
 from projections.projector import project_batch
@@ -37,10 +37,10 @@ from projections.workers import run_all
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from eventstore.database import Connection
     from eventstore.log import EventLog
+    from eventstore.postgres.database import Connection
 
-_SQL = sql.load("projections")
+_SQL = statements.load("projections")
 _SHARD_EVENTS = 25_000
 _BATCH_MAX = 500
 _BEHIND_EVENTS = 50_000

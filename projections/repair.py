@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from eventstore import sql, store
+from eventstore import store
 from eventstore.errors import database_errors
 from eventstore.events import Position
+from eventstore.postgres import statements
 from projections import set_aside, tables
 from projections.folding import Folder
 from projections.projector import generations
@@ -19,12 +20,12 @@ from projections.tables import Folded, Generation
 from projections.turns import Turns
 
 if TYPE_CHECKING:
-    from eventstore.database import Connection
     from eventstore.events import Stream
     from eventstore.log import EventLog
+    from eventstore.postgres.database import Connection
     from projections.poison import PoisonError
 
-_SQL = sql.load("projections")
+_SQL = statements.load("projections")
 
 
 async def repair(log: EventLog, stream: Stream) -> PoisonError | None:

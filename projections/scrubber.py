@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from eventstore import sql
 from eventstore.errors import LogError, UnavailableError, database_errors
 from eventstore.events import Position
+from eventstore.postgres import statements
 from projections.answers import Time, rfc3339
 from projections.poison import PoisonError
 from projections.proof import prove
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from eventstore.log import EventLog
     from projections.differences import Difference, Differences
 
-_SQL = sql.load("projections")
+_SQL = statements.load("projections")
 _USERS = 10
 """So few that the projector, which runs in the same process, is not held up by them."""
 _REST_S = 4 * TURN_S

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias, get_args
 
 import msgspec
 
-from eventstore import sql
 from eventstore.errors import database_errors
+from eventstore.postgres import statements
 from projections.answers import Users, user_of
 from projections.read_model import FOREVER
 from projections.state import Lifecycle, milliseconds
@@ -20,7 +20,7 @@ from projections.terms import What, term
 if TYPE_CHECKING:
     from eventstore.log import EventLog
 
-_SQL = sql.load("projections")
+_SQL = statements.load("projections")
 EVER = datetime.min.replace(tzinfo=UTC)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_ID = uuid.UUID(int=2**128 - 1)

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventstore import sql
 from eventstore.errors import database_errors
 from eventstore.events import Position
+from eventstore.postgres import statements
 
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Iterable, Mapping
 
-    from eventstore.database import Connection, Pool
     from eventstore.events import Stream
+    from eventstore.postgres.database import Connection, Pool
     from projections.poison import PoisonError
     from projections.tables import Generation
 
-_SQL = sql.load("projections")
+_SQL = statements.load("projections")
 
 
 class SetAside(msgspec.Struct, frozen=True):

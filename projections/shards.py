@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventstore import sql, store
+from eventstore import store
 from eventstore.errors import database_errors
 from eventstore.events import Position
+from eventstore.postgres import statements
 from projections.folding import Folder
 from projections.ranges import Range, split
 from projections.steps import at_once
@@ -21,11 +22,11 @@ from projections.tables import TABLES, Folded, Row, Table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from eventstore.database import Connection
     from eventstore.log import EventLog
+    from eventstore.postgres.database import Connection
     from eventstore.store import Head
 
-_SQL = sql.load("projections")
+_SQL = statements.load("projections")
 _PIECE_ROWS = 4_000
 _PIECE_BYTES = 1 << 20
 """Sealed; what is folded from them takes about ten times as much."""

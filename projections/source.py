@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventstore import database
 from eventstore.log import EventLog
-from eventstore.sealing import MasterKey
+from eventstore.postgres import database
+from eventstore.sealing.keys import MasterKey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventstore import sql
 from eventstore.errors import database_errors
+from eventstore.postgres import statements
 
 if TYPE_CHECKING:
     from eventstore.log import EventLog
 
-_SQL = sql.load("projections")
+_SQL = statements.load("projections")
 
 
 class Day(msgspec.Struct, frozen=True):

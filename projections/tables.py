@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from eventstore import sql
 from eventstore.events import Kind, Position, Stream
+from eventstore.postgres import statements
 from projections.history import HistoryEntry
 from projections.state import UserEvent, UserState, encode_fields
 from projections.terms import FIELDS, terms_of
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from eventstore.database import Connection
+    from eventstore.postgres.database import Connection
 
-_SQL = sql.load("projections")
+_SQL = statements.load("projections")
 _ROWS_AT_ONCE = 200
 _encode = msgspec.json.Encoder(order="sorted").encode
 

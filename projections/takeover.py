@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from eventstore import sql
 from eventstore.errors import database_errors
+from eventstore.postgres import statements
 
 if TYPE_CHECKING:
     from eventstore.log import EventLog
 
-_SQL = sql.load("projections")
+_SQL = statements.load("projections")
 _log = structlog.stdlib.get_logger("userlog.projector")
 
 

@@ -12,10 +12,10 @@ import asyncpg
 import pytest
 
 from api.ingest import Ingest
-from eventstore import database, embedded
 from eventstore.log import EventLog
+from eventstore.postgres import database, embedded
 from eventstore.quarantine import Quarantine
-from eventstore.sealing import MasterKey
+from eventstore.sealing.keys import MasterKey
 from projections.read_model import ReadModel
 from projections.source import Source
 

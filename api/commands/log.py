@@ -24,7 +24,7 @@ from api.commands.common import (
 from api.secret_files import prepare_rotation, previous_file
 from api.transfer import Importer, chunks, export_lines
 from eventstore.events import Position
-from eventstore.rotation import rotate
+from eventstore.sealing.rotation import rotate
 from eventstore.verify import Finding, Note, verify
 
 if TYPE_CHECKING:

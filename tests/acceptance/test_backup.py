@@ -8,7 +8,7 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
-from eventstore import embedded
+from eventstore.postgres import embedded
 from tests.conftest import with_database
 from tests.integration.monitoring import run
 from tests.integration.support import connected

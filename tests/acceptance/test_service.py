@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eventstore.embedded import psql_path
+from eventstore.postgres.embedded import psql_path
 from tests.integration.support import command_line
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eventstore.embedded import psql_path
+from eventstore.postgres.embedded import psql_path
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Home

@@ -27,9 +27,10 @@ from run import CrashError
 
 from api.payloads import decode
 from api.settings import key_bytes
-from eventstore import database, embedded, store
+from eventstore import store
 from eventstore.log import EventLog
-from eventstore.sealing import MasterKey
+from eventstore.postgres import database, embedded
+from eventstore.sealing.keys import MasterKey
 from projections import generations, shards
 from projections.projector import catch_up
 

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from eventstore import sql, store
+from eventstore import store
 from eventstore.events import Position
+from eventstore.postgres import statements
 from tests.integration.support import APP, event
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from eventstore.database import Connection
+    from eventstore.postgres.database import Connection
     from tests.conftest import Stack
 
 EVENTS = 100_000
@@ -167,7 +168,7 @@ async def test_looking_up_without_statistics(stack: Stack, name: str) -> None:
     """
     asked = f"EXECUTE asked ({LOOK_UPS[name]})"
     async with crowded(stack) as connection:
-        await connection.execute(f"PREPARE asked AS {sql.load('projections')[name]}")
+        await connection.execute(f"PREPARE asked AS {statements.load('projections')[name]}")
         for _ in range(10):
             await connection.execute(asked)
         await stack.admin.execute(STREAMS)
@@ -225,7 +226,7 @@ async def test_a_moment_before_statistics(stack: Stack) -> None:
     await stack.admin.execute("VACUUM userlog.events")
     async with stack.pool.acquire() as connection:
         types = "integer, uuid, timestamptz, bigint, timestamptz, bigint, bigint"
-        statement = sql.load("projections")["events_back"]
+        statement = statements.load("projections")["events_back"]
         await connection.execute(f"PREPARE asked ({types}) AS {statement}")
         explained = await explain(
             connection,
@@ -241,7 +242,7 @@ async def test_plans_are_kept(stack: Stack) -> None:
     """A question is planned once a session: planning it takes longer than answering it."""
     await stack.admin.execute(FILL)
     await stack.admin.execute("ANALYZE")
-    back = sql.load("projections")["events_back"]
+    back = statements.load("projections")["events_back"]
     async with stack.pool.acquire() as connection:
         for n in range(1, 21):
             user = uuid.UUID(hashlib.md5(str(n).encode(), usedforsecurity=False).hexdigest())

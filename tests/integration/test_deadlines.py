@@ -13,7 +13,7 @@ import pytest
 from aiohttp import hdrs
 
 from api.signatures import HEADER, sign
-from eventstore import hosts
+from eventstore.postgres import failover
 from tests.integration.support import HEADS, delivery, holding, proxied
 from tests.integration.test_http import AUTH, USER, assert_problem, serving
 
@@ -137,7 +137,7 @@ async def test_the_first_of_several_hosts_hangs(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A host that takes connections and says nothing does not keep the others from being asked."""
-    monkeypatch.setattr(hosts, "HOST_TIMEOUT_S", _SHORT_S)
+    monkeypatch.setattr(failover, "HOST_TIMEOUT_S", _SHORT_S)
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as hanging:
         async with proxied(database_url) as proxy:
             there = urlsplit(proxy.url)

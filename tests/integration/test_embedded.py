@@ -17,13 +17,13 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
-from eventstore import embedded
-from eventstore.embedded import EmbeddedPostgresError, psql_path, running
+from eventstore.postgres import embedded
+from eventstore.postgres.embedded import EmbeddedPostgresError, psql_path, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
 
-ROOT = Path(embedded.__file__).parents[1]
+ROOT = Path(embedded.__file__).parents[2]
 USER = """
 import asyncio, sys
 from pathlib import Path

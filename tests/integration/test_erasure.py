@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from api.transfer import export_lines
-from eventstore.embedded import psql_path
 from eventstore.events import Position
+from eventstore.postgres.embedded import psql_path
 from eventstore.verify import verify
 from projections.projector import catch_up
 

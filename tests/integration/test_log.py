@@ -8,12 +8,12 @@ import asyncpg
 import pytest
 
 from eventstore import store
-from eventstore.appender import AppenderLimits
 from eventstore.errors import QueueFullError, UnavailableError, WrongKeyError
 from eventstore.events import CLOCK_AHEAD_MAX, Appended, Kind, NewEvent, Outcome, Position
-from eventstore.keyring import Keyring, KeyringLimits
+from eventstore.group_commit import AppenderLimits
 from eventstore.log import EventLog
-from eventstore.sealing import MasterKey
+from eventstore.sealing.keyring import Keyring, KeyringLimits
+from eventstore.sealing.keys import MasterKey
 from tests.conftest import MASTER_KEY
 from tests.integration.support import (
     APP,

@@ -7,7 +7,7 @@ import pytest
 
 from eventstore.errors import SealBrokenError
 from eventstore.quarantine import Quarantine
-from eventstore.sealing import MasterKey
+from eventstore.sealing.keys import MasterKey
 from tests.integration.support import SAMPLES
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from eventstore import database
 from eventstore.errors import WrongKeyError
 from eventstore.log import EventLog
-from eventstore.rotation import rotate
-from eventstore.sealing import MasterKey
+from eventstore.postgres import database
+from eventstore.sealing.keys import MasterKey
+from eventstore.sealing.rotation import rotate
 from eventstore.verify import verify
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
-from eventstore import database, embedded, sql
 from eventstore.errors import SchemaError
+from eventstore.postgres import database, embedded, statements
 from tests.integration.support import connected
 
 if TYPE_CHECKING:
@@ -113,10 +113,10 @@ async def test_statements_one_by_one(empty_database_url: str) -> None:
 @pytest.mark.parametrize("package", ["eventstore", "projections", "api"])
 async def test_statements_prepare(stack: Stack, package: str) -> None:
     """Every named statement fits the schema."""
-    statements = sql.load(package)
-    assert statements
+    named = statements.load(package)
+    assert named
     async with stack.pool.acquire() as connection:
-        for name, statement in statements.items():
+        for name, statement in named.items():
             try:
                 await connection.prepare(statement)
             except asyncpg.PostgresError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from eventstore import sql
+from eventstore.postgres import statements
 from projections.projector import catch_up
 from projections.search import Wanted, parse_mark, search
 from tests.integration.support import APP, T0, delivery
@@ -164,7 +164,7 @@ async def test_plans(stack: Stack, name: str) -> None:
     )
     await stack.admin.execute("ANALYZE userlog.users, userlog.terms")
     async with stack.admin.acquire() as connection:
-        statement = sql.load("projections")[name]
+        statement = statements.load("projections")[name]
         await connection.execute(f"PREPARE asked ({_PREPARE[name]}) AS {statement}")
         explain = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE asked"
         rows = await connection.fetch(f"{explain} ({_ARGUMENTS[name]}{_REST})")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import pytest
 
-from eventstore import sql
+from eventstore.postgres import statements
 from projections.projector import catch_up
 from projections.rebuild import Plan, rebuild
 from projections.stats import days_of
@@ -183,7 +183,9 @@ async def test_the_index_alone_is_read(stack: Stack, generations: int) -> None:
         await stack.admin.execute(MUCH.format(generation=generation))
     await stack.admin.execute("VACUUM (ANALYZE) userlog.activity")
     args = ([0], "app 7", date(2023, 1, 20), date(2023, 2, 10))
-    query = "EXPLAIN (ANALYZE, BUFFERS OFF, FORMAT JSON) " + sql.load("projections")["activity"]
+    query = (
+        "EXPLAIN (ANALYZE, BUFFERS OFF, FORMAT JSON) " + statements.load("projections")["activity"]
+    )
     async with stack.pool.acquire() as connection:
         shown = ""
         for _ in range(7):  # so often that PostgreSQL may keep its plan

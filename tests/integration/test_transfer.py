@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from api.transfer import Importer, chunks, export_lines
-from eventstore import database
+from eventstore.postgres import database
 from eventstore.verify import verify
 from projections.projector import catch_up
 

@@ -13,16 +13,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eventstore import database, store
+from eventstore import store
 from eventstore.events import Appended, Kind, NewEvent, Outcome, Position
 from eventstore.log import EventLog
-from eventstore.sealing import MasterKey
+from eventstore.postgres import database
+from eventstore.sealing.keys import MasterKey
 from eventstore.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from eventstore.database import Pool
+    from eventstore.postgres.database import Pool
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 KEY = MasterKey(bytes(32))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eventstore.hosts import each_host
+from eventstore.postgres.failover import each_host
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventstore.packed import PackedTable
+from eventstore.sealing.compact_table import PackedTable
 
 WAYS = 16
 NAMES = [bytes(16), b"a" * 16, *(f"{n:016}".encode() for n in range(WAYS + 8))]

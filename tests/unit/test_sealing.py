@@ -8,8 +8,8 @@ import json
 import pytest
 
 from eventstore.errors import SealBrokenError
-from eventstore.keyring import StreamKey
-from eventstore.sealing import DataKey, MasterKey
+from eventstore.sealing.keyring import StreamKey
+from eventstore.sealing.keys import DataKey, MasterKey
 from tests.unit.support import CREATE, DELETE, UPDATE, encoded
 
 KEY = DataKey.of(bytes(range(32)))

@@ -30,7 +30,9 @@ _NONCE_BYTES = 12
 
 
 def _dictionary(version: int) -> zstandard.ZstdCompressionDict:
-    found = resources.files("eventstore").joinpath(f"dictionary-{version}.json").read_bytes()
+    found = (
+        resources.files("eventstore.sealing").joinpath(f"dictionary-{version}.json").read_bytes()
+    )
     return zstandard.ZstdCompressionDict(found, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
 
 

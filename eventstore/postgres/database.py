@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
-from eventstore import hosts
 from eventstore.errors import SchemaError, database_errors
+from eventstore.postgres import failover
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -28,7 +28,7 @@ _INSTALL_LOCK = 0x757365726C6F67
 
 def schema_path() -> Path:
     """Find `schema.sql`: inside the installed package, or at the root of a checkout."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     for path in (here / "schema.sql", here.parent / "schema.sql"):
         if path.is_file():
             return path
@@ -62,7 +62,7 @@ async def open_pool(
     long as it takes. What a connection of the service holds, the server takes back `takeover_s`
     after its process has frozen or its host has gone.
     """
-    connect: Any = hosts.connect  # the stubs want a default for every argument
+    connect: Any = failover.connect  # the stubs want a default for every argument
     with database_errors():
         return await asyncpg.create_pool(
             url,

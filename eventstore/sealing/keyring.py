@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
 import msgspec
 
-from eventstore import sql
 from eventstore.errors import database_errors
-from eventstore.packed import PackedTable
-from eventstore.sealing import KEY_BYTES, DataKey, MasterKey
+from eventstore.postgres import statements
+from eventstore.sealing.compact_table import PackedTable
+from eventstore.sealing.keys import KEY_BYTES, DataKey, MasterKey
 
 if TYPE_CHECKING:
     import uuid
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from eventstore.database import Pool
     from eventstore.events import Stream
+    from eventstore.postgres.database import Pool
 
     _Found: TypeAlias = dict[uuid.UUID, "StreamKey"]
 
-_SQL = sql.load("eventstore")
+_SQL = statements.load("eventstore")
 _KEY_ID_BITS = 63
 _KEY_ID_BYTES = 8
 _ROUNDS_MAX = 8

@@ -15,7 +15,7 @@ import asyncpg
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from eventstore.database import Connection
+    from eventstore.postgres.database import Connection
 
 HOST_TIMEOUT_S = 2.0
 _connect: Callable[..., Awaitable[Connection]] = asyncpg.connect

@@ -10,16 +10,16 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
-from eventstore import sql
 from eventstore.errors import database_errors
+from eventstore.postgres import statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from eventstore.database import Pool
-    from eventstore.sealing import MasterKey
+    from eventstore.postgres.database import Pool
+    from eventstore.sealing.keys import MasterKey
 
-_SQL = sql.load("eventstore")
+_SQL = statements.load("eventstore")
 _PAGE_ROWS = 1_000
 _FIRST = uuid.UUID(int=0)
 

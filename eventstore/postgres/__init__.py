@@ -1,0 +1,1 @@
+"""PostgreSQL: connecting, the schema, named statements, and the embedded server."""

@@ -222,7 +222,7 @@ CREATE INDEX activity_day ON userlog.activity (partition, generation, applicatio
     INCLUDE (created, deleted, blocked, active) WHERE application_id IS NOT NULL;
 
 -- What a user can be found by: hashes of their e-mails, phones and username, see
--- projections/terms.py.
+-- projections/fold/search_keys.py.
 CREATE TABLE userlog.terms (
     partition integer NOT NULL,
     generation integer NOT NULL,

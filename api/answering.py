@@ -15,7 +15,7 @@ from api.entrance import Entrance
 from api.in_hand import IN_HAND
 from api.lobby import lobby
 from api.runtime import opened
-from projections.projector import Projector
+from projections.project.projector import Projector
 
 if TYPE_CHECKING:
     import asyncio

@@ -25,7 +25,7 @@ from api.problems import Problem, unavailable, unreadable
 from api.routes import WEBHOOK_PATH, Route, routes
 from api.tokens import Access, Tokens
 from eventstore.errors import LogError, QueueFullError, UnavailableError
-from projections.poison import PoisonError
+from projections.fold.poison import PoisonError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -17,8 +17,8 @@ from api.commands.common import FailedError
 from api.settings import SettingsError
 from eventstore.errors import LogError
 from eventstore.postgres.embedded import EmbeddedPostgresError
-from projections.generations import RebuildRunningError
-from projections.poison import PoisonError
+from projections.fold.poison import PoisonError
+from projections.rebuild.generations import RebuildRunningError
 
 app = typer.Typer(
     name="userlog",

@@ -21,9 +21,9 @@ from api.problems import bad_parameter
 from eventstore import store
 from eventstore.errors import LogError, database_errors
 from eventstore.events import Kind, Position
-from projections.answers import EventType, Place, Time, rfc3339
-from projections.folding import Folder
-from projections.poison import PoisonError
+from projections.fold.folder import Folder
+from projections.fold.poison import PoisonError
+from projections.query.views import EventType, Place, Time, rfc3339
 
 if TYPE_CHECKING:
     import asyncpg

@@ -15,8 +15,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 
 from eventstore.errors import database_errors
 from eventstore.postgres import database, statements
-from projections import progress
-from projections.state import FOLD_VERSION
+from projections.fold.state import FOLD_VERSION
+from projections.rebuild import progress
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from api.runtime import Runtime
-    from projections.answers import Lag
-    from projections.progress import Progress
+    from projections.query.views import Lag
+    from projections.rebuild.progress import Progress
 
     Values: TypeAlias = dict[tuple[str, ...], float]
 

@@ -13,10 +13,10 @@ from api.ingest import IGNORED, Receipt
 from api.payloads import is_ping
 from api.problems import Problem, bad_parameter, unreadable
 from api.signatures import HEADER, verify
-from projections import search, stats
-from projections.answers import History, Place, Time, User, Users, rfc3339
-from projections.read_model import FOREVER, NotReachedError, Page
-from projections.stats import Day
+from projections.query import search, stats
+from projections.query.stats import Day
+from projections.query.users import FOREVER, NotReachedError, Page
+from projections.query.views import History, Place, Time, User, Users, rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,8 +13,8 @@ import structlog
 
 from api.payloads import decode
 from eventstore.events import Appended, Outcome
-from projections.answers import Place
-from projections.deliveries import UnreadableError
+from projections.deliveries.envelope import UnreadableError
+from projections.query.views import Place
 
 if TYPE_CHECKING:
     import uuid

@@ -13,8 +13,8 @@ from multidict import MultiDict
 from api import rules
 from api.problems import ParameterError, bad_parameters
 from api.rules import Rule
-from projections.read_model import Order
-from projections.search import EVER, LIFECYCLES
+from projections.query.search import EVER, LIFECYCLES
+from projections.query.users import Order
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from multidict import MultiMapping
 
     from eventstore.events import Position
-    from projections import read_model, search
-    from projections.state import Lifecycle
+    from projections.fold.state import Lifecycle
+    from projections.query import search, users
 
 T = TypeVar("T")
 Maybe: TypeAlias = "Parameter[T | None]"
@@ -134,7 +134,7 @@ TO: Maybe[date] = Parameter(
     "to", rules.DAY, "last day, inclusive; if not given, today in UTC", None, "2023-06-30"
 )
 _NEXT = "`next` of the page before"
-HISTORY_AFTER: Maybe[read_model.Mark] = Parameter("after", rules.HISTORY_MARK, _NEXT, None)
+HISTORY_AFTER: Maybe[users.Mark] = Parameter("after", rules.HISTORY_MARK, _NEXT, None)
 SEARCH_AFTER: Maybe[search.Mark] = Parameter("after", rules.SEARCH_MARK, _NEXT, None)
 WAIT_S: Parameter[int] = Parameter(
     "wait_s",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from eventstore.events import Kind, NewEvent
-from projections.deliveries import (
+from projections.deliveries.envelope import (
     PING_TOPIC,
     USER_TOPIC,
     Delivery,

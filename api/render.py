@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from projections.deliveries import is_list, is_object
+from projections.deliveries.envelope import is_list, is_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from api.status import Status
     from api.tokens import Token
     from eventstore.quarantine import Quarantined
-    from projections.answers import Stale, User
-    from projections.differences import Difference
-    from projections.progress import Progress
-    from projections.set_aside import SetAside
-    from projections.stats import Day
+    from projections.project.parked import SetAside
+    from projections.prove.differences import Difference
+    from projections.query.stats import Day
+    from projections.query.views import Stale, User
+    from projections.rebuild.progress import Progress
 
 CONTACTS = {"emails": "e-mail", "phone_numbers": "phone"}
 STALE = "it can't be read ({}); see `userlog set-aside`"

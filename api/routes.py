@@ -15,7 +15,7 @@ from api.ingest import Receipt
 from api.params import Parameter, Params
 from api.status import Status
 from api.tokens import Scope
-from projections.answers import History, User, Users
+from projections.query.views import History, User, Users
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

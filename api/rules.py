@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 import msgspec
 
 from eventstore.events import Position
-from projections import read_model, search
+from projections.query import search, users
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,7 +143,7 @@ MOMENT = Rule(
 ID = Rule(str, {"type": "string", "minLength": 1})
 DAY = Rule(day, {"type": "string", "format": "date"})
 TEXT = Rule(text, {"type": "string", "pattern": r"\S", "maxLength": _TEXT_CHARACTERS_MAX})
-HISTORY_MARK = Rule(read_model.parse_mark, {"type": "string", "pattern": "^[0-9a-f]{83,97}$"})
+HISTORY_MARK = Rule(users.parse_mark, {"type": "string", "pattern": "^[0-9a-f]{83,97}$"})
 SEARCH_MARK = Rule(
     search.parse_mark,
     {"type": "string", "pattern": "^(-[0-9]{1,13}|[0-9]{1,14})-[0-9a-f]{32}$"},

@@ -15,9 +15,9 @@ from eventstore.group_commit import AppenderLimits
 from eventstore.log import EventLog
 from eventstore.postgres import database, embedded, failover
 from eventstore.quarantine import Quarantine
-from projections.read_model import ReadModel
-from projections.scrubber import Scrubber
-from projections.source import Source
+from projections.prove.scrubber import Scrubber
+from projections.query.users import ReadModel
+from projections.rebuild.log_source import Source
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from projections import progress, set_aside
-from projections.answers import Lag, Place, Time, rfc3339
-from projections.progress import Progress
-from projections.scrubber import Scrubbed
+from projections.project import parked
+from projections.prove.scrubber import Scrubbed
+from projections.query.views import Lag, Place, Time, rfc3339
+from projections.rebuild import progress
+from projections.rebuild.progress import Progress
 
 if TYPE_CHECKING:
     from api.runtime import Runtime
@@ -49,7 +50,7 @@ async def status(runtime: Runtime) -> Status:
             for head in await runtime.log.heads()
         ],
         projections=await runtime.read_model.lags(),
-        set_aside=await set_aside.count(runtime.log.pool),
+        set_aside=await parked.count(runtime.log.pool),
         rebuild=await progress.read(runtime.log.pool),
         scrub=runtime.scrubber.scrubbed,
         quarantined=await runtime.quarantine.count(),

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from api.worker import READY, Task
-from projections.workers import WorkerError, how_ended, program
+from projections.rebuild.worker_pool import WorkerError, how_ended, program
 
 if TYPE_CHECKING:
     import socket

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from api.render import CONTACTS, contact, plain, stale
-from projections.deliveries import is_object
+from projections.deliveries.envelope import is_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from projections.answers import Entry, History
-    from projections.history import Change
+    from projections.fold.history import Change
+    from projections.query.views import Entry, History
 
 
 def show(found: History, title: str) -> None:

@@ -19,7 +19,7 @@ import msgspec
 from api.payloads import Decoded, decode
 from eventstore import store
 from eventstore.events import Kind, NewEvent, Outcome, Position, RecordedEvent
-from projections.answers import rfc3339
+from projections.query.views import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator

@@ -23,7 +23,7 @@ from eventstore.log import EventLog
 from eventstore.postgres import database, embedded
 from eventstore.quarantine import Quarantine
 from eventstore.sealing.keys import MasterKey
-from projections.read_model import ReadModel
+from projections.query.users import ReadModel
 
 if TYPE_CHECKING:
     from collections.abc import (

@@ -37,9 +37,9 @@ from common import (
 )
 from data import APPLICATION, START_MS, STEP_MS, Shape, deliveries, events_of, fill, user_id
 
-from projections.deliveries import moment
-from projections.rebuild import Plan, rebuild
-from projections.source import Source
+from projections.deliveries.envelope import moment
+from projections.rebuild.log_source import Source
+from projections.rebuild.rebuild import Plan, rebuild
 
 if TYPE_CHECKING:
     import argparse

@@ -28,8 +28,8 @@ from services import TOKEN, handwritten_service, userlog_service
 
 from api.payloads import decode
 from eventstore.events import NewEvent, Stream
-from projections.deliveries import moment
-from projections.projector import catch_up
+from projections.deliveries.envelope import moment
+from projections.project.projector import catch_up
 
 if TYPE_CHECKING:
     import argparse

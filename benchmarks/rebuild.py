@@ -20,9 +20,9 @@ from eventsourcing_app import Customers, project
 from eventsourcing_rival import environment
 from plain import COLUMNS, TABLE, merged, row
 
-from projections.projector import catch_up
-from projections.rebuild import Plan, rebuild
-from projections.source import Source
+from projections.project.projector import catch_up
+from projections.rebuild.log_source import Source
+from projections.rebuild.rebuild import Plan, rebuild
 
 if TYPE_CHECKING:
     import argparse

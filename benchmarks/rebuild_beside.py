@@ -25,11 +25,11 @@ from data import APPLICATION, START_MS, STEP_MS, Shape, delivery, events_of, fil
 
 from eventstore.log import EventLog
 from eventstore.postgres import database, embedded
-from projections import progress
-from projections.projector import Projector
-from projections.read_model import Page, ReadModel
-from projections.rebuild import Plan, Rebuilt, prove_all, rebuild
-from projections.source import Source
+from projections.project.projector import Projector
+from projections.query.users import Page, ReadModel
+from projections.rebuild import progress
+from projections.rebuild.log_source import Source
+from projections.rebuild.rebuild import Plan, Rebuilt, prove_all, rebuild
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -136,7 +136,7 @@ def _peaks() -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     for status in Path("/proc").glob("[0-9]*/status"):
         with contextlib.suppress(OSError, IndexError):
-            if b"projections.worker" in status.with_name("cmdline").read_bytes():
+            if b"projections.rebuild.worker" in status.with_name("cmdline").read_bytes():
                 peak = status.read_text().split("VmHWM:")[1].split()[0]
                 found.append((int(status.parent.name), int(peak)))
     return found

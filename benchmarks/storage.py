@@ -14,7 +14,7 @@ from common import Aim, Found, Options, run, userlog
 from data import Shape, deliveries, fill
 from plain import COLUMNS, TABLE, row
 
-from projections.projector import catch_up
+from projections.project.projector import catch_up
 
 if TYPE_CHECKING:
     import argparse

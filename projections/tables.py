@@ -15,9 +15,9 @@ import msgspec
 
 from eventstore.events import Kind, Position, Stream
 from eventstore.postgres import statements
-from projections.history import HistoryEntry
-from projections.state import UserEvent, UserState, encode_fields
-from projections.terms import FIELDS, terms_of
+from projections.fold.history import HistoryEntry
+from projections.fold.search_keys import FIELDS, terms_of
+from projections.fold.state import UserEvent, UserState, encode_fields
 
 if TYPE_CHECKING:
     import uuid

@@ -16,8 +16,8 @@ from eventstore.log import EventLog
 from eventstore.postgres import database, embedded
 from eventstore.quarantine import Quarantine
 from eventstore.sealing.keys import MasterKey
-from projections.read_model import ReadModel
-from projections.source import Source
+from projections.query.users import ReadModel
+from projections.rebuild.log_source import Source
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

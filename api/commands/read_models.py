@@ -8,17 +8,18 @@ import typer
 
 from api import render, rules
 from api.commands.common import Application, FailedError, Json, new_group, option, with_runtime
-from projections import set_aside, stats
-from projections.repair import repair
+from projections.project import parked
+from projections.project.repair import repair
+from projections.query import stats
 
 if TYPE_CHECKING:
     from datetime import date
 
     from api.runtime import Runtime
     from eventstore.events import Stream
-    from projections.poison import PoisonError
-    from projections.set_aside import SetAside
-    from projections.stats import Day
+    from projections.fold.poison import PoisonError
+    from projections.project.parked import SetAside
+    from projections.query.stats import Day
 
 app = new_group()
 
@@ -60,7 +61,7 @@ def set_aside_command(json: Json = False) -> None:
     """List users with an event that can't be read; `userlog rebuild --user` lets them go on."""
 
     async def work(runtime: Runtime) -> list[SetAside]:
-        return await set_aside.everyone(runtime.log.pool)
+        return await parked.everyone(runtime.log.pool)
 
     found: list[SetAside] = with_runtime(work)
     if json:
@@ -92,7 +93,7 @@ def repair_users(user: str | None, *, json: bool) -> None:
 async def _chosen(runtime: Runtime, user: str | None) -> list[Stream]:
     log = runtime.log
     if user is None:
-        everyone = await set_aside.everyone(log.pool)
+        everyone = await parked.everyone(log.pool)
         return [log.stream(one.application_id, one.user_id) for one in everyone]
     application_id, slash, user_id = user.partition("/")
     if not (application_id and slash and user_id):

@@ -11,11 +11,11 @@ from api import render
 from api.commands.common import FailedError, Json, StoppedError, new_group, progress, with_runtime
 from api.commands.read_models import repair_users
 from api.commands.watch import rebuild_shown
-from projections.rebuild import Plan, drop_others, prove_all, rebuild, roll_back
+from projections.rebuild.rebuild import Plan, drop_others, prove_all, rebuild, roll_back
 
 if TYPE_CHECKING:
     from api.runtime import Runtime
-    from projections.differences import Differences
+    from projections.prove.differences import Differences
 
 app = new_group()
 _SHOWN = 20

@@ -27,7 +27,7 @@ from api.runtime import database_url, install, opened
 from api.secret_files import obtain
 from api.settings import PREFIX, Settings
 from api.status import Status, status
-from projections.projector import catch_up
+from projections.project.projector import catch_up
 
 app = new_group()
 _OK = 200

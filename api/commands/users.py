@@ -19,15 +19,15 @@ from api.commands.common import (
     with_runtime,
 )
 from api.render import STALE
-from projections.answers import rfc3339
-from projections.read_model import FOREVER, Page, parse_mark
+from projections.query.users import FOREVER, Page, parse_mark
+from projections.query.views import rfc3339
 
 if TYPE_CHECKING:
     from api.runtime import Runtime
     from eventstore.events import Stream
     from eventstore.log import Erasure
-    from projections.answers import History, User
-    from projections.read_model import Mark
+    from projections.query.users import Mark
+    from projections.query.views import History, User
 
 app = new_group()
 _NOBODY = "no such user, or nothing known of them by that time"

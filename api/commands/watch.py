@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from api import render
 from api.status import Status, status
-from projections import progress
+from projections.rebuild import progress
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

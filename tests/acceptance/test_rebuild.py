@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from eventstore import store
-from projections import generations, shards
+from projections.rebuild import generations, shards
 from tests.integration.support import APP, blocked, delivery
 
 if TYPE_CHECKING:

@@ -31,8 +31,8 @@ from eventstore import store
 from eventstore.log import EventLog
 from eventstore.postgres import database, embedded
 from eventstore.sealing.keys import MasterKey
-from projections import generations, shards
-from projections.projector import catch_up
+from projections.project.projector import catch_up
+from projections.rebuild import generations, shards
 
 SHARDS = 60
 PATIENCE_S = 120

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from eventstore.verify import verify
-from projections.poison import PoisonError
-from projections.projector import catch_up, project_batch
-from projections.rebuild import Plan, rebuild
+from projections.fold.poison import PoisonError
+from projections.project.projector import catch_up, project_batch
+from projections.rebuild.rebuild import Plan, rebuild
 from projections.tables import Generation
 from tests.integration.monitoring import RULES, Client, Timeline, assert_fires, serving, tool
 from tests.integration.support import (

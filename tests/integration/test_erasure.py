@@ -12,7 +12,7 @@ from api.transfer import export_lines
 from eventstore.events import Position
 from eventstore.postgres.embedded import psql_path
 from eventstore.verify import verify
-from projections.projector import catch_up
+from projections.project.projector import catch_up
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

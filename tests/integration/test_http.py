@@ -22,7 +22,7 @@ from api.runtime import opened
 from api.secret_files import Secrets
 from api.settings import Settings
 from api.signatures import HEADER, sign
-from projections.projector import Projector, catch_up
+from projections.project.projector import Projector, catch_up
 from tests.integration.support import (
     APP,
     HEADS,

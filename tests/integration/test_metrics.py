@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from eventstore.verify import verify
-from projections.projector import catch_up
+from projections.project.projector import catch_up
 from tests.integration.monitoring import (
     DASHBOARD,
     RULES,

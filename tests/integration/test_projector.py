@@ -13,12 +13,12 @@ import pytest
 from eventstore import store
 from eventstore.errors import UnavailableError
 from eventstore.events import Position
-from projections import turns
-from projections.differences import Differences
-from projections.projector import Projector, catch_up, project_batch
-from projections.proof import prove
-from projections.ranges import Range
-from projections.scrubber import scrub
+from projections.fold import timeslice
+from projections.project.projector import Projector, catch_up, project_batch
+from projections.prove.differences import Differences
+from projections.prove.proof import prove
+from projections.prove.ranges import Range
+from projections.prove.scrubber import scrub
 from projections.tables import Generation
 from tests.integration.support import (
     APP,
@@ -314,14 +314,14 @@ async def test_a_user_on_several_pages(
 async def test_scrubbing_rests(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """It leaves others most of the time, however long a user's history is."""
     ticks = itertools.count()
-    clock = SimpleNamespace(perf_counter=lambda: next(ticks) * turns.TURN_S / 4)
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks) * timeslice.TURN_S / 4)
     rests: list[float] = []
 
     async def sleep(seconds: float) -> None:
         rests.append(seconds)
 
-    monkeypatch.setattr(turns, "time", clock)
-    monkeypatch.setattr(turns, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(timeslice, "time", clock)
+    monkeypatch.setattr(timeslice, "asyncio", SimpleNamespace(sleep=sleep))
     await stack.ingest.deliver(delivery("u", first_name="0"))
     await asyncio.gather(
         *(stack.ingest.deliver(delivery("u", at_ms=n, first_name=f"{n}")) for n in range(1, 100))
@@ -331,14 +331,14 @@ async def test_scrubbing_rests(stack: Stack, monkeypatch: pytest.MonkeyPatch) ->
     found = await scrub(stack.log, 0, uuid.UUID(int=0))
     assert (found.users, found.differing) == (1, 0)
     assert len(rests) > 100 / 4
-    assert min(rests) == 4 * turns.TURN_S
+    assert min(rests) == 4 * timeslice.TURN_S
 
 
 async def test_folding_holds_up_nobody(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits gets a turn after every few events, of one user or many, whatever folds."""
     ticks = itertools.count()
-    clock = SimpleNamespace(perf_counter=lambda: next(ticks) * turns.TURN_S / 4)
-    monkeypatch.setattr(turns, "time", clock)
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks) * timeslice.TURN_S / 4)
+    monkeypatch.setattr(timeslice, "time", clock)
     await asyncio.gather(
         *(stack.ingest.deliver(delivery("u", at_ms=n, first_name=f"{n}")) for n in range(100)),
         *(stack.ingest.deliver(delivery(f"u{n}")) for n in range(100)),

@@ -7,16 +7,16 @@ import msgspec
 import pytest
 
 from eventstore.events import Position
-from projections.poison import PoisonError
-from projections.projector import catch_up
-from projections.read_model import NotReachedError, Page, parse_mark
+from projections.fold.poison import PoisonError
+from projections.project.projector import catch_up
+from projections.query.users import NotReachedError, Page, parse_mark
 from tests.integration.support import APP, T0, delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from projections.answers import Entry, History, User
-    from projections.read_model import Order
+    from projections.query.users import Order
+    from projections.query.views import Entry, History, User
     from tests.conftest import Stack
 
 MS = timedelta(milliseconds=1)

@@ -12,12 +12,13 @@ import pytest
 
 from eventstore.errors import LogError, UnavailableError
 from eventstore.events import Position
-from projections import generations, progress, shards
-from projections.generations import RebuildRunningError
-from projections.poison import PoisonError
-from projections.projector import Projector, catch_up, project_batch
-from projections.read_model import Page
-from projections.rebuild import (
+from projections.fold.poison import PoisonError
+from projections.project.projector import Projector, catch_up, project_batch
+from projections.prove.scrubber import Scrubber, scrub
+from projections.query.users import Page
+from projections.rebuild import generations, progress, shards
+from projections.rebuild.generations import RebuildRunningError
+from projections.rebuild.rebuild import (
     NothingToGoBackToError,
     Plan,
     drop_others,
@@ -25,9 +26,8 @@ from projections.rebuild import (
     rebuild,
     roll_back,
 )
-from projections.scrubber import Scrubber, scrub
+from projections.rebuild.worker_pool import WorkerError
 from projections.tables import Generation
-from projections.workers import WorkerError
 from tests.integration.support import (
     APP,
     PATIENCE_S,
@@ -46,7 +46,7 @@ from tests.integration.support import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from projections.differences import Difference
+    from projections.prove.differences import Difference
     from tests.conftest import Stack
     from tests.integration.support import Lines
 
@@ -309,7 +309,9 @@ async def _shards_done(stack: Stack) -> list[tuple[object, ...]]:
 def _workers() -> list[int]:
     """The worker processes of this one."""
     mine = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return [pid for pid in map(int, mine) if "projections.worker" in " ".join(command_line(pid))]
+    return [
+        pid for pid in map(int, mine) if "projections.rebuild.worker" in " ".join(command_line(pid))
+    ]
 
 
 async def test_killed_in_a_shard(stack: Stack) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from projections.projector import Projector, catch_up
-from projections.repair import repair
+from projections.project.projector import Projector, catch_up
+from projections.project.repair import repair
 from tests.integration.support import (
     APP,
     alter,
@@ -26,7 +26,7 @@ from tests.integration.support import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from projections.poison import PoisonError
+    from projections.fold.poison import PoisonError
     from tests.conftest import Stack
 
 MANY = pytest.mark.parametrize("partitions", [1, 4], indirect=True, ids="{}-partitions".format)

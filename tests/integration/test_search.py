@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from eventstore.postgres import statements
-from projections.projector import catch_up
-from projections.search import Wanted, parse_mark, search
+from projections.project.projector import catch_up
+from projections.query.search import Wanted, parse_mark, search
 from tests.integration.support import APP, T0, delivery
 
 if TYPE_CHECKING:
-    from projections.answers import Users
+    from projections.query.views import Users
     from tests.conftest import Stack
 
 PHONE: dict[str, Any] = {"phone_numbers": [{"phone": "5550001", "country_code": 91}]}

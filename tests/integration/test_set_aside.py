@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from eventstore.errors import UnavailableError
-from projections import set_aside
-from projections.poison import PoisonError
-from projections.projector import catch_up
-from projections.rebuild import Plan, rebuild
+from projections.fold.poison import PoisonError
+from projections.project import parked
+from projections.project.projector import catch_up
+from projections.rebuild.rebuild import Plan, rebuild
 from tests.integration.support import (
     APP,
     T0,
@@ -186,8 +186,8 @@ async def test_answers_say_so(stack: Stack) -> None:
     other = stack.log.stream(APP, "v")
     assert b"stale" not in msgspec.json.encode(await stack.read_model.user(other))
     assert b"stale" not in msgspec.json.encode(await stack.read_model.history(other))
-    assert await set_aside.count(stack.pool) == 1
-    (listed,) = await set_aside.everyone(stack.pool)
+    assert await parked.count(stack.pool) == 1
+    (listed,) = await parked.everyone(stack.pool)
     assert (listed.position, listed.application_id, listed.user_id) == ("0:3", APP, "u")
 
 

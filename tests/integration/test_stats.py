@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from eventstore.postgres import statements
-from projections.projector import catch_up
-from projections.rebuild import Plan, rebuild
-from projections.stats import days_of
+from projections.project.projector import catch_up
+from projections.query.stats import days_of
+from projections.rebuild.rebuild import Plan, rebuild
 from tests.integration.support import APP, T0, begin_again, delivery, tables
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import pytest
 
 from eventstore.errors import UnavailableError, database_errors
 from eventstore.events import Position
-from projections.projector import catch_up
-from projections.takeover import end_frozen
+from projections.project.projector import catch_up
+from projections.project.stuck_sessions import end_frozen
 from tests.conftest import MASTER_KEY
 from tests.integration.support import (
     PATIENCE_S,

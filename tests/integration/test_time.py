@@ -12,7 +12,7 @@ import pytest
 from api import timeline
 from api.payloads import decode
 from api.rules import moment
-from projections.projector import catch_up
+from projections.project.projector import catch_up
 from tests.unit.support import encoded
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from api.transfer import Importer, chunks, export_lines
 from eventstore.postgres import database
 from eventstore.verify import verify
-from projections.projector import catch_up
+from projections.project.projector import catch_up
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

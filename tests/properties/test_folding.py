@@ -11,8 +11,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projections.history import HistoryEntry, replay
-from projections.state import Recall, UserEvent, UserState, encode_fields, names_by, read_event
+from projections.fold.history import HistoryEntry, replay
+from projections.fold.state import Recall, UserEvent, UserState, encode_fields, names_by, read_event
 from tests.properties.lives import Told, identified, in_effective_order, reference, tellings
 from tests.unit.support import AT, only, record
 

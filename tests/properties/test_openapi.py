@@ -17,7 +17,7 @@ from api.app import make_app
 from api.runtime import opened
 from api.secret_files import Secrets
 from api.settings import Settings
-from projections.projector import catch_up
+from projections.project.projector import catch_up
 from tests.conftest import MASTER_KEY
 from tests.integration.support import SAMPLE_USER, SAMPLES, delivery
 

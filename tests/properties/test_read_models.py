@@ -11,8 +11,8 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from projections.projector import Projector, catch_up
-from projections.read_model import FOREVER, Page
+from projections.project.projector import Projector, catch_up
+from projections.query.users import FOREVER, Page
 from tests.properties.lives import Told, identified, in_effective_order, reference, tellings
 from tests.unit.support import AT, AT_MS
 

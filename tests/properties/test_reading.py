@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from api.payloads import Decoded, decode, is_ping
 from eventstore.events import Kind, NewEvent, Position, RecordedEvent, Stream
-from projections.deliveries import moment
-from projections.history import replay
-from projections.state import encode_fields, read_event
+from projections.deliveries.envelope import moment
+from projections.fold.history import replay
+from projections.fold.state import encode_fields, read_event
 from tests.unit.support import (
     CREATE,
     DELETE,

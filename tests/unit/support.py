@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from api.payloads import decode
 from eventstore.events import NewEvent, Position, RecordedEvent, Stream
-from projections.history import HistoryEntry, replay
-from projections.state import UserState, read_event
+from projections.fold.history import HistoryEntry, replay
+from projections.fold.state import UserState, read_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from projections.state import UserEvent
+    from projections.fold.state import UserEvent
 
 _ROOT = Path(__file__).parents[2]
 CREATE, UPDATE, DELETE = (

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from projections.deliveries import (
+from projections.deliveries.envelope import (
     UnreadableError,
     moment,
     read_delivery,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from projections.differences import Difference, Differences, compare
-from projections.ranges import split
+from projections.prove.differences import Difference, Differences, compare
+from projections.prove.ranges import split
 from projections.tables import TABLES, Table
 
 ID = uuid.UUID(int=7)

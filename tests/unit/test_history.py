@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from eventstore.events import Position
-from projections.history import replay
+from projections.fold.history import replay
 from tests.unit.support import AT_MS, CREATE, DELETE, UPDATE, delivery, history_of, read
 
 Fields = dict[str, Any]

@@ -9,7 +9,7 @@ import pytest
 
 from eventstore.events import Position
 from eventstore.store import Head
-from projections.shards import plan
+from projections.rebuild.shards import plan
 
 
 def heads(*events: int) -> list[Head]:

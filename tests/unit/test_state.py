@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eventstore.events import Kind
-from projections.state import encode_fields, fold, names_by
+from projections.fold.state import encode_fields, fold, names_by
 from tests.unit.support import (
     AT,
     AT_MS,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from eventstore.events import Stream
-from projections.history import replay
+from projections.fold.history import replay
 from projections.tables import TABLES, Folded
 from tests.unit.support import APPLICATION, AT_MS, USER, delivery, read
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from projections.terms import What, term, terms_of
+from projections.fold.search_keys import What, term, terms_of
 
 APP = "a"
 

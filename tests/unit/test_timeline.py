@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from api import timeline
-from projections.answers import Entry, History
-from projections.history import Change
+from projections.fold.history import Change
+from projections.query.views import Entry, History
 
 PHONE = {"phone": "5550001", "country_code": 91, "primary": True}
 

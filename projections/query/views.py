@@ -9,15 +9,15 @@ import msgspec
 from msgspec import Meta
 
 from eventstore.events import Kind, Position
-from projections.history import Change
-from projections.state import Lifecycle, encode_fields
+from projections.fold.history import Change
+from projections.fold.state import Lifecycle, encode_fields
 
 if TYPE_CHECKING:
     import asyncpg
 
     from eventstore.events import Stream
-    from projections.history import HistoryEntry
-    from projections.state import UserEvent, UserState
+    from projections.fold.history import HistoryEntry
+    from projections.fold.state import UserEvent, UserState
 
 Time: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 """As `rfc3339` writes it."""

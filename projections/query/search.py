@@ -12,10 +12,10 @@ import msgspec
 
 from eventstore.errors import database_errors
 from eventstore.postgres import statements
-from projections.answers import Users, user_of
-from projections.read_model import FOREVER
-from projections.state import Lifecycle, milliseconds
-from projections.terms import What, term
+from projections.fold.search_keys import What, term
+from projections.fold.state import Lifecycle, milliseconds
+from projections.query.users import FOREVER
+from projections.query.views import Users, user_of
 
 if TYPE_CHECKING:
     from eventstore.log import EventLog

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from projections.steps import Steps
+    from projections.fold.steps import Steps
 
 T = TypeVar("T")
 

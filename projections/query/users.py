@@ -12,8 +12,13 @@ import msgspec
 from eventstore import store
 from eventstore.errors import database_errors
 from eventstore.postgres import statements
-from projections import set_aside
-from projections.answers import (
+from projections.fold.folder import Folder
+from projections.fold.history import replaying
+from projections.fold.state import order_key_after
+from projections.fold.timeslice import Turns
+from projections.project import parked
+from projections.query.point_in_time import state_at
+from projections.query.views import (
     Entry,
     History,
     entry_of,
@@ -23,17 +28,12 @@ from projections.answers import (
     stale_since,
     user_of,
 )
-from projections.folding import Folder
-from projections.history import replaying
-from projections.point_in_time import state_at
-from projections.state import order_key_after
-from projections.turns import Turns
 
 if TYPE_CHECKING:
     from eventstore.events import Position, Stream
     from eventstore.log import EventLog
-    from projections.answers import Lag, Stale, User
-    from projections.history import HistoryEntry
+    from projections.fold.history import HistoryEntry
+    from projections.query.views import Lag, Stale, User
 
 _SQL = statements.load("projections")
 FOREVER = datetime.max.replace(tzinfo=UTC)
@@ -100,7 +100,7 @@ class ReadModel:
 
     async def stale(self, stream: Stream) -> Stale | None:
         """Return what keeps a user from being up to date in the read model, if anything does."""
-        found = await set_aside.reason_for(self._log.pool, stream)
+        found = await parked.reason_for(self._log.pool, stream)
         return stale_since(*found) if found else None
 
     async def history(

@@ -15,12 +15,12 @@ import msgspec
 import uvloop
 
 from eventstore.errors import LogError
-from projections.differences import Differences
-from projections.poison import PoisonError
-from projections.proof import prove
-from projections.ranges import Range
-from projections.shards import load_open
-from projections.source import Source, opened
+from projections.fold.poison import PoisonError
+from projections.prove.differences import Differences
+from projections.prove.proof import prove
+from projections.prove.ranges import Range
+from projections.rebuild.log_source import Source, opened
+from projections.rebuild.shards import load_open
 
 if TYPE_CHECKING:
     from collections.abc import Callable

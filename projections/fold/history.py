@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from eventstore.events import Kind
-from projections.deliveries import is_list, is_object
-from projections.poison import blaming
-from projections.state import Fields, Lifecycle, UserEvent, UserState, fold
-from projections.steps import at_once
+from projections.deliveries.envelope import is_list, is_object
+from projections.fold.poison import blaming
+from projections.fold.state import Fields, Lifecycle, UserEvent, UserState, fold
+from projections.fold.steps import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from projections.steps import Steps
+    from projections.fold.steps import Steps
 
 _CONTACTS = {"emails": ("e-mail", "email"), "phone_numbers": ("phone", "phone")}
 _BOOKKEEPING = frozenset(

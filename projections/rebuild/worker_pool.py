@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from eventstore.errors import LogError
-from projections.worker import Failed, Job, Task, Word, do
+from projections.rebuild.worker import Failed, Job, Task, Word, do
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from eventstore.log import EventLog
-    from projections.source import Source
+    from projections.rebuild.log_source import Source
 
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]);from {module} import main; main()"
 _LINE_BYTES_MAX = 1 << 24
@@ -52,7 +52,7 @@ async def run_all(
 
 async def _run(task: Task, say: Callable[[Word], None]) -> None:
     process = await asyncio.create_subprocess_exec(
-        *program("projections.worker"),
+        *program("projections.rebuild.worker"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=_LINE_BYTES_MAX,

@@ -8,7 +8,7 @@ import msgspec
 
 from eventstore.errors import database_errors
 from eventstore.postgres import statements
-from projections.answers import Time, rfc3339
+from projections.query.views import Time, rfc3339
 
 if TYPE_CHECKING:
     import asyncpg

@@ -15,15 +15,15 @@ import asyncpg
 
 from eventstore.errors import LogError, database_errors
 from eventstore.postgres import statements
-from projections import shards
-from projections.state import FOLD_VERSION
+from projections.fold.state import FOLD_VERSION
+from projections.rebuild import shards
 from projections.tables import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from eventstore.postgres.database import Connection
-    from projections.shards import Shard
+    from projections.rebuild.shards import Shard
 
 _SQL = statements.load("projections")
 

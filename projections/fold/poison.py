@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from projections.deliveries import UnreadableError
+from projections.deliveries.envelope import UnreadableError
 
 if TYPE_CHECKING:
     from eventstore.events import Position

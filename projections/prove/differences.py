@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
-from projections.deliveries import is_object
+from projections.deliveries.envelope import is_object
 
 if TYPE_CHECKING:
     import uuid

@@ -20,9 +20,9 @@ from eventstore import store
 from eventstore.errors import UnavailableError, database_errors
 from eventstore.events import Position
 from eventstore.postgres import statements
-from projections.batch import Batch
+from projections.project.batch import Batch
+from projections.project.stuck_sessions import end_frozen
 from projections.tables import Generation
-from projections.takeover import end_frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable

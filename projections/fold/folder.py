@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from eventstore import store
 from eventstore.events import Position
-from projections.history import HistoryEntry, late_ones, replaying, step
-from projections.poison import PoisonError, blaming
-from projections.state import UserEvent, UserState, read_event
+from projections.fold.history import HistoryEntry, late_ones, replaying, step
+from projections.fold.poison import PoisonError, blaming
+from projections.fold.state import UserEvent, UserState, read_event
 from projections.tables import Folded
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from eventstore.events import Stream
     from eventstore.sealing.keyring import Keyring
-    from projections.steps import Steps
+    from projections.fold.steps import Steps
 
     Rows: TypeAlias = list[asyncpg.Record]
 

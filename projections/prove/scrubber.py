@@ -15,15 +15,15 @@ import structlog
 from eventstore.errors import LogError, UnavailableError, database_errors
 from eventstore.events import Position
 from eventstore.postgres import statements
-from projections.answers import Time, rfc3339
-from projections.poison import PoisonError
-from projections.proof import prove
-from projections.ranges import Range
-from projections.turns import TURN_S
+from projections.fold.poison import PoisonError
+from projections.fold.timeslice import TURN_S
+from projections.prove.proof import prove
+from projections.prove.ranges import Range
+from projections.query.views import Time, rfc3339
 
 if TYPE_CHECKING:
     from eventstore.log import EventLog
-    from projections.differences import Difference, Differences
+    from projections.prove.differences import Difference, Differences
 
 _SQL = statements.load("projections")
 _USERS = 10

@@ -16,12 +16,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from eventstore.events import Kind, Position, RecordedEvent
-from projections.deliveries import (
-    Entry,
-    is_object,
-    moment,
-    read_single,
-)
+from projections.deliveries.envelope import Entry, is_object, moment, read_single
 
 Fields: TypeAlias = dict[str, Any]
 Lifecycle: TypeAlias = Literal["active", "blocked", "deleted"]

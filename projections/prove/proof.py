@@ -14,11 +14,11 @@ from eventstore import store
 from eventstore.errors import database_errors
 from eventstore.events import Position
 from eventstore.postgres import statements
-from projections.differences import Difference, Differences, compare
-from projections.folding import Folder
-from projections.ranges import Range, merged, split
+from projections.fold.folder import Folder
+from projections.fold.timeslice import BACKGROUND_S, Turns
+from projections.prove.differences import Difference, Differences, compare
+from projections.prove.ranges import Range, merged, split
 from projections.tables import TABLES, Generation, Table
-from projections.turns import BACKGROUND_S, Turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence

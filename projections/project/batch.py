@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING
 
 from eventstore import store
 from eventstore.events import Position
-from projections import set_aside, tables
-from projections.folding import Folder, by_user
-from projections.poison import PoisonError
-from projections.turns import BACKGROUND_S, Turns
+from projections import tables
+from projections.fold.folder import Folder, by_user
+from projections.fold.poison import PoisonError
+from projections.fold.timeslice import BACKGROUND_S, Turns
+from projections.project import parked
 
 if TYPE_CHECKING:
     import uuid
 
     from eventstore.postgres.database import Connection
     from eventstore.sealing.keyring import Keyring
-    from projections.folding import Rows
+    from projections.fold.folder import Rows
     from projections.tables import Folded, Generation
 
 
@@ -52,7 +53,7 @@ class Batch:
             if left := self._folder.erased(ours):
                 self._erased.append(stream_id)
                 self._found.append(left)
-        aside = await set_aside.among(self._connection, self._where, list(users))
+        aside = await parked.among(self._connection, self._where, list(users))
         passed_over = aside.union(self._erased)
         others = await self._advance(
             {one: ours for one, ours in users.items() if one not in passed_over}
@@ -89,6 +90,6 @@ class Batch:
         """Write the rows, and whom to set aside."""
         await tables.write(self._connection, self._where, self._found)
         if self._erased:
-            await set_aside.drop(self._connection, self._where, self._erased)
+            await parked.drop(self._connection, self._where, self._erased)
         if self.poison:
-            await set_aside.put(self._connection, self._where, self.poison)
+            await parked.put(self._connection, self._where, self.poison)

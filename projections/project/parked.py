@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from eventstore.events import Stream
     from eventstore.postgres.database import Connection, Pool
-    from projections.poison import PoisonError
+    from projections.fold.poison import PoisonError
     from projections.tables import Generation
 
 _SQL = statements.load("projections")

@@ -16,8 +16,8 @@ import msgspec
 from eventstore.errors import database_errors
 from eventstore.events import CLOCK_AHEAD_MAX
 from eventstore.postgres import statements
-from projections.folding import Folder
-from projections.state import Recall, UserState, names_by
+from projections.fold.folder import Folder
+from projections.fold.state import Recall, UserState, names_by
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from eventstore.events import Stream
     from eventstore.log import EventLog
-    from projections.state import Fields
+    from projections.fold.state import Fields
 
 _SQL = statements.load("projections")
 _PAGE_ROWS_FIRST = 2

@@ -13,17 +13,18 @@ from eventstore import store
 from eventstore.errors import database_errors
 from eventstore.events import Position
 from eventstore.postgres import statements
-from projections import set_aside, tables
-from projections.folding import Folder
-from projections.projector import generations
+from projections import tables
+from projections.fold.folder import Folder
+from projections.fold.timeslice import Turns
+from projections.project import parked
+from projections.project.projector import generations
 from projections.tables import Folded, Generation
-from projections.turns import Turns
 
 if TYPE_CHECKING:
     from eventstore.events import Stream
     from eventstore.log import EventLog
     from eventstore.postgres.database import Connection
-    from projections.poison import PoisonError
+    from projections.fold.poison import PoisonError
 
 _SQL = statements.load("projections")
 
@@ -57,10 +58,10 @@ async def _repair(
         folded, poison = await Turns().do(folder.refolding_until_poison(rows))
     if poison is None:
         await tables.write(connection, where, [folded or Folded(stream, None, [], whole=True)])
-        await set_aside.drop(connection, where, [stream.stream_id])
+        await parked.drop(connection, where, [stream.stream_id])
         return None
-    mark = await set_aside.position_of(connection, where, stream.stream_id)
+    mark = await parked.position_of(connection, where, stream.stream_id)
     if mark is not None and mark < poison.position.number:
         await tables.write(connection, where, [folded] if folded else [])
-        await set_aside.put(connection, where, {stream.stream_id: poison})
+        await parked.put(connection, where, {stream.stream_id: poison})
     return poison

@@ -25,14 +25,14 @@ import msgspec
 from eventstore.errors import LogError, database_errors
 from eventstore.events import Position
 from eventstore.postgres import statements
-from projections import generations, progress, shards
-from projections.differences import Differences
-from projections.projector import project_batch
-from projections.proof import compare_generations, snapshot
-from projections.source import Source, opened
+from projections.project.projector import project_batch
+from projections.prove.differences import Differences
+from projections.prove.proof import compare_generations, snapshot
+from projections.rebuild import generations, progress, shards
+from projections.rebuild.log_source import Source, opened
+from projections.rebuild.worker import Load, Prove, Proved, Word
+from projections.rebuild.worker_pool import run_all
 from projections.tables import Generation
-from projections.worker import Load, Prove, Proved, Word
-from projections.workers import run_all
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

@@ -14,9 +14,9 @@ from eventstore import store
 from eventstore.errors import database_errors
 from eventstore.events import Position
 from eventstore.postgres import statements
-from projections.folding import Folder
-from projections.ranges import Range, split
-from projections.steps import at_once
+from projections.fold.folder import Folder
+from projections.fold.steps import at_once
+from projections.prove.ranges import Range, split
 from projections.tables import TABLES, Folded, Row, Table
 
 if TYPE_CHECKING:

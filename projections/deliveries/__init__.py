@@ -1,0 +1,1 @@
+"""Deliveries of the platform: their envelopes, and the values in them. Pure."""

@@ -1,0 +1,1 @@
+"""Projecting: the log's new events into the rows of the read models."""

@@ -1,0 +1,1 @@
+"""Proving: rows compared with what the log says."""

@@ -1,0 +1,1 @@
+"""Rebuilding: the read models made anew beside those that answer, then flipped to."""

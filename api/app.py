@@ -13,17 +13,17 @@ import msgspec
 import structlog
 from aiohttp import hdrs, web
 
-from api import openapi
-from api.deadline import deadline
-from api.feed import Feed
-from api.handlers import Handlers
-from api.in_hand import IN_HAND, InHand
-from api.logs import Seldom
-from api.metrics import Metrics
-from api.params import NOTHING, Params
-from api.problems import Problem, unavailable, unreadable
+from api.endpoints.feed import Feed
+from api.endpoints.handlers import Handlers
+from api.observe.logs import Seldom
+from api.observe.metrics import Metrics
 from api.routes import WEBHOOK_PATH, Route, routes
-from api.tokens import Access, Tokens
+from api.web import openapi
+from api.web.inflight import IN_HAND, InHand
+from api.web.params import NOTHING, Params
+from api.web.problems import Problem, unavailable, unreadable
+from api.web.timeouts import deadline
+from api.web.tokens import Access, Tokens
 from eventstore.errors import LogError, QueueFullError, UnavailableError
 from projections.fold.poison import PoisonError
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from aiohttp.typedefs import Middleware
 
+    from api.config.secret_files import Secrets
+    from api.observe.tracing import Tracing
     from api.runtime import Runtime
-    from api.secret_files import Secrets
-    from api.tracing import Tracing
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

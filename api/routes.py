@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
-from api import params
-from api.feed import STREAM, Events
-from api.handlers import Erased, Health, Stats
-from api.ingest import Receipt
-from api.params import Parameter, Params
-from api.status import Status
-from api.tokens import Scope
+from api.endpoints.feed import STREAM, Events
+from api.endpoints.handlers import Erased, Health, Stats
+from api.endpoints.status import Status
+from api.web import params
+from api.web.params import Parameter, Params
+from api.web.tokens import Scope
+from api.webhook.ingest import Receipt
 from projections.query.views import History, User, Users
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from api.feed import Feed
-    from api.handlers import Handlers
+    from api.endpoints.feed import Feed
+    from api.endpoints.handlers import Handlers
 
 JSON = "application/json"
 WEBHOOK_PATH = "/webhooks/fynd"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from api.ingest import Ingest
+from api.webhook.ingest import Ingest
 from eventstore.errors import UnavailableError, database_errors
 from eventstore.group_commit import AppenderLimits
 from eventstore.log import EventLog
@@ -22,8 +22,8 @@ from projections.rebuild.log_source import Source
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from api.secret_files import Secrets
-    from api.settings import Settings
+    from api.config.secret_files import Secrets
+    from api.config.settings import Settings
     from eventstore.postgres.database import Pool
 
 _PAUSE_S = 1.0

@@ -18,7 +18,7 @@ import asyncpg
 import msgspec
 import uvloop
 
-from api.ingest import Ingest
+from api.webhook.ingest import Ingest
 from eventstore.log import EventLog
 from eventstore.postgres import database, embedded
 from eventstore.quarantine import Quarantine

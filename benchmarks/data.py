@@ -13,7 +13,7 @@ import random
 from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
 
-from api.payloads import decode
+from api.webhook.decode import decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ APPLICATION = "65f0c1a2b3d4e5f601234567"
 START_MS = 1_700_000_000_000
 STEP_MS = 40
 BATCH = 2_000
-_SAMPLE = resources.files("api").joinpath("samples/2-update.json").read_bytes()
+_SAMPLE = resources.files("api.webhook").joinpath("samples/2-update.json").read_bytes()
 _PLACES = {
     b'"type": "update"': b'"type": "%(kind)b"',
     b"1686649727621": b"%(at_ms)d",

@@ -19,7 +19,7 @@ from data import Shape, deliveries
 from load import SECRET, Order, Sender
 from services import userlog_service
 
-from api.signatures import HEADER, sign
+from api.webhook.verify import HEADER, sign
 
 if TYPE_CHECKING:
     import argparse

@@ -20,7 +20,7 @@ import uvloop
 from common import Round
 from data import Shape, deliveries
 
-from api.signatures import HEADER, sign
+from api.webhook.verify import HEADER, sign
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -26,7 +26,7 @@ from load import Order, Sender
 from plain import TABLE
 from services import TOKEN, handwritten_service, userlog_service
 
-from api.payloads import decode
+from api.webhook.decode import decode
 from eventstore.events import NewEvent, Stream
 from projections.deliveries.envelope import moment
 from projections.project.projector import catch_up
@@ -50,7 +50,7 @@ SELECT recorded_at FROM userlog.events
 WHERE partition = 0 AND stream_id = $1 ORDER BY position OFFSET $2 LIMIT 1
 """
 SAMPLE: dict[str, Any] = msgspec.json.decode(
-    resources.files("api").joinpath("samples/2-update.json").read_bytes()
+    resources.files("api.webhook").joinpath("samples/2-update.json").read_bytes()
 )
 
 

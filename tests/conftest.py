@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import asyncpg
 import pytest
 
-from api.ingest import Ingest
+from api.webhook.ingest import Ingest
 from eventstore.log import EventLog
 from eventstore.postgres import database, embedded
 from eventstore.quarantine import Quarantine

@@ -82,8 +82,8 @@ def _bounds(after_s: float) -> dict[str, str]:
     """Let the server end a session whose client has frozen in a transaction, or is not there.
 
     The first bounds a transaction that waits for its client; with the others the server finds out
-    that the client is gone, or does not take its answer. What they miss, `projections.project.stuck_sessions`
-    ends; it knows the service's sessions by their name.
+    that the client is gone, or does not take its answer. What they miss,
+    `projections.project.stuck_sessions` ends; it knows the service's sessions by their name.
     """
     milliseconds, seconds = str(math.ceil(after_s * 1000)), str(math.ceil(after_s))
     return {

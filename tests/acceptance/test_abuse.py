@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from api.lobby import lobby
-from api.settings import Settings
-from api.signatures import sign
+from api.config.settings import Settings
+from api.server.unready import lobby
+from api.webhook.verify import sign
 from tests.conftest import MASTER_KEY
 from tests.integration.support import PATIENCE_S, connected, delivery
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 APPLICATION = "000000000000000000000001"
 USER = "6487fc9f66a6031a8b68f523"
 USER_PATH = f"/v1/applications/{APPLICATION}/users/{USER}"
-SAMPLES = sorted(str(path) for path in (Path(__file__).parents[2] / "api" / "samples").iterdir())
+SAMPLES = sorted(
+    str(path) for path in (Path(__file__).parents[2] / "api" / "webhook" / "samples").iterdir()
+)
 ALTER = "payload || '\\x00'"
 RESTORE = "substr(payload, 1, octet_length(payload) - 1)"
 

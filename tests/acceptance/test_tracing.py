@@ -18,8 +18,10 @@ APPLICATION = "000000000000000000000001"
 USER = "6487fc9f66a6031a8b68f523"
 USER_PATH = f"/v1/applications/{APPLICATION}/users/{USER}"
 USER_ROUTE = "/v1/applications/{application_id}/users/{user_id}"
-WITHOUT_EXTRA = "import sys; sys.modules['opentelemetry'] = None; from api.cli import main; main()"
-ASK_LOADED = "import sys, api.cli, api.serve; print('opentelemetry' in sys.modules)"
+WITHOUT_EXTRA = (
+    "import sys; sys.modules['opentelemetry'] = None; from api.cli.main import main; main()"
+)
+ASK_LOADED = "import sys, api.cli.main, api.server.serve; print('opentelemetry' in sys.modules)"
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import aiohttp
 from run import Crash, CrashError
 
-from api.settings import Settings
+from api.config.settings import Settings
 
 ASKERS = 8
 PATHS = (

@@ -25,8 +25,8 @@ import asyncpg
 import msgspec
 from run import CrashError
 
-from api.payloads import decode
-from api.settings import key_bytes
+from api.config.settings import key_bytes
+from api.webhook.decode import decode
 from eventstore import store
 from eventstore.log import EventLog
 from eventstore.postgres import database, embedded

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 from oracle import Sent
 
-from api.signatures import HEADER, sign
+from api.webhook.verify import HEADER, sign
 
 CONNECTIONS = 16
 USERS = 300

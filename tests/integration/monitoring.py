@@ -17,10 +17,10 @@ from aiohttp import ClientSession, web
 from prometheus_client.parser import text_string_to_metric_families
 
 from api.app import make_app
+from api.config.secret_files import Secrets
+from api.config.settings import Settings
 from api.runtime import opened
-from api.secret_files import Secrets
-from api.settings import Settings
-from api.signatures import HEADER, sign
+from api.webhook.verify import HEADER, sign
 from tests.conftest import MASTER_KEY
 
 if TYPE_CHECKING:

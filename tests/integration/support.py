@@ -33,8 +33,8 @@ PATIENCE_S = 30
 APP = "000000000000000000000001"
 SAMPLE_USER = "6487fc9f66a6031a8b68f523"
 SAMPLES = [
-    sample.read_bytes()
-    for sample in sorted(resources.files("api").joinpath("samples").iterdir(), key=lambda s: s.name)
+    resources.files("api.webhook").joinpath("samples", name).read_bytes()
+    for name in ("1-create.json", "2-update.json", "3-delete.json")
 ]
 T0 = datetime(2023, 6, 13, 9, 48, 47, 621_000, tzinfo=UTC)
 _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)

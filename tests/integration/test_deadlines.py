@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import hdrs
 
-from api.signatures import HEADER, sign
+from api.webhook.verify import HEADER, sign
 from eventstore.postgres import failover
 from tests.integration.support import HEADS, delivery, holding, proxied
 from tests.integration.test_http import AUTH, USER, assert_problem, serving

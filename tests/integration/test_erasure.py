@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api.transfer import export_lines
+from api.export_import import export_lines
 from eventstore.events import Position
 from eventstore.postgres.embedded import psql_path
 from eventstore.verify import verify

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 from aiohttp import ClientSession, web
 
-from api import feed as feed_module
 from api.app import make_app
+from api.config.secret_files import Secrets
+from api.config.settings import Settings
+from api.endpoints import feed as feed_module
 from api.runtime import opened
-from api.secret_files import Secrets
-from api.settings import Settings
 from tests.conftest import MASTER_KEY
 from tests.integration.support import (
     APP,

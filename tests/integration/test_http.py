@@ -15,13 +15,13 @@ import pytest
 import structlog
 from aiohttp import ClientSession, web
 
-from api import logs
 from api.app import make_app
-from api.connections import Runner
+from api.config.secret_files import Secrets
+from api.config.settings import Settings
+from api.observe import logs
 from api.runtime import opened
-from api.secret_files import Secrets
-from api.settings import Settings
-from api.signatures import HEADER, sign
+from api.server.connections import Runner
+from api.webhook.verify import HEADER, sign
 from projections.project.projector import Projector, catch_up
 from tests.integration.support import (
     APP,

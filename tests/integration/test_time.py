@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from api import timeline
-from api.payloads import decode
-from api.rules import moment
+from api.cli import timeline
+from api.web.rules import moment
+from api.webhook.decode import decode
 from projections.project.projector import catch_up
 from tests.unit.support import encoded
 

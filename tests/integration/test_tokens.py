@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import ClientSession, web
 
-from api import tokens as tokens_module
 from api.app import make_app
+from api.config.secret_files import Secrets
+from api.config.settings import Settings
 from api.runtime import opened
-from api.secret_files import Secrets
-from api.settings import Settings
-from api.tokens import EVERYTHING, Access, Scope, Tokens
+from api.web import tokens as tokens_module
+from api.web.tokens import EVERYTHING, Access, Scope, Tokens
 from eventstore.errors import UnavailableError
 from tests.conftest import MASTER_KEY
 from tests.integration.support import APP, proxied, retried

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from api.transfer import Importer, chunks, export_lines
+from api.export_import import Importer, chunks, export_lines
 from eventstore.postgres import database
 from eventstore.verify import verify
 from projections.project.projector import catch_up

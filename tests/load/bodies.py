@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any
 
 SAMPLE: dict[str, Any] = json.loads(
-    resources.files("api").joinpath("samples/2-update.json").read_bytes()
+    resources.files("api.webhook").joinpath("samples/2-update.json").read_bytes()
 )
 IDS = ("", "u", "a/b", "..", ".", "%2F", " ", "é", "\U0001f600", "x" * 200, "x" * 201, "a\0b", "-1")
 NUMBERS = (0, -1, 1, 1.5, 10**11, 10**18, 10**30, -(10**30), 1e308, 2**63, 2**64, 253402300800000)

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "crash"))
 from bodies import Bodies
 from run import SECRET, Crash
 
-from api.signatures import HEADER, sign
+from api.webhook.verify import HEADER, sign
 
 CONNECTIONS = 16
 PAGE = 1_000

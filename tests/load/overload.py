@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from data import Shape, deliveries
 from run import SECRET, Crash
 
-from api.signatures import HEADER, sign
+from api.webhook.verify import HEADER, sign
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

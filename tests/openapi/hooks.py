@@ -10,7 +10,7 @@ import schemathesis
 from aiohttp import hdrs
 
 from api.routes import WEBHOOK_PATH
-from api.signatures import HEADER, sign
+from api.webhook.verify import HEADER, sign
 
 if TYPE_CHECKING:
     from schemathesis import AuthContext, Case, HookContext

@@ -14,9 +14,9 @@ from aiohttp import ClientSession, web
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from api.app import make_app
+from api.config.secret_files import Secrets
+from api.config.settings import Settings
 from api.runtime import opened
-from api.secret_files import Secrets
-from api.settings import Settings
 from projections.project.projector import catch_up
 from tests.conftest import MASTER_KEY
 from tests.integration.support import SAMPLE_USER, SAMPLES, delivery

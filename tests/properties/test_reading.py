@@ -11,7 +11,7 @@ import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from api.payloads import Decoded, decode, is_ping
+from api.webhook.decode import Decoded, decode, is_ping
 from eventstore.events import Kind, NewEvent, Position, RecordedEvent, Stream
 from projections.deliveries.envelope import moment
 from projections.fold.history import replay

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from api.payloads import decode
+from api.webhook.decode import decode
 from eventstore.events import NewEvent, Position, RecordedEvent, Stream
 from projections.fold.history import HistoryEntry, replay
 from projections.fold.state import UserState, read_event
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _ROOT = Path(__file__).parents[2]
 CREATE, UPDATE, DELETE = (
-    (_ROOT / "api/samples" / name).read_bytes()
+    (_ROOT / "api/webhook/samples" / name).read_bytes()
     for name in ("1-create.json", "2-update.json", "3-delete.json")
 )
 DELETE_VERBATIM = (_ROOT / "tests/samples/delete-verbatim.json").read_bytes()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 import structlog
 
-from api import logs
+from api.observe import logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

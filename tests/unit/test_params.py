@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from multidict import MultiDict
 
-from api.params import Parameter, Params
-from api.problems import Problem
-from api.rules import MOMENT, moment, number, one_of
+from api.web.params import Parameter, Params
+from api.web.problems import Problem
+from api.web.rules import MOMENT, moment, number, one_of
 from tests.unit.support import AT, AT_MS, short
 
 if TYPE_CHECKING:

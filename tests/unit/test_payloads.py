@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.payloads import decode, is_ping
+from api.webhook.decode import decode, is_ping
 from eventstore.events import Kind
 from tests.unit.support import (
     APPLICATION,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api.secret_files import FILES, obtain
-from api.settings import SettingsError, load
+from api.config.secret_files import FILES, obtain
+from api.config.settings import SettingsError, load
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from api.settings import (
+from api.config.settings import (
     PREFIX,
     SECRETS,
     Settings,

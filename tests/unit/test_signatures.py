@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from api.signatures import sign, verify
+from api.webhook.verify import sign, verify
 
 
 def test_any_of_two_secrets_is_accepted() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from api import timeline
+from api.cli import timeline
 from projections.fold.history import Change
 from projections.query.views import Entry, History
 

@@ -1,0 +1,107 @@
+"""What the commands share: settings, running, options, progress."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import typer
+import uvloop
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from api.cli import output
+from api.config import settings as settings_module
+from api.config.secret_files import obtain
+from api.observe import logs
+from api.runtime import opened
+from api.web import rules
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
+    from datetime import datetime
+
+    from api.config.settings import Settings
+    from api.runtime import Runtime
+
+T = TypeVar("T")
+LogLevel = Literal["debug", "info", "warning", "error"]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+Application = Annotated[str, typer.Argument(help="The sales channel's application id.")]
+UserId = Annotated[str, typer.Argument(help="The user's id.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Don't ask.")]
+
+
+class FailedError(Exception):
+    """Ends a command with one line and exit code 1."""
+
+
+class StoppedError(FailedError):
+    """Somebody pressed Ctrl-C."""
+
+
+def new_group() -> typer.Typer:
+    """Make a group of commands."""
+    return typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+def read_settings(log_level: LogLevel | None = "warning", **given: Any) -> Settings:  # noqa: ANN401 - as in Settings
+    """Read the settings; commands that answer and end log warnings only, unless told otherwise."""
+    settings, origins = settings_module.load(**given)
+    level = settings.log_level
+    if log_level is not None and origins["log_level"] == "default":
+        level = log_level
+    logs.configure(level, settings.log_format)
+    return settings
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - whatever the work returns
+    """Run a coroutine to its end."""
+    try:
+        return uvloop.run(work)
+    except KeyboardInterrupt:
+        raise StoppedError("interrupted") from None
+
+
+def with_runtime(work: Callable[[Runtime], Awaitable[Any]], *, owner: bool = False) -> Any:  # noqa: ANN401 - likewise
+    """Open everything, do the work, close everything; return what the work returns."""
+    settings = read_settings()
+
+    async def inside() -> Any:  # noqa: ANN401 - likewise
+        async with opened(settings, obtain(settings), owner=owner) as runtime:
+            return await work(runtime)
+
+    return run(inside())
+
+
+def option(name: str, rule: Callable[[str], T], text: str | None) -> T | None:
+    """Read an option with a rule for parameters."""
+    if text is None:
+        return None
+    try:
+        return rule(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=name) from None
+
+
+def moment(text: str | None, name: str) -> datetime | None:
+    """Read a time given as an option."""
+    return option(name, rules.moment, text)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something that can't be undone."""
+    if not yes:
+        typer.confirm(question, abort=True)
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Generator[Callable[[int, int], None]]:
+    """Show a bar on standard error; told (done, in all)."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=output.errors) as bar:
+        task = bar.add_task(what, total=None)
+
+        def update(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield update

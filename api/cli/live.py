@@ -1,0 +1,89 @@
+"""What commands show while something goes on: a bar or a table on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import msgspec
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+
+from api.cli import output
+from api.endpoints.status import Status, status
+from projections.rebuild import progress
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from api.runtime import Runtime
+
+_LOOK_S = 0.5
+_LINE_S = 2.0
+_STATUS_S = 1.0
+
+
+async def watch_status(runtime: Runtime, *, json: bool) -> None:
+    """Show the status every second, until cancelled."""
+    if json or not output.console.is_terminal:
+        show = _changes(lambda found: _json(found) if json else output.status_line(found))
+        while True:
+            show(await status(runtime))
+            await asyncio.sleep(_STATUS_S)
+    with Live(console=output.console, auto_refresh=False) as live:
+        while True:
+            live.update(output.status_view(await status(runtime)), refresh=True)
+            await asyncio.sleep(_STATUS_S)
+
+
+def _json(found: Status) -> str:
+    return msgspec.json.encode(found).decode()
+
+
+def _changes(line_of: Callable[[Status], str]) -> Callable[[Status], None]:
+    """Print a line whenever it is not the same as before."""
+    said = ""
+
+    def show(found: Status) -> None:
+        nonlocal said
+        line = line_of(found)
+        if line != said:
+            print(line, flush=True)  # noqa: T201 - as it is, without rich's wrapping
+            said = line
+
+    return show
+
+
+@contextlib.asynccontextmanager
+async def rebuild_shown(runtime: Runtime) -> AsyncGenerator[Callable[[], None]]:
+    """Show on standard error how far a rebuild is, from when it is told that it has begun."""
+    begun = asyncio.Event()
+
+    async def show() -> None:
+        await begun.wait()
+        await (_bar(runtime) if output.errors.is_terminal else _lines(runtime))
+
+    task = asyncio.create_task(show())
+    try:
+        yield begun.set
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _bar(runtime: Runtime) -> None:
+    with Progress(TextColumn("{task.description}"), BarColumn(), console=output.errors) as bar:
+        task = bar.add_task("rebuilding", total=None)
+        while True:
+            if found := await progress.read(runtime.log.pool):
+                line = output.rebuild_line(found)
+                bar.update(task, description=line, completed=found.events, total=found.events_total)
+            await asyncio.sleep(_LOOK_S)
+
+
+async def _lines(runtime: Runtime) -> None:
+    while True:
+        if found := await progress.read(runtime.log.pool):
+            output.errors.print(output.rebuild_line(found), markup=False, soft_wrap=True)
+        await asyncio.sleep(_LINE_S)

@@ -1,0 +1,191 @@
+"""Commands about the log as a whole."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+import typer
+import zstandard
+
+from api.cli import output
+from api.cli.common import FailedError, Json, new_group, progress, read_settings, with_runtime
+from api.config.secret_files import prepare_rotation, previous_file
+from api.export_import import Importer, chunks, export_lines
+from eventstore.events import Position
+from eventstore.sealing.rotation import rotate
+from eventstore.verify import Finding, Note, verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from api.export_import import Imported
+    from api.runtime import Runtime
+
+app = new_group()
+
+
+@app.command("verify")
+def verify_command(
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="A head noted before, POSITION:HASH as `status --json` shows it."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Prove that no event was altered, dropped, inserted or reordered."""
+    try:
+        notes = [Note.parse(text) for text in against or []]
+    except ValueError:
+        raise typer.BadParameter("like 0:42:9f86d0…", param_hint="--against") from None
+
+    async def work(runtime: Runtime) -> tuple[list[Finding], int]:
+        with progress("verifying") as update:
+            counted = [0]
+
+            def count(done: int, total: int) -> None:
+                counted[0] = done
+                update(done, total)
+
+            return await verify(runtime.log, notes=notes, progress=count), counted[0]
+
+    findings, events = with_runtime(work)
+    if json:
+        found = [{"position": str(f.position), "problem": f.problem} for f in findings]
+        output.as_json({"events": events, "findings": found})
+    if findings:
+        raise FailedError("; ".join(f"event {f.position} {f.problem}" for f in findings))
+    if not json:
+        output.plain(f"verified: {events} events")
+
+
+@app.command("rotate-master-key")
+def rotate_command(
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="First: make a new generated key beside the old.")
+    ] = False,
+) -> None:
+    """Wrap every user's key with the new master key; events stay as they are.
+
+    Set the new key as USERLOG_MASTER_KEY and the old one as USERLOG_PREVIOUS_MASTER_KEY (for a
+    generated key: --prepare), restart the service, run this, then forget the old key. It can be
+    stopped and run again.
+    """
+    if prepare:
+        prepare_rotation(read_settings())
+        output.plain("prepared: restart the service, then run this again without --prepare")
+        return
+
+    async def work(runtime: Runtime) -> int:
+        if not runtime.master_key.has_previous:
+            raise FailedError(
+                "there is no previous master key; see userlog rotate-master-key --help"
+            )
+        with progress("rotating") as update:
+
+            def count(done: int) -> None:
+                update(done, done)
+
+            log = runtime.log
+            done = await rotate(log.pool, log.partitions, runtime.master_key, count)
+        previous_file(runtime.settings).unlink(missing_ok=True)
+        return done
+
+    output.plain(
+        f"rotated: {with_runtime(work, owner=True)} keys; the old master key is not needed"
+    )
+
+
+@app.command("export")
+def export_command(
+    after: Annotated[
+        list[str] | None, typer.Option(help="Only what comes after this position.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A file, .gz and .zst compressed.")] = None,
+) -> None:
+    """Write the log as deliveries, one per line."""
+    try:
+        start = dict(Position.parse(text) for text in after or [])
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--after") from None
+
+    async def work(runtime: Runtime) -> int:
+        total = sum(head.position.number for head in await runtime.log.heads())
+        written = 0
+        with _output(out) as write, progress("exporting") as update:
+            async for line in export_lines(runtime.log, runtime.quarantine, start):
+                write(line + b"\n")
+                written += 1
+                update(written, max(written, total))
+        return written
+
+    output.errors.print(f"{with_runtime(work)} lines written")
+
+
+@app.command("import")
+def import_command(
+    files: Annotated[list[str], typer.Argument(help="One delivery a line; - for stdin.")],
+    json: Json = False,
+) -> None:
+    """Read deliveries into the log; safe to repeat."""
+
+    async def work(runtime: Runtime) -> Imported:
+        importer = Importer(runtime.log, runtime.quarantine)
+        with progress("importing") as update:
+            for name in files:
+                for chunk in chunks(_lines(name, update)):
+                    await importer.take(chunk)
+        return importer.done
+
+    try:
+        done: Imported = with_runtime(work)
+    except (OSError, EOFError, zstandard.ZstdError) as error:
+        raise FailedError(f"a file can't be read ({error})") from None
+    if json:
+        output.as_json(done)
+    else:
+        counts = ("appended", "duplicates", "erased", "ignored", "quarantined")
+        output.plain(", ".join(f"{name}: {getattr(done, name)}" for name in counts))
+
+
+@contextlib.contextmanager
+def _output(path: Path | None) -> Generator[Callable[[bytes], object]]:
+    """Yield what writes to a file, or to standard output."""
+    if path is None:
+        yield sys.stdout.buffer.write
+        sys.stdout.flush()
+    elif path.suffix == ".gz":
+        with gzip.open(path, "wb") as packed:
+            yield packed.write
+    elif path.suffix == ".zst":
+        with path.open("wb") as raw, zstandard.ZstdCompressor().stream_writer(raw) as writer:
+            yield writer.write
+    else:
+        with path.open("wb") as file:
+            yield file.write
+
+
+def _lines(name: str, update: Callable[[int, int], None]) -> Iterator[bytes]:
+    """Yield a file's lines, telling how much of it has been read, in bytes."""
+    if name == "-":
+        yield from sys.stdin.buffer
+        return
+    path = Path(name)
+    size = path.stat().st_size
+    with path.open("rb") as raw:
+        for line in _unpacked(path, raw):
+            update(raw.tell(), size)
+            yield line
+
+
+def _unpacked(path: Path, raw: BinaryIO) -> Iterator[bytes]:
+    if path.suffix == ".gz":
+        return iter(gzip.GzipFile(fileobj=raw))
+    if path.suffix == ".zst":
+        reader = zstandard.ZstdDecompressor().stream_reader(raw)
+        return iter(io.BufferedReader(reader))
+    return iter(raw)

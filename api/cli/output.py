@@ -1,0 +1,218 @@
+"""What the commands print: tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from projections.deliveries.envelope import is_list, is_object
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from api.endpoints.status import Status
+    from api.web.tokens import Token
+    from api.webhook.send import Sent
+    from eventstore.quarantine import Quarantined
+    from projections.project.parked import SetAside
+    from projections.prove.differences import Difference
+    from projections.query.stats import Day
+    from projections.query.views import Stale, User
+    from projections.rebuild.progress import Progress
+
+CONTACTS = {"emails": "e-mail", "phone_numbers": "phone"}
+STALE = "it can't be read ({}); see `userlog set-aside`"
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+def as_json(value: object) -> None:
+    """Print one JSON document."""
+    print(msgspec.json.encode(value).decode())  # noqa: T201 - as it is, without rich's wrapping
+
+
+def plain(text: str) -> None:
+    """Print text in which nothing is markup."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[object]], title: str = "") -> None:
+    """Print a table; cells are text, never markup."""
+    console.print(_table(columns, rows, title))
+
+
+def _table(columns: Iterable[str], rows: Iterable[Iterable[object]], title: str = "") -> Table:
+    made = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for name in columns:
+        # Whole ids and whole headings, even where a cell needs two lines.
+        made.add_column(name, overflow="fold", min_width=len(name))
+    for row in rows:
+        made.add_row(*(_cell(value) for value in row))
+    return made
+
+
+def _cell(value: object) -> str:
+    return escape(value if isinstance(value, str) else msgspec.json.encode(value).decode())
+
+
+def user(found: User) -> None:
+    """Print a user as a table."""
+    state: dict[str, Any] = msgspec.json.decode(found.state)
+    rows: list[tuple[str, object]] = [("lifecycle", found.lifecycle)]
+    rows += [(name, _contacts(name, value)) for name, value in state.items()]
+    about = found.as_of
+    table(("field", "value"), rows, title=f"user {found.user_id} of {found.application_id}")
+    plain(f"as of {about.position}: {about.event_type}, occurred {about.occurred_at},")
+    plain(f"recorded {about.recorded_at}")
+    stale(found.stale)
+
+
+def stale(found: Stale | None) -> None:
+    """Say what an answer lacks."""
+    if found:
+        plain(f"event {found.position} and what follows is not in it: {STALE.format(found.reason)}")
+
+
+def _contacts(name: str, value: Any) -> object:  # noqa: ANN401 - any JSON
+    if name not in CONTACTS or not is_list(value):
+        return value
+    return "\n".join(map(contact, value)) or "none"
+
+
+def contact(item: Any) -> str:  # noqa: ANN401 - any JSON
+    """Write a phone or an e-mail as people do, and what is said of it."""
+    if not is_object(item):
+        return msgspec.json.encode(item).decode()
+    number, code = item.get("phone"), item.get("country_code")
+    if number is not None and code is not None:
+        number = f"+{code} {number}"
+    flags = [flag for flag in ("primary", "verified") if item.get(flag)]
+    if item.get("active") is False:
+        flags.append("inactive")
+    said = f" ({', '.join(flags)})" if flags else ""
+    return f"{item.get('email') or number}{said}"
+
+
+def quarantine(found: list[Quarantined]) -> None:
+    """Print what is in quarantine."""
+    columns = ("id", "reason", "detail", "last seen", "times")
+    rows = [
+        (str(one.id), one.reason, one.detail, f"{one.last_seen:%Y-%m-%d %H:%M:%S}Z", one.times_seen)
+        for one in found
+    ]
+    table(columns, rows, title=f"in quarantine: {len(found)}")
+
+
+def tokens(found: list[Token]) -> None:
+    """Print what is known of tokens."""
+    columns = ("id", "name", "scopes", "applications", "made", "last used", "state")
+    rows = [
+        (
+            *(one.id, one.name, ", ".join(one.scopes), ", ".join(one.applications or ["all"])),
+            *(_day(one.created_at), _day(one.last_used_at)),
+            "revoked" if one.revoked_at else "good",
+        )
+        for one in found
+    ]
+    table(columns, rows)
+
+
+def _day(time: datetime | None) -> str:
+    return f"{time:%Y-%m-%d %H:%M}Z" if time else "never"
+
+
+def set_aside(found: list[SetAside]) -> None:
+    """Print who is set aside."""
+    columns = ("position", "reason", "since", "application", "user")
+    rows = [
+        (f.position, f.reason, f"{f.since:%Y-%m-%d %H:%M:%S}Z", f.application_id, f.user_id)
+        for f in found
+    ]
+    table(columns, rows, title=f"set aside: {len(found)}")
+
+
+def stats(found: list[Day]) -> None:
+    """Print an application's days."""
+    table(
+        ("day", "created", "deleted", "blocked", "active at its end"),
+        [(str(d.date), d.created, d.deleted, d.blocked, d.active) for d in found],
+    )
+
+
+def sent(found: list[Sent]) -> None:
+    """Print what became of deliveries."""
+    names = ("accepted", "duplicates", "ignored", "quarantined")
+    rows: list[list[str]] = []
+    for one in found:
+        counts = [str(one.answer.get(name, "-")) for name in names]
+        said = one.answer.get("positions") or [one.answer.get("title", "")]
+        rows.append([one.name, str(one.status or "-"), *counts, ", ".join(said)])
+    table(("delivery", "status", *names, "positions"), rows)
+
+
+def status(found: Status) -> None:
+    """Print how far the log and the read models have come."""
+    console.print(status_view(found))
+
+
+def status_view(found: Status) -> Group:
+    """Show how far the log, the read models and a rebuild have come, as tables."""
+    heads = [(head.position, head.recorded_at or "never") for head in found.heads]
+    rows = [
+        (
+            *(str(p.partition), str(p.generation), "answers" if p.active else p.state),
+            *(f"{p.position} of {p.head}", f"{p.lag_positions} events, {p.lag_s:.1f} s"),
+        )
+        for p in found.projections
+    ]
+    aside = found.set_aside
+    lines = [
+        f"set aside: {aside}{'; see `userlog set-aside`' if aside else ''}",
+        f"in quarantine: {found.quarantined}",
+    ]
+    if found.rebuild:
+        lines.insert(0, rebuild_line(found.rebuild))
+    return Group(
+        _table(("head", "last recorded"), heads, title="log"),
+        _table(("partition", "generation", "state", "position", "lag"), rows, title="read models"),
+        *(Text(line) for line in lines),
+    )
+
+
+def status_line(found: Status) -> str:
+    """Say in one line what changes while one watches."""
+    heads = ", ".join(head.position for head in found.heads)
+    waiting = sum(p.lag_positions for p in found.projections if p.active)
+    line = f"head {heads}; {waiting} events to project; {found.quarantined} in quarantine"
+    return f"{line}; {rebuild_line(found.rebuild)}" if found.rebuild else line
+
+
+def rebuild_line(found: Progress) -> str:
+    """Say in one line how far a rebuild is."""
+    parts = [
+        f"generation {found.generation}: {found.phase}",
+        f"{found.shards_done} of {found.shards} shards",
+        f"{found.events} of {found.events_total} events",
+        f"{found.users} users",
+    ]
+    if found.events_per_s is not None:
+        parts.append(f"{found.events_per_s} events/s")
+    if found.eta_s is not None:
+        parts.append(f"{found.eta_s:.0f} s left")
+    return ", ".join(parts)
+
+
+def differences(found: Iterable[Difference]) -> None:
+    """Print where rows differ: names, never values."""
+    rows = [
+        (f"{d.application_id}/{d.user_id}", d.table, d.at or "", d.what, ", ".join(d.fields))
+        for d in found
+    ]
+    table(("user", "table", "row", "is", "fields"), rows)

@@ -1,0 +1,105 @@
+"""Commands about the read models: numbers by day, users who are set aside, and their repair."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from api.cli import output
+from api.cli.common import Application, FailedError, Json, new_group, option, with_runtime
+from api.web import rules
+from projections.project import parked
+from projections.project.repair import repair
+from projections.query import stats
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from api.runtime import Runtime
+    from eventstore.events import Stream
+    from projections.fold.poison import PoisonError
+    from projections.project.parked import SetAside
+    from projections.query.stats import Day
+
+app = new_group()
+
+
+@app.command("stats")
+def stats_command(
+    application_id: Application,
+    first: Annotated[
+        str | None, typer.Option("--from", help="First day, YYYY-MM-DD; 29 days before the last.")
+    ] = None,
+    last: Annotated[
+        str | None, typer.Option("--to", help="Last day; if not given, today in UTC.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show by day how many users were new, deleted, blocked, and active at its end."""
+
+    async def work(runtime: Runtime) -> list[Day]:
+        until = option("--to", rules.day, last) or rules.today()
+        days_max = runtime.settings.page_rows_max
+
+        def first_day(text: str) -> date:
+            return rules.first_day(rules.day(text), until, days_max)
+
+        since = option("--from", first_day, first) or rules.first_day(None, until, days_max)
+        return await stats.days_of(runtime.log, application_id, since, until)
+
+    found: list[Day] = with_runtime(work)
+    if json:
+        output.as_json({"application_id": application_id, "days": found})
+    elif found:
+        output.stats(found)
+    else:
+        raise FailedError("no such application, or nothing known of it by that day")
+
+
+@app.command("set-aside")
+def set_aside_command(json: Json = False) -> None:
+    """List users with an event that can't be read; `userlog rebuild --user` lets them go on."""
+
+    async def work(runtime: Runtime) -> list[SetAside]:
+        return await parked.everyone(runtime.log.pool)
+
+    found: list[SetAside] = with_runtime(work)
+    if json:
+        output.as_json(found)
+    else:
+        output.set_aside(found)
+
+
+def repair_users(user: str | None, *, json: bool) -> None:
+    """Make the rows of one user again, `APP/USER`, or of all who are set aside."""
+
+    async def work(runtime: Runtime) -> tuple[int, list[PoisonError]]:
+        streams = await _chosen(runtime, user)
+        found = [await repair(runtime.log, stream) for stream in streams]
+        return len(found), [error for error in found if error]
+
+    users, left = with_runtime(work)
+    if json:
+        about = [{"position": str(error.position), "reason": error.reason} for error in left]
+        output.as_json({"repaired": users - len(left), "set_aside": about})
+    elif users > len(left):
+        output.plain(f"repaired: {users - len(left)}")
+    elif not users:
+        output.plain("nobody is set aside")
+    if left:
+        raise FailedError("; ".join(map(str, left)))
+
+
+async def _chosen(runtime: Runtime, user: str | None) -> list[Stream]:
+    log = runtime.log
+    if user is None:
+        everyone = await parked.everyone(log.pool)
+        return [log.stream(one.application_id, one.user_id) for one in everyone]
+    application_id, slash, user_id = user.partition("/")
+    if not (application_id and slash and user_id):
+        raise typer.BadParameter("like APP/USER, the two ids", param_hint="--user")
+    stream = log.stream(application_id, user_id)
+    if not await log.knows(stream):
+        raise FailedError("no such user")
+    return [stream]

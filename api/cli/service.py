@@ -1,0 +1,155 @@
+"""Commands that run the service and look after it."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from api.cli import output
+from api.cli.common import (
+    FailedError,
+    Json,
+    StoppedError,
+    new_group,
+    read_settings,
+    run,
+    with_runtime,
+)
+from api.cli.live import watch_status
+from api.config import settings as settings_module
+from api.config.secret_files import obtain
+from api.config.settings import PREFIX, Settings
+from api.endpoints.status import Status, status
+from api.routes import WEBHOOK_PATH
+from api.runtime import database_url, install, opened
+from api.server import serve
+from api.webhook import send
+from projections.project.projector import catch_up
+
+app = new_group()
+_OK = 200
+
+
+@app.command("init")
+def init_command(
+    partitions: Annotated[
+        int, typer.Option(min=1, max=1024, help="Parts of the log; fixed for ever.")
+    ] = 1,
+) -> None:
+    """Create the schema; serve does it too on an empty database."""
+    settings = read_settings()
+    obtain(settings)
+
+    async def work() -> bool:
+        async with database_url(settings) as url:
+            return await install(url, settings, partitions)
+
+    output.plain("schema installed" if run(work()) else "the schema is there already")
+
+
+@app.command("serve")
+def serve_command(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that answer; from 2 on one more projects.")
+    ] = None,
+    project: Annotated[
+        bool, typer.Option("--projector/--no-projector", help="Keep the read models up to date.")
+    ] = True,
+) -> None:
+    """Take webhooks, answer questions, and project, until Ctrl-C.
+
+    SIGHUP lets it read its secrets again.
+    """
+
+    def reread() -> Settings:
+        return read_settings(log_level=None, host=host, port=port, workers=workers)
+
+    settings = reread()
+
+    def say(text: str) -> None:
+        print(text, flush=True)  # noqa: T201 - the greeting is this command's output
+
+    run(serve.serve(settings, project=project, say=say, reread=reread))
+
+
+@app.command("project")
+def project_command(
+    once: Annotated[bool, typer.Option("--once", help="Catch up and exit.")] = False,
+) -> None:
+    """Keep the read models up to date, without serving."""
+    settings = read_settings(log_level=None)
+    if not once:
+        run(serve.project_forever(settings))
+        return
+
+    async def work() -> int:
+        async with opened(settings, obtain(settings)) as runtime:
+            return await catch_up(runtime.log, settings.projector_batch_rows_max)
+
+    output.plain(f"{run(work())} events projected")
+
+
+@app.command("send")
+def send_command(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Deliveries; none: the documented samples.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Where to; default: the local service.")] = None,
+    json: Json = False,
+) -> None:
+    """Sign deliveries and post them, to try an endpoint."""
+    settings = read_settings()
+    secret = obtain(settings).webhook_secrets[0]
+    url = url or f"http://{settings.host}:{settings.port}{WEBHOOK_PATH}"
+    try:
+        sent: list[send.Sent] = run(send.send(url, secret, files or []))
+    except OSError as error:
+        raise FailedError(f"{error.filename} can't be read ({error.strerror})") from None
+    if json:
+        output.as_json(sent)
+    else:
+        output.sent(sent)
+    if any(one.status != _OK for one in sent):
+        raise FailedError("not every delivery was answered with 200")
+
+
+@app.command("status")
+def status_command(
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look every second, until Ctrl-C.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show how far the log, the read models and a rebuild have come."""
+    if watch:
+        with contextlib.suppress(StoppedError):
+            with_runtime(partial(watch_status, json=json))
+        return
+    found: Status = with_runtime(status)
+    if json:
+        output.as_json(found)
+    else:
+        output.status(found)
+
+
+@app.command("settings")
+def settings_command(json: Json = False) -> None:
+    """Show every setting, its value, origin and meaning; secrets stay hidden."""
+    settings, origins = settings_module.load()
+    rows: list[tuple[str, str, str, str, str]] = []
+    for field in msgspec.structs.fields(Settings):
+        meaning, example = settings_module.about(field)
+        value = settings_module.shown(settings, field.name)
+        rows.append((PREFIX + field.name.upper(), value, origins[field.name], meaning, example))
+    columns = ("setting", "value", "origin", "meaning", "example")
+    if json:
+        output.as_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        output.table(columns, rows)

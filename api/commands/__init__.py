@@ -1,1 +1,0 @@
-"""The commands, grouped by what they are about; `api.cli` puts them together."""

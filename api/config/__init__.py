@@ -1,0 +1,1 @@
+"""Configuration: settings and secrets. Only here the environment is read."""

@@ -1,0 +1,165 @@
+"""Secrets that the first start makes for itself, in files that only the owner can read."""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import UNSET
+
+from api.config.settings import PREFIX, Settings, SettingsError, key_bytes, secrets_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FILES = {
+    "webhook_secrets": "webhook-secret",
+    "master_key": "master-key",
+    "api_token": "api-token",
+}
+
+
+class Secrets(msgspec.Struct):
+    """The secrets in force; `made` names those that this start has generated.
+
+    Without an `api_token`, only the tokens in the database open anything.
+    """
+
+    webhook_secrets: list[str]
+    master_key: bytes
+    previous_master_key: bytes | None
+    api_token: str | None
+    made: list[str]
+
+    def renew(self, other: Secrets) -> None:
+        """Take over what may change while the service runs: all but the master keys."""
+        self.webhook_secrets = other.webhook_secrets
+        self.api_token = other.api_token
+
+    def __repr__(self) -> str:
+        """Show no secret."""
+        return "Secrets(…)"
+
+
+def obtain(settings: Settings) -> Secrets:
+    """Take the secrets from the settings, else from the data directory, else make them there.
+
+    SettingsError where a generated secret would be wrong: beyond loopback, on a server database,
+    or instead of a lost master key.
+    """
+    missing = [name for name in FILES if getattr(settings, name) is UNSET]
+    texts = {name: getattr(settings, name) for name in FILES if name not in missing}
+    made: list[str] = []
+    if settings.database_url is None and settings.on_loopback:
+        texts.update({name: _generated(settings, name, made) for name in missing})
+    else:
+        _refuse_generated(settings, [name for name in missing if name != "api_token"])
+    return Secrets(
+        secrets_of(texts["webhook_secrets"]),
+        key_bytes(texts["master_key"]),
+        _previous(settings),
+        texts.get("api_token"),
+        made,
+    )
+
+
+def previous_file(settings: Settings) -> Path:
+    """Where a generated master key is kept while it is being rotated."""
+    return Path(settings.data_dir) / f"{FILES['master_key']}.previous"
+
+
+def _previous(settings: Settings) -> bytes | None:
+    if settings.previous_master_key is not None:
+        return key_bytes(settings.previous_master_key)
+    path = previous_file(settings)
+    if settings.master_key is UNSET and path.exists():
+        return key_bytes(path.read_text(encoding="utf-8").strip())
+    return None
+
+
+def prepare_rotation(settings: Settings) -> None:
+    """Put a new generated master key in the old one's place, and the old one beside it.
+
+    SettingsError if the key is not a generated one. A rotation that was prepared already stays
+    as it is.
+    """
+    if settings.master_key is not UNSET:
+        raise SettingsError(
+            f"{PREFIX}MASTER_KEY is set: set {PREFIX}PREVIOUS_MASTER_KEY to it, and it to a new key"
+        )
+    path, previous = Path(settings.data_dir) / FILES["master_key"], previous_file(settings)
+    if previous.exists():
+        return
+    draft = path.with_suffix(".next")
+    draft.unlink(missing_ok=True)
+    _write_once(draft, _master_key())
+    os.link(path, previous)
+    draft.replace(path)
+
+
+def _refuse_generated(settings: Settings, missing: list[str]) -> None:
+    if missing:
+        names = ", ".join(PREFIX + name.upper() for name in missing)
+        if settings.database_url is not None:
+            raise SettingsError(f"with {PREFIX}DATABASE_URL these must be set as well: {names}")
+        raise SettingsError(f"to listen on {settings.host} these must be set: {names}")
+
+
+def _generated(settings: Settings, name: str, made: list[str]) -> str:
+    path = Path(settings.data_dir) / FILES[name]
+    try:
+        text = _file(path, name, made)
+    except (OSError, UnicodeDecodeError) as error:
+        problem = f"can't be read or made ({type(error).__name__})"
+        raise SettingsError(f"{path} {problem}; see {PREFIX}DATA_DIR") from None
+    if not text:
+        raise SettingsError(
+            f"{path} is empty; restore what was in it, or remove it to have a new one made"
+        )
+    return text
+
+
+def _file(path: Path, name: str, made: list[str]) -> str:
+    if path.exists():
+        return path.read_text(encoding="utf-8").strip()
+    if name == "master_key" and (path.parent / "postgres").exists():
+        raise SettingsError(
+            f"{path} is gone, and without it nothing in this database can be read;"
+            f" restore it, or set {PREFIX}MASTER_KEY"
+        )
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if _write_once(path, _MAKERS[name]()):
+        made.append(name)
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _write_once(path: Path, text: str) -> bool:
+    """Make a file, whole and durable, unless another start has made it meanwhile."""
+    handle, draft = tempfile.mkstemp(dir=path.parent)  # mode 0600
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(f"{text}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(draft)  # noqa: PTH108 - as returned by mkstemp
+    return True
+
+
+def _master_key() -> str:
+    return base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+_MAKERS: dict[str, Callable[[], str]] = {
+    "webhook_secrets": secrets.token_hex,
+    "master_key": _master_key,
+    "api_token": secrets.token_urlsafe,
+}

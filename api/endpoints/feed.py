@@ -1,0 +1,239 @@
+"""The log as a feed of CloudEvents: page by page, or as server-sent events that go on.
+
+Each reader reads at its own pace from the database, so a slow one holds up nobody and nothing is
+kept in memory for them. Who has read everything waits for `Tail`, which looks at the log's end
+for all of them together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import msgspec
+from aiohttp import hdrs, web
+
+from api.web import params
+from api.web.problems import bad_parameter
+from api.web.timeouts import extend, lift
+from eventstore import store
+from eventstore.errors import LogError, database_errors
+from eventstore.events import Kind, Position
+from projections.fold.folder import Folder
+from projections.fold.poison import PoisonError
+from projections.query.views import EventType, Place, Time, rfc3339
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from api.runtime import Runtime
+    from api.web.params import Params
+    from eventstore.log import EventLog
+
+_POLL_S = 0.25
+_HEARTBEAT_S = 15
+_SLOW_S = 30
+_RETRY_MS = 2_000
+_PAGE_ROWS = 100
+STREAM = "text/event-stream"
+_STREAM_HEADERS = {
+    hdrs.CONTENT_TYPE: STREAM,
+    hdrs.CACHE_CONTROL: "no-store",
+    "X-Accel-Buffering": "no",
+}
+_encode = msgspec.json.Encoder().encode
+
+
+class EventData(msgspec.Struct, frozen=True):
+    """What an event carries: of the user's fields only those that it says something about."""
+
+    company_id: int | None
+    state: dict[str, Any]
+
+
+class CloudEvent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An event of the log, as CloudEvents 1.0.
+
+    `data` is null if the user has been erased, or if the event can't be read: then `dataerror`
+    says why.
+    """
+
+    specversion: str
+    id: Place
+    source: str
+    type: EventType
+    subject: str
+    time: Time
+    recordedtime: Time
+    data: EventData | None
+    dataerror: str | None = None
+
+
+class Events(msgspec.Struct, frozen=True):
+    """A part of one partition's log; `next` is what to give as `after` to go on."""
+
+    events: list[CloudEvent]
+    next: Place
+
+
+class Tail:
+    """Looks at the end of the log while anybody waits for it to move."""
+
+    def __init__(self, log: EventLog) -> None:
+        """Nothing is looked at until somebody waits."""
+        self._log = log
+        self._waiting = 0
+        self._ends: dict[int, int] = {}
+        self._moved = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def beyond(self, position: Position, timeout_s: float) -> bool:
+        """Wait until there is an event behind a position; False after the timeout."""
+        self._waiting += 1
+        if self._task is None:
+            self._task = asyncio.create_task(self._look(), name="tail")
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._ends.get(position.partition, 0) <= position.number:
+                    await self._moved.wait()
+        except TimeoutError:
+            return False
+        else:
+            return True
+        finally:
+            self._waiting -= 1
+
+    async def _look(self) -> None:
+        while self._waiting:
+            with contextlib.suppress(LogError):
+                ends = {
+                    one.position.partition: one.position.number for one in await self._log.heads()
+                }
+                if ends != self._ends:
+                    self._ends = ends
+                    self._moved.set()
+                    self._moved = asyncio.Event()
+            await asyncio.sleep(_POLL_S)
+        self._task = None
+
+    async def close(self) -> None:
+        """Look no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+
+class Feed:
+    """Answers with the log."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        """Streams end when it is `stopping`."""
+        self._log = runtime.log
+        self.limit = params.limit(runtime.settings.page_rows_max)
+        self.places = params.Places(runtime.log.partitions)
+        self._tail = Tail(runtime.log)
+        self.stopping = asyncio.Event()
+
+    async def events(self, request: web.Request, query: Params) -> Events | web.StreamResponse:
+        """Answer what is in the log, by page or, if that is what is accepted, as a stream."""
+        streamed = STREAM in request.headers.get(hdrs.ACCEPT, "")
+        begin = self._begin(query, resumed=query[self.places.resumed] if streamed else None)
+        limit, wait_s = query[self.limit], query[params.WAIT_S]
+        page = await self._page(begin, limit)
+        if streamed:
+            return await self._stream(request, page)
+        extend(request, wait_s)
+        if not page.events and wait_s and await self._tail.beyond(begin, wait_s):
+            page = await self._page(begin, limit)
+        return page
+
+    def _begin(self, query: Params, resumed: Position | None) -> Position:
+        """Return the position to go on after."""
+        partition, after = query[self.places.partition], resumed or query[self.places.after]
+        if after is None and partition is None and self._log.partitions > 1:
+            raise bad_parameter("partition", f"needed: 0 to {self._log.partitions - 1}")
+        if after and partition not in (None, after.partition):
+            raise bad_parameter("partition", "not that of the position")
+        return after or Position(partition or 0, 0)
+
+    async def close(self) -> None:
+        """Wait for nothing any more."""
+        await self._tail.close()
+
+    async def _page(self, after: Position, limit: int) -> Events:
+        with database_errors():
+            rows = await store.rows_after(self._log.pool, after, limit)
+        folder = Folder(after.partition, self._log.keyring)
+        events = [_event(row, after.partition, folder) for row in rows]
+        return Events(events, events[-1].id if events else str(after))
+
+    async def _stream(self, request: web.Request, page: Events) -> web.StreamResponse:
+        """Send a page and all that follows, until either side or the database goes away."""
+        lift(request)
+        response = web.StreamResponse(headers=_STREAM_HEADERS)
+        await response.prepare(request)
+        if request.method == hdrs.METH_HEAD:
+            return response
+        with contextlib.suppress(ConnectionError, LogError):
+            await _send(request, response, b"retry: %d\n\n" % _RETRY_MS)
+            while not self.stopping.is_set():
+                for event in page.events:
+                    await _send(request, response, _message(event))
+                after = Position.parse(page.next)
+                if not page.events and not await self._wait(after):
+                    await _send(request, response, b":\n\n")
+                page = await self._page(after, _PAGE_ROWS)
+        return response
+
+    async def _wait(self, after: Position) -> bool:
+        """Wait for what follows; False if nothing has come for a while, or the service stops."""
+        moved = asyncio.create_task(self._tail.beyond(after, _HEARTBEAT_S))
+        stopped = asyncio.create_task(self.stopping.wait())
+        await asyncio.wait((moved, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not moved.done():
+            moved.cancel()
+            return False
+        return moved.result()
+
+
+async def _send(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+    """Write; ConnectionError if the reader takes nothing for too long, or is gone."""
+    try:
+        async with asyncio.timeout(_SLOW_S):
+            await response.write(data)
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()  # ending it in order would wait for the reader again
+        raise ConnectionError from None
+
+
+def _message(event: CloudEvent) -> bytes:
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (
+        event.id.encode(),
+        event.type.encode(),
+        _encode(event),
+    )
+
+
+def _event(row: asyncpg.Record, partition: int, folder: Folder) -> CloudEvent:
+    data, problem = None, None
+    if store.has_payload(row):
+        try:
+            read = folder.read(row)
+            data = EventData(read.company_id, read.fields)
+        except PoisonError as error:
+            problem = error.reason
+    return CloudEvent(
+        specversion="1.0",
+        id=str(Position(partition, row["position"])),
+        source=f"/v1/applications/{quote(row['application_id'], safe='')}",
+        type=Kind(row["kind"]).label,
+        subject=row["user_id"],
+        time=rfc3339(row["occurred_at"]),
+        recordedtime=rfc3339(row["recorded_at"]),
+        data=data,
+        dataerror=problem,
+    )

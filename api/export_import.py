@@ -1,0 +1,242 @@
+"""The log as lines, out and in again: one delivery a line.
+
+A line of an export is the delivery, with one member put in front that says what the delivery
+itself can't: `"userlog": {"position", "recorded_at"}`. So a line is still a delivery, and an
+import brings the times back. Of an erased user only that member is left, and a delivery in
+quarantine is a line of its own kind. Any file of plain deliveries can be imported as well.
+
+An import can be repeated: what is there already is a duplicate.
+"""
+
+from __future__ import annotations
+
+import base64
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from api.webhook.decode import Decoded, decode
+from eventstore import store
+from eventstore.events import Kind, NewEvent, Outcome, Position, RecordedEvent
+from projections.query.views import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Iterator
+
+    from eventstore.events import Stream
+    from eventstore.log import EventLog
+    from eventstore.quarantine import Quarantine, Quarantined
+
+_PAGE_ROWS = 1_000
+_CHUNK_LINES = 1_000
+_MARK = b'{"userlog":{'
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A delivery in quarantine, its body in base64."""
+
+    reason: str
+    detail: str
+    first_seen: datetime
+    last_seen: datetime
+    times_seen: int
+    body: str
+    headers: dict[str, str] = {}
+
+
+class Member(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a line says beside the delivery; for an erased user's event, all there is."""
+
+    position: str | None = None
+    recorded_at: datetime | None = None
+    event: str | None = None
+    application_id: str = ""
+    user_id: str = ""
+    occurred_at: datetime | None = None
+    after_erasure: bool = False
+    quarantined: Held | None = None
+
+
+class _Line(msgspec.Struct, frozen=True):
+    userlog: Member
+
+
+class Imported(msgspec.Struct):
+    """What an import did, in events; `quarantined` in deliveries."""
+
+    appended: int = 0
+    duplicates: int = 0
+    erased: int = 0
+    ignored: int = 0
+    quarantined: int = 0
+
+
+async def export_lines(
+    log: EventLog, quarantine: Quarantine, after: dict[int, int]
+) -> AsyncIterator[bytes]:
+    """Yield the log after these positions (number by partition), then the quarantine.
+
+    In order of recording, so that it can be read into any number of partitions.
+    """
+    pages = [_Pages(log, partition, after.get(partition, 0)) for partition in range(log.partitions)]
+    for page in pages:
+        await page.fill()
+    while (first := min((p for p in pages if p.rows), key=_recorded, default=None)) is not None:
+        yield _line(first.rows.pop())
+        await first.fill()
+    for key in await quarantine.keys(None):
+        found = await quarantine.show(key)
+        if found is not None:
+            yield _held_line(*found)
+
+
+class _Pages:
+    """One partition's events, a page at a time, the next one last."""
+
+    def __init__(self, log: EventLog, partition: int, after: int) -> None:
+        self._log = log
+        self._after = Position(partition, after)
+        self._ended = False
+        self.rows: list[RecordedEvent] = []
+
+    async def fill(self) -> None:
+        """Read the next page when the one in hand is used up."""
+        if self.rows or self._ended:
+            return
+        page = await store.read(self._log.pool, self._log.keyring, self._after, _PAGE_ROWS)
+        self._ended = len(page) < _PAGE_ROWS
+        if page:
+            self._after = page[-1].position
+            self.rows = page[::-1]
+
+
+def _recorded(page: _Pages) -> tuple[datetime, Position]:
+    return page.rows[-1].recorded_at, page.rows[-1].position
+
+
+def _line(event: RecordedEvent) -> bytes:
+    about = {"position": str(event.position), "recorded_at": rfc3339(event.recorded_at)}
+    if event.payload is not None:
+        member = msgspec.json.encode({"userlog": about})
+        body = event.payload.translate(None, b"\r\n").lstrip()  # none inside a JSON string
+        return member[:-1] + b"," + body[1:]
+    erased = {
+        **about,
+        "event": event.kind.label,
+        "application_id": event.stream.application_id,
+        "user_id": event.stream.user_id,
+        "occurred_at": rfc3339(event.occurred_at),
+        "after_erasure": event.after_erasure,
+    }
+    return msgspec.json.encode({"userlog": erased})
+
+
+def _held_line(about: Quarantined, body: bytes) -> bytes:
+    held = msgspec.structs.asdict(about)
+    del held["id"]
+    held["body"] = base64.b64encode(body).decode()
+    return msgspec.json.encode({"userlog": {"quarantined": held}})
+
+
+class Importer:
+    """Reads lines into a log; `done` counts what became of them."""
+
+    def __init__(self, log: EventLog, quarantine: Quarantine) -> None:
+        """What can't be read goes into the quarantine, as on arrival."""
+        self._log = log
+        self._quarantine = quarantine
+        self.done = Imported()
+
+    async def take(self, lines: Iterable[bytes]) -> None:
+        """Import some lines, in order; durable when this returns."""
+        events: list[NewEvent] = []
+        for line in lines:
+            member = _member(line)
+            if member is None:
+                events += await self._delivery(line, None)
+            elif member.quarantined is not None:
+                await self._hold(member.quarantined)
+            elif member.event is None:
+                events += await self._delivery(_without_member(line), member.recorded_at)
+            else:
+                await self._append(events)
+                events = []
+                await self._erased(member, member.event)
+        await self._append(events)
+
+    async def _delivery(self, body: bytes, recorded_at: datetime | None) -> list[NewEvent]:
+        decoded: Decoded = decode(body)
+        if decoded.rejected:
+            problem = decoded.rejected[0]
+            await self._quarantine.put(body, problem.reason, problem.detail)
+            self.done.quarantined += 1
+        elif not decoded.events:
+            self.done.ignored += 1
+        return [msgspec.structs.replace(e, recorded_at=recorded_at) for e in decoded.events]
+
+    async def _append(self, events: list[NewEvent]) -> None:
+        if not events:
+            return
+        for event, answer in zip(events, await self._log.append(events), strict=True):
+            if answer.outcome is Outcome.APPENDED:
+                self.done.appended += 1
+            elif answer.outcome is Outcome.DUPLICATE:
+                self.done.duplicates += 1
+            else:
+                detail = f"position {answer.position} has the same event id, other content"
+                await self._quarantine.put(event.payload or b"", "same-id-other-content", detail)
+                self.done.quarantined += 1
+
+    async def _erased(self, member: Member, label: str) -> None:
+        """Record an event of which nothing but its time is left."""
+        stream = self._log.stream(member.application_id, member.user_id)
+        is_erased = await self._log.is_erased(stream)
+        if label == Kind.ERASED.label:
+            await self._erase(stream, member.recorded_at)
+        elif is_erased and not member.after_erasure:
+            self.done.duplicates += 1  # an earlier run of this import has been here
+        elif member.occurred_at is not None:
+            kind = next(kind for kind in Kind if kind.label == label)
+            about = (member.application_id, member.user_id, kind, member.occurred_at)
+            name = f"import\0{member.position}".encode()
+            await self._append([NewEvent(*about, name, b"", None, member.recorded_at)])
+
+    async def _erase(self, stream: Stream, recorded_at: datetime | None) -> None:
+        found = await self._log.erase(stream, recorded_at)
+        if found.position is None:
+            self.done.duplicates += 1
+        else:
+            self.done.erased += 1
+
+    async def _hold(self, held: Held) -> None:
+        body = base64.b64decode(held.body)
+        await self._quarantine.put(body, held.reason, held.detail, held.headers)
+        self.done.quarantined += 1
+
+
+def _member(line: bytes) -> Member | None:
+    """Return what an export put in front; None for a plain delivery."""
+    if not line.startswith(_MARK):
+        return None
+    try:
+        return msgspec.json.decode(line, type=_Line).userlog
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _without_member(line: bytes) -> bytes:
+    return b"{" + line[line.index(b"},") + 2 :]
+
+
+def chunks(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Group lines, leaving out empty ones."""
+    chunk: list[bytes] = []
+    for line in lines:
+        if stripped := line.strip():
+            chunk.append(stripped)
+        if len(chunk) == _CHUNK_LINES:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

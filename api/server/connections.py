@@ -1,0 +1,213 @@
+"""The connections: how many there may be, and what becomes of those that bring no HTTP.
+
+aiohttp quotes what was sent in its answers to bad requests, and logs each as an error. What was
+sent may hold anybody's data, and an error is for somebody to look at.
+"""
+
+from __future__ import annotations
+
+import resource
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from api.observe.logs import Seldom
+from api.web.problems import Problem, unavailable
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Callable
+
+    from api.config.settings import Settings
+
+    Handler = Callable[[Any], Awaitable[web.StreamResponse]]
+    Factory = Callable[..., web.BaseRequest]
+
+HEADERS_MAX = 64
+LINE_BYTES_MAX = 8190
+"""Of the first line of a request, and of each header."""
+HEAD_BYTES_MAX = 1 << 16
+"""Of all of them together, for as long as they are not complete."""
+_OTHER_FILES = 64
+"""Open files of a process that are neither connections from outside nor to the database."""
+_LINGER_S = 1.0
+"""For what is still coming of a body that nobody wants, so that its sender sees the answer."""
+_RETRY_AFTER_S = 5
+_LINGERING_MAX = 32
+"""Connections whose sender is given that time although they were turned away."""
+_log = structlog.stdlib.get_logger("userlog.http")
+
+
+class Runner(web.AppRunner):
+    """Runs an application behind such connections."""
+
+    def __init__(self, app: web.Application, settings: Settings) -> None:
+        """Nothing listens until it is set up and has a site."""
+        super().__init__(app, handle_signals=False, shutdown_timeout=_LINGER_S)
+        self._settings = settings
+
+    async def _make_server(self) -> Server:
+        made = await super()._make_server()
+        return Server(made.request_handler, self._settings, made.request_factory)
+
+
+class Server(web.Server):
+    """Lets in as many connections as there may be, and closes those on which nothing goes on."""
+
+    def __init__(
+        self, handler: Handler, settings: Settings, request_factory: Factory | None = None
+    ) -> None:
+        """Each request goes to `handler`."""
+        super().__init__(
+            _unquoted(handler),
+            request_factory=request_factory,
+            access_log=None,
+            lingering_time=_LINGER_S,
+            keepalive_timeout=settings.idle_timeout_s,
+            max_line_size=LINE_BYTES_MAX,
+            max_field_size=LINE_BYTES_MAX,
+            max_headers=HEADERS_MAX,
+        )
+        self._connections_max = settings.connections_max
+        self._lingering = 0
+        self._seldom = Seldom()
+
+    def __call__(self) -> _Connection:
+        """Make what speaks HTTP on a new connection."""
+        return _Connection(self, self._loop, self._kwargs)
+
+    def full(self) -> bool:
+        """Say whether a new connection is one too many; now and then also in the log."""
+        if len(self._connections) < self._connections_max:
+            return False
+        self._seldom.say(_log, "too many connections", connections_max=self._connections_max)
+        return True
+
+    def turn_away(self, transport: asyncio.Transport, problem: Problem) -> None:
+        """Answer where there is no request, and end the connection.
+
+        Ended at once, what is still coming may keep the answer from being read.
+        """
+        transport.write(_raw(problem))
+        if self._lingering == _LINGERING_MAX:
+            transport.close()
+            return
+        self._lingering += 1
+        transport.write_eof()
+        self._loop.call_later(_LINGER_S, self._end, transport)
+
+    def _end(self, transport: asyncio.Transport) -> None:
+        self._lingering -= 1
+        transport.abort()
+
+
+class _Connection(web.RequestHandler):
+    """One connection."""
+
+    __slots__ = ("_head_bytes", "_server")
+
+    def __init__(
+        self, server: Server, loop: asyncio.AbstractEventLoop, given: dict[str, Any]
+    ) -> None:
+        super().__init__(server, loop=loop, **given)
+        self._server = server
+        self._head_bytes = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if not self._server.full():
+            super().connection_made(transport)
+            return
+        self.transport = cast("asyncio.Transport", transport)
+        self._give_up(unavailable("too many connections; send it again", _RETRY_AFTER_S))
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; a head that does not end is one that is too long."""
+        super().data_received(data)
+        if self._waiter is None or self._waiter.done():
+            self._head_bytes = 0
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > HEAD_BYTES_MAX:
+            _log.info("not understood as HTTP", problem="EndlessHead")
+            self._give_up(_no_http())
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP without quoting it."""
+        if not isinstance(exc, HttpProcessingError):
+            return super().handle_error(request, status, exc, message)
+        _log.info("not understood as HTTP", problem=type(exc).__name__)
+        response = _no_http().response()
+        response.force_close()
+        return response
+
+    def log_exception(self, *args: Any, **given: Any) -> None:  # noqa: ANN401 - aiohttp's
+        """Log a defect; a body that nobody wanted and that can't be read is none."""
+        error = given.get("exc_info")
+        if isinstance(error, web.RequestPayloadError):
+            _log.info("body not received", problem=type(error).__name__)
+        else:
+            super().log_exception(*args, **given)
+
+    def _give_up(self, problem: Problem) -> None:
+        transport, self.transport = self.transport, None
+        self.force_close()  # nothing more is heard
+        if transport is not None:
+            self._server.turn_away(transport, problem)
+
+
+def _unquoted(handler: Handler) -> Handler:
+    """Answer what aiohttp refuses by itself without quoting it: an expectation, for one."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            detail = "see the README for what is understood here"
+            return Problem(error.status, error.reason, detail).response()
+
+    return answer
+
+
+def _no_http() -> Problem:
+    detail = (
+        f"this is no HTTP/1.1, or more of a head than {HEADERS_MAX} headers,"
+        f" {LINE_BYTES_MAX} bytes in a line and {HEAD_BYTES_MAX} in all"
+    )
+    return Problem(400, "Not understood", detail, headers={"Connection": "close"})
+
+
+def _raw(problem: Problem) -> bytes:
+    response = problem.response()
+    status = HTTPStatus(response.status)
+    response.headers.update({"Content-Length": str(response.content_length), "Connection": "close"})
+    lines = [f"{name}: {value}" for name, value in response.headers.items()]
+    head = "\r\n".join([f"HTTP/1.1 {status} {status.phrase}", *lines, "", ""])
+    return head.encode() + problem.body()
+
+
+def with_room(settings: Settings) -> Settings:
+    """Make room for the connections that are wanted, or want fewer if there can't be so many.
+
+    Were all files taken by connections from outside, none could be had to the database.
+    """
+    reserved = settings.pool_connections_max + _OTHER_FILES
+    wanted = settings.connections_max + reserved
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= allowed < wanted:
+        allowed = wanted if most < 0 else min(wanted, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    if not 0 <= allowed < wanted:
+        return settings
+    fewer = max(allowed - reserved, 1)
+    _log.warning("few open files allowed", open_files_max=allowed, connections_max=fewer)
+    return msgspec.structs.replace(settings, connections_max=fewer)

@@ -1,0 +1,113 @@
+"""The service: starts everything, says where it is, and stops without losing anything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from api.config.secret_files import FILES, Secrets, obtain
+from api.config.settings import SettingsError
+from api.routes import WEBHOOK_PATH
+from api.runtime import StoppedWaitingError, database_url, opened
+from api.server.process import answering, projecting, traced
+from api.server.sockets import listening
+from api.server.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from api.config.settings import Settings
+
+    Reread = Callable[[], Settings]
+
+_log = structlog.stdlib.get_logger("userlog")
+
+
+async def serve(
+    settings: Settings, *, project: bool, say: Callable[[str], None], reread: Reread
+) -> None:
+    """Serve until SIGINT or SIGTERM; `say` is told what a person needs to know first.
+
+    At SIGHUP the secrets are read again, from the settings that `reread` returns.
+    """
+    secrets = obtain(settings)
+    stopping = _until_signal()
+    with listening(settings.host, settings.port, settings.workers) as listeners:
+        greeting = _greeting(settings, secrets, listeners[0][0].getsockname()[1])
+        if settings.workers == 1:
+            _on_hangup(stopping, reread, secrets.renew)
+            with contextlib.suppress(StoppedWaitingError):
+                async with answering(settings, secrets, listeners[0], stopping, project=project):
+                    say(greeting)
+                    await stopping.wait()
+            return
+        async with database_url(settings) as url:
+            there = msgspec.structs.replace(settings, database_url=url)
+            supervisor = Supervisor(there, secrets, listeners, project=project)
+            _on_hangup(stopping, reread, supervisor.renew)
+            await supervisor.run(stopping, ready=lambda: say(greeting))
+
+
+async def project_forever(settings: Settings) -> None:
+    """Run the projector alone until SIGINT or SIGTERM."""
+    stopping = _until_signal()
+    with contextlib.suppress(StoppedWaitingError):
+        async with (
+            opened(settings, obtain(settings), stopping=stopping) as runtime,
+            traced(runtime) as traces,
+            projecting(runtime, traces),
+        ):
+            _log.info("projecting")
+            await stopping.wait()
+
+
+def _until_signal() -> asyncio.Event:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    return stopping
+
+
+def _on_hangup(stopping: asyncio.Event, reread: Reread, renew: Callable[[Secrets], None]) -> None:
+    """Read the secrets again at SIGHUP; in a terminal it means that the terminal is closed."""
+
+    def hear() -> None:
+        try:
+            renew(obtain(reread()))
+        except SettingsError as error:
+            _log.error("secrets stay as they were", problem=str(error))
+        else:
+            _log.info("secrets read again")
+
+    in_terminal = os.isatty(sys.stderr.fileno())
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGHUP, stopping.set if in_terminal else hear
+    )
+
+
+def _greeting(settings: Settings, secrets: Secrets, port: int) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    base = f"http://{host}:{port}"
+    folder = Path(settings.data_dir)
+    lines = [
+        f"userlog {version('userlog')} serves at {base}",
+        f"  webhook     {base}{WEBHOOK_PATH}",
+    ]
+    if "webhook_secrets" in secrets.made:
+        lines.append(f"  secret      in {folder / FILES['webhook_secrets']}, made just now")
+    if "api_token" in secrets.made:
+        lines.append(f"  read token  {secrets.api_token}")
+        lines.append(f"              kept in {folder / FILES['api_token']}")
+    if secrets.made:
+        lines.append("  try it      userlog send")
+    return "\n".join(lines)

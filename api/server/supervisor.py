@@ -1,0 +1,183 @@
+"""Runs the processes of the service: those that answer requests, and the one that projects.
+
+A process that dies is replaced. The new one takes over the old one's socket, so the connections
+that waited there are not lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from api.server.worker import READY, Task
+from projections.rebuild.worker_pool import WorkerError, how_ended, program
+
+if TYPE_CHECKING:
+    import socket
+    from asyncio.subprocess import Process
+    from collections.abc import Callable, Generator
+
+    from api.config.secret_files import Secrets
+    from api.config.settings import Settings
+
+_PAUSE_S = 0.1
+_PAUSE_S_MAX = 5.0
+"""Before a process that died is replaced: at first, and at most if it keeps dying."""
+_STEADY_S = 60.0
+"""A process that lived for so long did not die of its start."""
+_GRACE_S = 5.0
+"""What a process may take to end beyond the time for the requests in hand."""
+_log = structlog.stdlib.get_logger("userlog.supervisor")
+
+
+class Supervisor:
+    """Keeps the processes running."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        secrets: Secrets,
+        listeners: list[list[socket.socket]],
+        *,
+        project: bool,
+    ) -> None:
+        """One process answers at each of the `listeners`; nothing runs until `run`."""
+        self._settings = settings
+        self._secrets = secrets
+        self._listeners = listeners
+        self._project = project
+        self._slots: list[_Slot] = []
+
+    def renew(self, secrets: Secrets) -> None:
+        """Let other secrets count, in all processes."""
+        self._secrets.renew(secrets)
+        for slot in self._slots:
+            slot.tell(self._secrets)
+
+    async def run(self, stopping: asyncio.Event, ready: Callable[[], None]) -> None:
+        """Run the processes until `stopping`; tell once when all are `ready`.
+
+        WorkerError if one ends before it was ready for the first time.
+        """
+        with (
+            _pipe() as (reading, writing),
+            tempfile.TemporaryDirectory(prefix="userlog-metrics-") as metrics,
+        ):
+            tasks = [
+                Task(self._settings, self._secrets, [one.fileno() for one in sockets], writing)
+                for sockets in self._listeners
+            ]
+            if self._project:
+                tasks.append(Task(self._settings, self._secrets, [], reading))
+            self._slots = [_Slot(task, metrics) for task in tasks]
+            telling = asyncio.create_task(_tell(self._slots, ready))
+            closing = asyncio.create_task(self._close(stopping))
+            kept = (slot.keep(stopping) for slot in self._slots)
+            ends = await asyncio.gather(*kept, return_exceptions=True)
+            telling.cancel()
+            await closing
+        for end in ends:
+            if end is not None:
+                raise end
+
+    async def _close(self, stopping: asyncio.Event) -> None:
+        """Let nobody wait at a socket when no process will take its place any more."""
+        await stopping.wait()
+        for one in itertools.chain(*self._listeners):
+            one.close()
+
+
+async def _tell(slots: list[_Slot], ready: Callable[[], None]) -> None:
+    for slot in slots:
+        await slot.ready.wait()
+    ready()
+
+
+@contextlib.contextmanager
+def _pipe() -> Generator[tuple[int, int]]:
+    """Open a pipe into which the processes that append write, and the one that projects reads."""
+    ends = os.pipe()
+    try:
+        for end in ends:
+            os.set_blocking(end, False)
+        yield ends
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+class _Slot:
+    """One of the processes, and those that take its place."""
+
+    def __init__(self, task: Task, metrics: str) -> None:
+        self._task = task
+        self._metrics = metrics
+        self._process: Process | None = None
+        self.ready = asyncio.Event()
+        """Set once a process of this slot has begun its work."""
+
+    def tell(self, secrets: Secrets) -> None:
+        """Let other secrets count; a process that is not there yet begins with them."""
+        if self._process and self._process.stdin and not self._process.stdin.is_closing():
+            self._process.stdin.write(msgspec.json.encode(secrets) + b"\n")
+
+    async def keep(self, stopping: asyncio.Event) -> None:
+        """Keep a process running until `stopping`, which a failed first start sets."""
+        pause_s = _PAUSE_S
+        while not stopping.is_set():
+            began = time.monotonic()
+            how = await self._run(stopping)
+            if stopping.is_set():
+                return
+            if not self.ready.is_set():
+                stopping.set()
+                raise WorkerError("a worker process did not start; its own line says why")
+            _log.error("worker died; replacing it", how=how, projects=not self._task.sockets)
+            pause_s = _PAUSE_S if time.monotonic() - began > _STEADY_S else pause_s
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), pause_s)
+            pause_s = min(2 * pause_s, _PAUSE_S_MAX)
+
+    async def _run(self, stopping: asyncio.Event) -> str:
+        """Run a process to its end, which is soon if it is `stopping`; return how it ended."""
+        self._process = process = await asyncio.create_subprocess_exec(
+            *program("api.server.worker"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": self._metrics},
+            pass_fds=(*self._task.sockets, self._task.wake),
+            start_new_session=True,  # Ctrl-C is for the supervisor
+        )
+        assert process.stdin  # noqa: S101 - a pipe was asked for
+        process.stdin.write(msgspec.json.encode(self._task) + b"\n")
+        ended = asyncio.create_task(self._follow(process))
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        process.stdin.close()
+        patience_s = self._task.settings.shutdown_timeout_s + _GRACE_S
+        if not (await asyncio.wait((ended,), timeout=patience_s))[0]:
+            process.kill()
+        code = await ended
+        self._forget_gauges(process.pid)
+        return f"process {process.pid} {how_ended(code)}"
+
+    def _forget_gauges(self, pid: int) -> None:
+        """Do as prometheus_client's mark_process_dead, which has no types."""
+        for file in Path(self._metrics).glob(f"gauge_live*_{pid}.db"):
+            file.unlink()
+
+    async def _follow(self, process: Process) -> int:
+        assert process.stdout  # noqa: S101 - likewise
+        if await process.stdout.readline() == READY:
+            self.ready.set()
+        return await process.wait()

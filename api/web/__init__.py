@@ -1,0 +1,1 @@
+"""What every request shares: routes, parameters, problems, tokens, limits."""

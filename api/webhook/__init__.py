@@ -1,0 +1,1 @@
+"""Webhooks: a delivery verified, decoded and taken into the log."""

@@ -24,7 +24,7 @@ from api.config.settings import Settings
 from api.server.unready import lobby
 from api.webhook.verify import sign
 from tests.conftest import MASTER_KEY
-from tests.integration.support import PATIENCE_S, connected, delivery
+from tests.support.database import PATIENCE_S, connected, delivery
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import ClientSession
 
-from tests.integration.monitoring import RULES, assert_fires, page, run, scrape_of, tool
+from tests.support.monitoring import RULES, assert_fires, page, run, scrape_of, tool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from eventstore.postgres import embedded
 from tests.conftest import with_database
-from tests.integration.monitoring import run
-from tests.integration.support import connected
+from tests.support.database import connected
+from tests.support.monitoring import run
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.monitoring import DOCS, run
+from tests.support.monitoring import DOCS, run
 
 
 async def test_unit(tmp_path: Path) -> None:

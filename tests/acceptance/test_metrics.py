@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from tests.integration.monitoring import scraped
+from tests.support.monitoring import scraped
 
 if TYPE_CHECKING:
     from pathlib import Path

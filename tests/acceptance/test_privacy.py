@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from tests.integration.support import APP, envelope
+from tests.support.database import APP, envelope
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Home, Service

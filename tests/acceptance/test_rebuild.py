@@ -11,7 +11,7 @@ import msgspec
 
 from eventstore import store
 from projections.rebuild import generations, shards
-from tests.integration.support import APP, blocked, delivery
+from tests.support.database import APP, blocked, delivery
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -17,13 +17,13 @@ import pytest
 
 from tests.acceptance.conftest import Service
 from tests.conftest import MASTER_KEY
-from tests.integration.support import APP, PATIENCE_S, delivery, proxied
+from tests.support.database import APP, PATIENCE_S, delivery, proxied
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from tests.acceptance.conftest import Home
-    from tests.integration.support import Proxy
+    from tests.support.database import Proxy
 
 WORKERS = pytest.mark.parametrize("workers", ["1", "2"])
 LOST = (aiohttp.ClientError, ConnectionError)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from projections.fold.history import HistoryEntry, replay
 from projections.fold.state import Recall, UserEvent, UserState, encode_fields, names_by, read_event
-from tests.properties.lives import Told, identified, in_effective_order, reference, tellings
-from tests.unit.support import AT, only, record
+from tests.support.deliveries import AT, only, record
+from tests.support.lives import Told, identified, in_effective_order, reference, tellings
 
 
 @st.composite

@@ -19,7 +19,7 @@ from api.config.settings import Settings
 from api.runtime import opened
 from projections.project.projector import catch_up
 from tests.conftest import MASTER_KEY
-from tests.integration.support import SAMPLE_USER, SAMPLES, delivery
+from tests.support.database import SAMPLE_USER, SAMPLES, delivery
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from projections.project.projector import Projector, catch_up
 from projections.query.users import FOREVER, Page
-from tests.properties.lives import Told, identified, in_effective_order, reference, tellings
-from tests.unit.support import AT, AT_MS
+from tests.support.deliveries import AT, AT_MS
+from tests.support.lives import Told, identified, in_effective_order, reference, tellings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

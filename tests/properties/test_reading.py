@@ -16,7 +16,7 @@ from eventstore.events import Kind, NewEvent, Position, RecordedEvent, Stream
 from projections.deliveries.envelope import moment
 from projections.fold.history import replay
 from projections.fold.state import encode_fields, read_event
-from tests.unit.support import (
+from tests.support.deliveries import (
     CREATE,
     DELETE,
     DELETE_VERBATIM,

@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from eventstore.events import Kind, Position, Stream
-from tests.unit.support import APPLICATION, USER, short
+from tests.support.deliveries import APPLICATION, USER, short
 
 
 @pytest.mark.parametrize("position", [Position(0, 0), Position(0, 1), Position(1023, 10**18 - 1)])

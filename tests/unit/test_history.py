@@ -9,7 +9,7 @@ import pytest
 
 from eventstore.events import Position
 from projections.fold.history import replay
-from tests.unit.support import AT_MS, CREATE, DELETE, UPDATE, delivery, history_of, read
+from tests.support.deliveries import AT_MS, CREATE, DELETE, UPDATE, delivery, history_of, read
 
 Fields = dict[str, Any]
 MAIL, OTHER_MAIL = {"email": "a@b.c"}, {"email": "d@e.f"}

@@ -11,7 +11,7 @@ from multidict import MultiDict
 from api.web.params import Parameter, Params
 from api.web.problems import Problem
 from api.web.rules import MOMENT, moment, number, one_of
-from tests.unit.support import AT, AT_MS, short
+from tests.support.deliveries import AT, AT_MS, short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

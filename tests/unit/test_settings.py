@@ -20,7 +20,7 @@ from api.config.settings import (
     shown,
     traces_wanted,
 )
-from tests.unit.support import short
+from tests.support.deliveries import short
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ import pytest
 
 from eventstore.events import Kind
 from projections.fold.state import encode_fields, fold, names_by
-from tests.unit.support import (
+from tests.support.deliveries import (
     AT,
     AT_MS,
     CREATE,

@@ -10,7 +10,7 @@ import pytest
 from eventstore.events import Stream
 from projections.fold.history import replay
 from projections.tables import TABLES, Folded
-from tests.unit.support import APPLICATION, AT_MS, USER, delivery, read
+from tests.support.deliveries import APPLICATION, AT_MS, USER, delivery, read
 
 DAY_MS = 86_400_000
 STREAM = Stream.of(APPLICATION, USER, 1)

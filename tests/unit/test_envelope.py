@@ -17,7 +17,7 @@ from projections.deliveries.envelope import (
     read_single,
     split_payload,
 )
-from tests.unit.support import (
+from tests.support.deliveries import (
     AT,
     AT_MS,
     CREATE,

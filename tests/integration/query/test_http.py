@@ -23,7 +23,7 @@ from api.runtime import opened
 from api.server.connections import Runner
 from api.webhook.verify import HEADER, sign
 from projections.project.projector import Projector, catch_up
-from tests.integration.support import (
+from tests.support.database import (
     APP,
     HEADS,
     PATIENCE_S,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from api.runtime import Runtime
     from tests.conftest import Stack
-    from tests.integration.support import Lines
+    from tests.support.database import Lines
 
 KEY = b"a master key for tests only 32 b"
 SECRETS = Secrets(["old secret", "new secret"], KEY, None, "token", [])
@@ -54,7 +54,7 @@ AUTH = {"Authorization": "Bearer token"}
 USER = f"/v1/applications/{APP}/users/{SAMPLE_USER}"
 USERS = f"/v1/applications/{APP}/users"
 STATS = f"/v1/applications/{APP}/stats"
-VERBATIM = Path(__file__).parents[1].joinpath("samples", "delete-verbatim.json").read_bytes()
+VERBATIM = Path(__file__).parents[2].joinpath("samples", "delete-verbatim.json").read_bytes()
 NOTHING = {"accepted": 0, "duplicates": 0, "ignored": 0, "quarantined": 0, "positions": []}
 
 

@@ -10,7 +10,7 @@ import pytest
 from eventstore.errors import SealBrokenError
 from eventstore.sealing.keyring import StreamKey
 from eventstore.sealing.keys import DataKey, MasterKey
-from tests.unit.support import CREATE, DELETE, UPDATE, encoded
+from tests.support.deliveries import CREATE, DELETE, UPDATE, encoded
 
 KEY = DataKey.of(bytes(range(32)))
 OTHER = DataKey.of(bytes(32))

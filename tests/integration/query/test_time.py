@@ -13,12 +13,12 @@ from api.cli import timeline
 from api.web.rules import moment
 from api.webhook.decode import decode
 from projections.project.projector import catch_up
-from tests.unit.support import encoded
+from tests.support.deliveries import encoded
 
 if TYPE_CHECKING:
     from tests.conftest import Stack
 
-DOCUMENT = (Path(__file__).parents[2] / "docs/time.md").read_text()
+DOCUMENT = (Path(__file__).parents[3] / "docs/time.md").read_text()
 DELIVERIES = [
     msgspec.json.decode(line) for line in DOCUMENT.splitlines() if line.startswith('{"position"')
 ]

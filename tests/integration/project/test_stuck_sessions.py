@@ -18,7 +18,7 @@ from eventstore.events import Position
 from projections.project.projector import catch_up
 from projections.project.stuck_sessions import end_frozen
 from tests.conftest import MASTER_KEY
-from tests.integration.support import (
+from tests.support.database import (
     PATIENCE_S,
     begin_again,
     blocked,

@@ -14,7 +14,7 @@ from projections.fold.poison import PoisonError
 from projections.project import parked
 from projections.project.projector import catch_up
 from projections.rebuild.rebuild import Plan, rebuild
-from tests.integration.support import (
+from tests.support.database import (
     APP,
     T0,
     alter,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tests.conftest import Stack
-    from tests.integration.support import Lines
+    from tests.support.database import Lines
 
 MS = timedelta(milliseconds=1)
 TWO_USERS = envelope({"user": {"user_id": "u"}}, {"user": {"user_id": "v"}})

@@ -11,7 +11,7 @@ import pytest
 
 from projections.project.projector import Projector, catch_up
 from projections.project.repair import repair
-from tests.integration.support import (
+from tests.support.database import (
     APP,
     alter,
     aside,

@@ -19,8 +19,7 @@ from projections.fold.poison import PoisonError
 from projections.project.projector import catch_up, project_batch
 from projections.rebuild.rebuild import Plan, rebuild
 from projections.tables import Generation
-from tests.integration.monitoring import RULES, Client, Timeline, assert_fires, serving, tool
-from tests.integration.support import (
+from tests.support.database import (
     APP,
     HEADS,
     PATIENCE_S,
@@ -32,12 +31,13 @@ from tests.integration.support import (
     holding,
     proxied,
 )
+from tests.support.monitoring import RULES, Client, Timeline, assert_fires, serving, tool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from tests.conftest import Stack
-    from tests.integration.monitoring import Scrape
+    from tests.support.monitoring import Scrape
 
 LONG = Timeline(lasts=90)
 HOURS = Timeline(lasts=7 * 60)
@@ -48,7 +48,7 @@ def test_each_alert_is_caused_here() -> None:
     """No rule is without a test that names it, here or where a whole process is needed."""
     names = re.findall(r"- alert: (\w+)", RULES.read_text())
     here = Path(__file__)
-    tests = here.read_text() + (here.parents[1] / "acceptance" / "test_alerts.py").read_text()
+    tests = here.read_text() + (here.parents[2] / "acceptance" / "test_alerts.py").read_text()
     assert len(names) > 15
     assert [name for name in names if f'"{name}"' not in tests] == []
 

@@ -15,7 +15,7 @@ from eventstore.log import EventLog
 from eventstore.sealing.keyring import Keyring, KeyringLimits
 from eventstore.sealing.keys import MasterKey
 from tests.conftest import MASTER_KEY
-from tests.integration.support import (
+from tests.support.database import (
     APP,
     HEADS,
     T0,

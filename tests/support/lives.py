@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from tests.unit.support import APPLICATION, AT_MS, USER
+from tests.support.deliveries import APPLICATION, AT_MS, USER
 
 KINDS = ("create", "update", "delete")
 PLAIN: dict[str, tuple[str, list[Any]]] = {

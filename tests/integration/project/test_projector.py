@@ -20,7 +20,7 @@ from projections.prove.proof import prove
 from projections.prove.ranges import Range
 from projections.prove.scrubber import scrub
 from projections.tables import Generation
-from tests.integration.support import (
+from tests.support.database import (
     APP,
     PATIENCE_S,
     SAMPLE_USER,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from eventstore.events import RecordedEvent
     from tests.conftest import Stack
-    from tests.integration.support import Lines
+    from tests.support.database import Lines
 
     OpenStack = Callable[[str], Awaitable[Stack]]
     Follow = Callable[[Stack], Projector]

@@ -11,7 +11,7 @@ import pytest
 from eventstore.postgres import statements
 from projections.project.projector import catch_up
 from projections.query.search import Wanted, parse_mark, search
-from tests.integration.support import APP, T0, delivery
+from tests.support.database import APP, T0, delivery
 
 if TYPE_CHECKING:
     from projections.query.views import Users

@@ -14,8 +14,8 @@ from aiohttp import hdrs
 
 from api.webhook.verify import HEADER, sign
 from eventstore.postgres import failover
-from tests.integration.support import HEADS, delivery, holding, proxied
-from tests.integration.test_http import AUTH, USER, assert_problem, serving
+from tests.integration.query.test_http import AUTH, USER, assert_problem, serving
+from tests.support.database import HEADS, delivery, holding, proxied
 
 if TYPE_CHECKING:
     from tests.conftest import Stack

@@ -16,7 +16,7 @@ from api.config.settings import Settings
 from api.endpoints import feed as feed_module
 from api.runtime import opened
 from tests.conftest import MASTER_KEY
-from tests.integration.support import (
+from tests.support.database import (
     APP,
     PATIENCE_S,
     alter,

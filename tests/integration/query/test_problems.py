@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from multidict import MultiDict
 
-from tests.integration.support import APP, PATIENCE_S, SAMPLE_USER, SAMPLES
-from tests.integration.test_http import AUTH, USER, USERS, assert_problem, serving
+from tests.integration.query.test_http import AUTH, USER, USERS, assert_problem, serving
+from tests.support.database import APP, PATIENCE_S, SAMPLE_USER, SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.integration.test_http import Service
+    from tests.integration.query.test_http import Service
 
 STATS = f"/v1/applications/{APP}/stats"
 READS = (USER, f"{USER}/history", USERS, STATS, "/v1/events", "/v1/status", "/metrics")

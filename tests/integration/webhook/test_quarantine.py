@@ -8,7 +8,7 @@ import pytest
 from eventstore.errors import SealBrokenError
 from eventstore.quarantine import Quarantine
 from eventstore.sealing.keys import MasterKey
-from tests.integration.support import SAMPLES
+from tests.support.database import SAMPLES
 
 if TYPE_CHECKING:
     from tests.conftest import Stack

@@ -17,7 +17,7 @@ from api.web import tokens as tokens_module
 from api.web.tokens import EVERYTHING, Access, Scope, Tokens
 from eventstore.errors import UnavailableError
 from tests.conftest import MASTER_KEY
-from tests.integration.support import APP, proxied, retried
+from tests.support.database import APP, proxied, retried
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable

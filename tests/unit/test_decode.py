@@ -9,7 +9,7 @@ import pytest
 
 from api.webhook.decode import decode, is_ping
 from eventstore.events import Kind
-from tests.unit.support import (
+from tests.support.deliveries import (
     APPLICATION,
     AT,
     AT_MS,

@@ -10,7 +10,8 @@ import pytest
 
 from eventstore.verify import verify
 from projections.project.projector import catch_up
-from tests.integration.monitoring import (
+from tests.support.database import APP, SAMPLE_USER, SAMPLES, alter, delivery, proxied
+from tests.support.monitoring import (
     DASHBOARD,
     RULES,
     Client,
@@ -19,7 +20,6 @@ from tests.integration.monitoring import (
     serving,
     tool,
 )
-from tests.integration.support import APP, SAMPLE_USER, SAMPLES, alter, delivery, proxied
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -8,7 +8,7 @@ import pytest
 
 from eventstore.errors import SchemaError
 from eventstore.postgres import database, embedded, statements
-from tests.integration.support import connected
+from tests.support.database import connected
 
 if TYPE_CHECKING:
     from tests.conftest import Stack

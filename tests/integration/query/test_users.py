@@ -10,7 +10,7 @@ from eventstore.events import Position
 from projections.fold.poison import PoisonError
 from projections.project.projector import catch_up
 from projections.query.users import NotReachedError, Page, parse_mark
-from tests.integration.support import APP, T0, delivery
+from tests.support.database import APP, T0, delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable

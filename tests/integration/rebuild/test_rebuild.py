@@ -28,7 +28,7 @@ from projections.rebuild.rebuild import (
 )
 from projections.rebuild.worker_pool import WorkerError
 from projections.tables import Generation
-from tests.integration.support import (
+from tests.support.database import (
     APP,
     PATIENCE_S,
     begin_again,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from projections.prove.differences import Difference
     from tests.conftest import Stack
-    from tests.integration.support import Lines
+    from tests.support.database import Lines
 
     OpenStack = Callable[..., Awaitable[Stack]]
 

@@ -15,7 +15,7 @@ import pytest
 from eventstore import store
 from eventstore.events import Position
 from eventstore.postgres import statements
-from tests.integration.support import APP, event
+from tests.support.database import APP, event
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -14,7 +14,7 @@ from eventstore.postgres import statements
 from projections.project.projector import catch_up
 from projections.query.stats import days_of
 from projections.rebuild.rebuild import Plan, rebuild
-from tests.integration.support import APP, T0, begin_again, delivery, tables
+from tests.support.database import APP, T0, begin_again, delivery, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -84,8 +84,7 @@ CREATE TABLE userlog.events (
 CREATE INDEX events_stream ON userlog.events (partition, stream_id, occurred_at, position);
 
 -- For append(): is this event known already? The user's key is in the identity, so it needs no
--- stream_id beside it. It has to stay the last index of the table: append() keeps its plan, and if that
--- was made on an empty log, where all indexes cost the same, the planner has taken the newest.
+-- stream_id beside it. It has to stay the last index of the table (docs/planner.md, 6).
 CREATE UNIQUE INDEX events_identity ON userlog.events (partition, identity);
 
 -- Signed deliveries that could not be read. id is a hash of the body, so a platform that
@@ -176,10 +175,8 @@ CREATE TABLE userlog.users (
     PRIMARY KEY (partition, generation, stream_id)
 ) PARTITION BY LIST (generation);
 
--- For lists of an application's users, the most recently changed first. Every row is in this index; what
--- it is restricted to lets only those use it who name an application. To who asks for some users of a
--- table without statistics it would look as good as the primary key, and be read as a whole. The same
--- holds for the indexes of the next tables.
+-- For lists of an application's users, the most recently changed first. Every row is in this index
+-- (docs/planner.md, 5), as in those of the next tables.
 CREATE INDEX users_changed ON userlog.users
     (partition, generation, application_id, lifecycle, occurred_at, stream_id)
     WHERE application_id IS NOT NULL;
@@ -293,9 +290,8 @@ CREATE TABLE userlog.tokens (
 --   conflict   another event with the same identity is there, at this position
 --   stale      the user's key is not the one the item was sealed with: look it up, seal again
 -- The first statement takes the partition's head, so everything after it is alone with the
--- partition, and a reader that sees a position sees all below it. LIMIT 1 keeps each look-up a
--- look-up (the planner can't merge it into a join), and switching off the scans that stale
--- statistics would choose keeps it an index look-up, so the cost per item stays constant.
+-- partition, and a reader that sees a position sees all below it. Each item costs the same few index
+-- look-ups (docs/planner.md, 1 and 3).
 -- No identity may be in a batch twice: the unique index would refuse the batch. Items are judged,
 -- numbered and hashed one after the other in variables, which takes a fifth less of a processor than
 -- windows and ordered aggregates over all; the rows are inserted at once, as each INSERT costs.

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from api.webhook.decode import Decoded, decode
-from eventstore import store
 from eventstore.events import Kind, NewEvent, Outcome, Position, RecordedEvent
-from projections.query.views import rfc3339
+from projections.query.formats import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 _PAGE_ROWS = 1_000
 _CHUNK_LINES = 1_000
-_MARK = b'{"userlog":{'
+_PREFIX = b'{"userlog":{'
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -101,10 +100,10 @@ class _Pages:
         self.rows: list[RecordedEvent] = []
 
     async def fill(self) -> None:
-        """Read the next page when the one in hand is used up."""
+        """Read the next page when the present one is used up."""
         if self.rows or self._ended:
             return
-        page = await store.read(self._log.pool, self._log.keyring, self._after, _PAGE_ROWS)
+        page = await self._log.read(self._after, _PAGE_ROWS)
         self._ended = len(page) < _PAGE_ROWS
         if page:
             self._after = page[-1].position
@@ -140,10 +139,9 @@ def _held_line(about: Quarantined, body: bytes) -> bytes:
 
 
 class Importer:
-    """Reads lines into a log; `done` counts what became of them."""
+    """Reads lines into a log; `done` counts the outcomes."""
 
     def __init__(self, log: EventLog, quarantine: Quarantine) -> None:
-        """What can't be read goes into the quarantine, as on arrival."""
         self._log = log
         self._quarantine = quarantine
         self.done = Imported()
@@ -217,7 +215,7 @@ class Importer:
 
 def _member(line: bytes) -> Member | None:
     """Return what an export put in front; None for a plain delivery."""
-    if not line.startswith(_MARK):
+    if not line.startswith(_PREFIX):
         return None
     try:
         return msgspec.json.decode(line, type=_Line).userlog

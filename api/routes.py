@@ -1,114 +1,116 @@
-"""The route table: every request that is answered, whom it is open to, and what comes back."""
+"""The route table: every request, the scope that it needs, and what it answers."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
-from aiohttp import web
 
 from api.endpoints.feed import STREAM, Events
-from api.endpoints.handlers import Erased, Health, Stats
+from api.endpoints.health import Health
+from api.endpoints.stats import Stats
 from api.endpoints.status import Status
+from api.endpoints.users import Erased
 from api.web import params
-from api.web.params import Parameter, Params
+from api.web.route import Delivery, Route
 from api.web.tokens import Scope
+from api.webhook import samples
 from api.webhook.ingest import Receipt
+from api.webhook.verify import HEADER
 from projections.query.views import History, User, Users
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from api.endpoints.feed import Feed
-    from api.endpoints.handlers import Handlers
+    from api.endpoints.health import HealthEndpoints
+    from api.endpoints.stats import StatsEndpoints
+    from api.endpoints.status import StatusEndpoints
+    from api.endpoints.users import UserEndpoints
+    from api.webhook.handler import Webhook
 
-JSON = "application/json"
 WEBHOOK_PATH = "/webhooks/fynd"
 _APPLICATION = "/v1/applications/{application_id}"
 _USER = f"{_APPLICATION}/users/{{user_id}}"
+_DELIVERY = """\
+What the platform sends. Whatever was signed is answered with 200: other events are ignored, what
+can't be read is kept in quarantine.
+"""
 
 
-class Route(msgspec.Struct, frozen=True):
-    """A request, and what becomes of it.
-
-    `call` returns an `answer`, which is encoded as JSON, or a response of one of the types in
-    `media`. `problems` are the statuses of what can go wrong here and not everywhere.
-    Without a `scope` nobody needs a token, and whoever adds to the query is not refused: a load
-    balancer may, or the platform.
-    """
-
-    method: str
-    path: str
-    call: Callable[[web.Request, Params], Awaitable[object]]
-    answer: type
-    scope: Scope | None
-    parameters: tuple[Parameter[Any], ...] = ()
-    media: tuple[str, ...] = ()
-    problems: tuple[int, ...] = ()
-
-
-def routes(handlers: Handlers, feed: Feed) -> Sequence[Route]:
+def routes(  # noqa: PLR0913, PLR0917 - one for each group of endpoints
+    webhook: Webhook,
+    users: UserEndpoints,
+    stats: StatsEndpoints,
+    feed: Feed,
+    status: StatusEndpoints,
+    health: HealthEndpoints,
+) -> Sequence[Route]:
     """Make the table; the order is that of the documentation."""
-    places, moments = feed.places, (params.VALID_AT, params.KNOWN_AT)
+    positions, moments = feed.positions, (params.VALID_AT, params.KNOWN_AT)
+    examples = {name: msgspec.json.decode(body) for name, body in samples.load().items()}
     return (
         Route(
             "POST",
             WEBHOOK_PATH,
-            handlers.webhook,
+            webhook.webhook,
             Receipt,
             None,
             problems=(400, 401, 408, 413, 503),
+            delivery=Delivery(_DELIVERY, examples, HEADER),
         ),
         Route(
             "GET",
             _USER,
-            handlers.user,
+            users.user,
             User,
             Scope.READ,
-            (*moments, handlers.min_position),
+            (*moments, users.min_position),
             problems=(410,),
         ),
         Route(
             "GET",
             f"{_USER}/history",
-            handlers.history,
+            users.history,
             History,
             Scope.READ,
-            (*moments, params.ORDER, handlers.limit, params.HISTORY_AFTER, handlers.min_position),
+            (
+                *(*moments, params.ORDER, users.limit, params.HISTORY_AFTER),
+                users.min_position,
+            ),
             problems=(410,),
         ),
         Route(
             "GET",
             f"{_APPLICATION}/users",
-            handlers.users,
+            users.users,
             Users,
             Scope.READ,
             (
                 *(params.EMAIL, params.PHONE, params.USERNAME, params.LIFECYCLE),
-                *(params.UPDATED_SINCE, handlers.limit, params.SEARCH_AFTER),
+                *(params.UPDATED_SINCE, users.limit, params.SEARCH_AFTER),
             ),
         ),
         Route(
             "GET",
             f"{_APPLICATION}/stats",
-            handlers.stats,
+            stats.stats,
             Stats,
             Scope.READ,
             (params.FROM, params.TO),
         ),
-        Route("DELETE", f"{_USER}/personal-data", handlers.erase, Erased, Scope.ERASE),
+        Route("DELETE", f"{_USER}/personal-data", users.erase, Erased, Scope.ERASE),
         Route(
             "GET",
             "/v1/events",
             feed.events,
             Events,
             Scope.READ,
-            (places.after, places.partition, feed.limit, params.WAIT_S, places.resumed),
+            (positions.after, positions.partition, feed.limit, params.WAIT_S, positions.resumed),
             media=(STREAM,),
         ),
-        Route("GET", "/v1/status", handlers.status, Status, Scope.READ),
-        Route("GET", "/metrics", handlers.metrics, str, Scope.READ, media=("text/plain",)),
-        Route("GET", "/health/live", handlers.live, Health, None),
-        Route("GET", "/health/ready", handlers.ready, Health, None, problems=(503,)),
+        Route("GET", "/v1/status", status.status, Status, Scope.READ),
+        Route("GET", "/metrics", health.metrics, str, Scope.READ, media=("text/plain",)),
+        Route("GET", "/health/live", health.live, Health, None),
+        Route("GET", "/health/ready", health.ready, Health, None, problems=(503,)),
     )

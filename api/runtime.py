@@ -1,4 +1,4 @@
-"""Everything a command or the service needs, opened in order and closed in reverse."""
+"""Everything that a command or the service needs, opened in order and closed in reverse."""
 
 from __future__ import annotations
 
@@ -11,44 +11,42 @@ import structlog
 
 from api.webhook.ingest import Ingest
 from eventstore.errors import UnavailableError, database_errors
-from eventstore.group_commit import AppenderLimits
+from eventstore.group_commit import QueueLimits
 from eventstore.log import EventLog
-from eventstore.postgres import database, embedded, failover
+from eventstore.postgres import embedded, failover, schema
+from eventstore.postgres.pool import open_pool
 from eventstore.quarantine import Quarantine
-from projections.prove.scrubber import Scrubber
 from projections.query.users import ReadModel
-from projections.rebuild.log_source import Source
+from projections.rebuild.log_source import LogSource
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from api.config.secret_files import Secrets
     from api.config.settings import Settings
-    from eventstore.postgres.database import Pool
+    from eventstore.postgres.pool import Pool
 
 _PAUSE_S = 1.0
 _log = structlog.stdlib.get_logger("userlog")
 
 
 class StoppedWaitingError(Exception):
-    """Somebody stopped the service before its database was there."""
+    """The service was stopped before its database was reachable."""
 
 
 class Runtime:
     """The parts of a running userlog."""
 
-    def __init__(
-        self, settings: Settings, source: Source, log: EventLog, quarantine: Quarantine
-    ) -> None:
+    def __init__(self, settings: Settings, source: LogSource, pool: Pool, log: EventLog) -> None:
         """Made by `opened`; `source` is how a worker process opens the same log."""
         self.settings = settings
         self.source = source
+        self.pool = pool
         self.master_key = source.master()
         self.log = log
-        self.quarantine = quarantine
-        self.ingest = Ingest(log, quarantine)
-        self.read_model = ReadModel(log)
-        self.scrubber = Scrubber(log, interval_s=settings.scrub_interval_s)
+        self.quarantine = Quarantine(pool, log.partitions, self.master_key)
+        self.ingest = Ingest(log, self.quarantine)
+        self.read_model = ReadModel(log, pool)
 
 
 @contextlib.asynccontextmanager
@@ -70,7 +68,7 @@ async def install(url: str, settings: Settings, partitions: int = 1) -> bool:
     with database_errors():
         connection = await failover.connect(url, timeout=settings.database_timeout_s)
         try:
-            return await database.install(connection, partitions)
+            return await schema.install(connection, partitions)
         finally:
             await connection.close()
 
@@ -97,7 +95,7 @@ async def opened(
             yield runtime
             await runtime.log.close()
         finally:
-            await _close(runtime.log.pool, settings.shutdown_timeout_s)
+            await _close(runtime.pool, settings.shutdown_timeout_s)
 
 
 async def _wait(url: str, settings: Settings, secrets: Secrets, stopping: asyncio.Event) -> Runtime:
@@ -116,8 +114,8 @@ async def _wait(url: str, settings: Settings, secrets: Secrets, stopping: asynci
 
 async def _open(url: str, settings: Settings, secrets: Secrets, *, owner: bool = False) -> Runtime:
     if await install(url, settings):
-        _log.info("schema installed", version=database.SCHEMA_VERSION)
-    pool = await database.open_pool(
+        _log.info("schema installed", version=schema.SCHEMA_VERSION)
+    pool = await open_pool(
         url,
         size=settings.pool_connections_max,
         timeout_s=settings.database_timeout_s,
@@ -125,17 +123,14 @@ async def _open(url: str, settings: Settings, secrets: Secrets, *, owner: bool =
         owner=owner,
     )
     keys = (secrets.master_key, secrets.previous_master_key)
-    source = Source(url, *keys, settings.database_timeout_s)
-    limits = AppenderLimits(
-        settings.queue_rows_max, settings.batch_rows_max, settings.batch_bytes_max
-    )
-    master_key = source.master()
+    source = LogSource(url, *keys, settings.database_timeout_s)
+    limits = QueueLimits(settings.queue_rows_max, settings.batch_rows_max, settings.batch_bytes_max)
     try:
-        log = await EventLog.open(pool, master_key, limits)
+        log = await EventLog.open(pool, source.master(), limits)
     except BaseException:
         pool.terminate()
         raise
-    return Runtime(settings, source, log, Quarantine(pool, log.partitions, master_key))
+    return Runtime(settings, source, pool, log)
 
 
 async def _close(pool: Pool, timeout_s: float) -> None:

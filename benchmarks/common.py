@@ -20,7 +20,8 @@ import uvloop
 
 from api.webhook.ingest import Ingest
 from eventstore.log import EventLog
-from eventstore.postgres import database, embedded
+from eventstore.postgres import embedded, schema
+from eventstore.postgres.pool import open_pool
 from eventstore.quarantine import Quarantine
 from eventstore.sealing.keys import MasterKey
 from projections.query.users import ReadModel
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
         Iterator,
         Mapping,
     )
+
+    from eventstore.postgres.pool import Pool
 
 MASTER_KEY = bytes(32)
 TCP_PORT = 5432
@@ -54,6 +57,7 @@ class Userlog(NamedTuple):
     """A userlog in the server's database."""
 
     url: str
+    pool: Pool
     log: EventLog
     ingest: Ingest
     read_model: ReadModel
@@ -80,14 +84,14 @@ async def server() -> AsyncIterator[Server]:
 async def userlog_in(url: str, partitions: int = 1) -> AsyncGenerator[Userlog]:
     """Install userlog in a database, and open it."""
     connection = await asyncpg.connect(url)
-    await database.install(connection, partitions)
+    await schema.install(connection, partitions)
     await connection.close()
-    pool = await database.open_pool(url, size=_POOL_SIZE, timeout_s=60)
+    pool = await open_pool(url, size=_POOL_SIZE, timeout_s=60)
     key = MasterKey(MASTER_KEY)
     log = await EventLog.open(pool, key)
     ingest = Ingest(log, Quarantine(pool, partitions, key))
     try:
-        yield Userlog(url, log, ingest, ReadModel(log))
+        yield Userlog(url, pool, log, ingest, ReadModel(log, pool))
         await log.close()
     finally:
         await pool.close()
@@ -100,7 +104,7 @@ async def userlog(partitions: int = 1) -> AsyncIterator[Userlog]:
         yield opened
 
 
-async def open_plain_pool(url: str, size: int) -> database.Pool:
+async def open_plain_pool(url: str, size: int) -> Pool:
     """Open a pool as a rival would at its best: no statement but its own."""
     return await asyncpg.create_pool(url, min_size=size, max_size=size, reset=_keep)
 

@@ -37,8 +37,8 @@ from common import (
 )
 from data import APPLICATION, START_MS, STEP_MS, Shape, deliveries, events_of, fill, user_id
 
-from projections.deliveries.envelope import moment
-from projections.rebuild.log_source import Source
+from projections.deliveries.values import read_time
+from projections.rebuild.log_source import LogSource
 from projections.rebuild.rebuild import Plan, rebuild
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Sized(NamedTuple):
     async def ask(self, seconds: float) -> Round:
         """Ask who some user was in the middle of it all."""
         chance = random.Random(5)
-        middle_of_all = moment(START_MS + self.shape.events // 2 * STEP_MS)
+        middle_of_all = read_time(START_MS + self.shape.events // 2 * STEP_MS)
 
         async def one() -> None:
             user = user_id(chance.randrange(self.shape.users))
@@ -146,7 +146,7 @@ async def rebuild_rate(one: Sized, workers: int) -> float:
     """Rebuild what nobody has projected, and prove it by the log."""
     began = time.perf_counter()
     plan = Plan(workers, behind_max=0)
-    built = await rebuild(Source(one.opened.url, MASTER_KEY, None, 60), plan)
+    built = await rebuild(LogSource(one.opened.url, MASTER_KEY, None, 60), plan)
     assert not built.proof.differing
     return one.shape.events / (time.perf_counter() - began)
 

@@ -23,7 +23,7 @@ from load import SECRET
 from plain import INSERT
 
 if TYPE_CHECKING:
-    from eventstore.postgres.database import Pool
+    from eventstore.postgres.pool import Pool
 
 BY_KEY = "SELECT payload FROM plain WHERE id = $1"
 

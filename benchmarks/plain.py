@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from common import Server
 
-    from eventstore.postgres.database import Pool
+    from eventstore.postgres.pool import Pool
 
 MANY_CONNECTIONS = 64
 TABLE = """

@@ -28,7 +28,7 @@ from services import TOKEN, handwritten_service, userlog_service
 
 from api.webhook.decode import decode
 from eventstore.events import NewEvent, Stream
-from projections.deliveries.envelope import moment
+from projections.deliveries.values import read_time
 from projections.project.projector import catch_up
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Subject(msgspec.Struct, frozen=True):
 
     def questions(self) -> dict[str, Any]:
         """Ask about the middle of the history, by each time and by both."""
-        middle = moment(START_MS + self.events // 2 * STEP_MS)
+        middle = read_time(START_MS + self.events // 2 * STEP_MS)
         if middle is None or self.kind == "imported":
             return {"valid_at": (middle, None)}
         recorded = middle + SECOND
@@ -122,7 +122,7 @@ async def ask(opened: Userlog, subjects: list[Subject], rounds: int) -> dict[str
         for name, times in one.questions().items()
     }
     for one in (one for one in subjects if one.kind == "imported"):
-        recorded = await opened.log.pool.fetchval(_NTH, one.stream.stream_id, one.events // 2)
+        recorded = await opened.pool.fetchval(_NTH, one.stream.stream_id, one.events // 2)
         asked[f"{one.user_id} known_at"] = partial(
             opened.read_model.user, one.stream, None, recorded
         )

@@ -21,7 +21,7 @@ from eventsourcing_rival import environment
 from plain import COLUMNS, TABLE, merged, row
 
 from projections.project.projector import catch_up
-from projections.rebuild.log_source import Source
+from projections.rebuild.log_source import LogSource
 from projections.rebuild.rebuild import Plan, rebuild
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ class Rates:
     async def ours(self) -> float:
         """Rebuild and prove; what is built is loaded, indexed and compared with what answers."""
         began = time.perf_counter()
-        built = await rebuild(Source(self._running.url, MASTER_KEY, None, 60), Plan(self._workers))
+        built = await rebuild(
+            LogSource(self._running.url, MASTER_KEY, None, 60), Plan(self._workers)
+        )
         assert not built.proof.differing
         return self._events / (time.perf_counter() - began)
 

@@ -24,32 +24,35 @@ import msgspec
 from data import APPLICATION, START_MS, STEP_MS, Shape, delivery, events_of, fill, user_id
 
 from eventstore.log import EventLog
-from eventstore.postgres import database, embedded
+from eventstore.postgres import embedded, schema
+from eventstore.postgres.pool import open_pool
 from projections.project.projector import Projector
 from projections.query.users import Page, ReadModel
 from projections.rebuild import progress
-from projections.rebuild.log_source import Source
+from projections.rebuild.log_source import LogSource
 from projections.rebuild.rebuild import Plan, Rebuilt, prove_all, rebuild
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    from eventstore.postgres.pool import Pool
 
 KEY = bytes(32)
 APPENDS_AT_ONCE = 20
 
 
 @contextlib.asynccontextmanager
-async def new_log(partitions: int) -> AsyncGenerator[tuple[Source, EventLog]]:
+async def new_log(partitions: int) -> AsyncGenerator[tuple[LogSource, EventLog, Pool]]:
     """Open a userlog in a temporary directory, which is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="userlog-bench-") as folder:
         async with embedded.running(Path(folder), notice=lambda _: None) as url:
             connection = await asyncpg.connect(url)
-            await database.install(connection, partitions)
+            await schema.install(connection, partitions)
             await connection.close()
-            source = Source(url, KEY, None, 60)
-            pool = await database.open_pool(url, size=8, timeout_s=60)
+            source = LogSource(url, KEY, None, 60)
+            pool = await open_pool(url, size=8, timeout_s=60)
             log = await EventLog.open(pool, source.master())
-            yield source, log
+            yield source, log, pool
             await log.close()
             await pool.close()
 
@@ -57,10 +60,10 @@ async def new_log(partitions: int) -> AsyncGenerator[tuple[Source, EventLog]]:
 class Load:
     """Readers and an appender, and what they saw."""
 
-    def __init__(self, log: EventLog, shape: Shape) -> None:
+    def __init__(self, log: EventLog, pool: Pool, shape: Shape) -> None:
         """The appender goes on where the filling ended."""
         self._log = log
-        self._read_model = ReadModel(log)
+        self._read_model = ReadModel(log, pool)
         self._shape = shape
         self._newest: dict[str, int] = {}
         self._at_ms = START_MS + 2 * shape.events * STEP_MS
@@ -117,12 +120,12 @@ async def timed(work: Awaitable[Any]) -> tuple[Any, float]:
     return await work, time.perf_counter() - began
 
 
-async def watch(log: EventLog, phases: dict[str, float], peaks: dict[int, int]) -> None:
+async def watch(pool: Pool, phases: dict[str, float], peaks: dict[int, int]) -> None:
     """Note how long each phase takes, and the most memory that each worker has had."""
     said, began = "", time.perf_counter()
     while True:
         now = time.perf_counter()
-        found = await progress.read(log.pool)
+        found = await progress.read(pool)
         if said:
             phases[said] = phases.get(said, 0) + now - began
         said, began = found.phase if found else "", now
@@ -159,18 +162,18 @@ async def measure(args: argparse.Namespace, say: Callable[[str], None]) -> dict[
     """Fill, rebuild alone, rebuild while others read and append, and prove."""
     shape = Shape(args.events, args.users)
     plan = Plan(args.workers)
-    async with new_log(args.partitions) as (source, log):
+    async with new_log(args.partitions) as (source, log, pool):
         _, filling_s = await timed(fill(log, shape))
         say(f"filled with {shape.events} events of {shape.users} users in {filling_s:.1f} s")
         _, copy_s = await timed(copy_out(source.url))
         quiet: dict[str, float] = {}
         peaks: dict[int, int] = {}
-        async with beside(watch(log, quiet, peaks)):
+        async with beside(watch(pool, quiet, peaks)):
             built, alone_s = await timed(rebuild(source, plan))
         say(f"rebuilt alone in {alone_s:.1f} s")
         proof, proof_s = await timed(prove_all(source, plan, lambda *_: None))
         say(f"proven in {proof_s:.1f} s")
-        under = await _under_load(source, log, shape, plan)
+        under = await _under_load(source, (log, pool), shape, plan)
         return {
             "events": shape.events,
             "users": shape.users,
@@ -196,16 +199,19 @@ def _speeds(built: Rebuilt, took_s: float, phases: dict[str, float], events: int
     }
 
 
-async def _under_load(source: Source, log: EventLog, shape: Shape, plan: Plan) -> dict[str, Any]:
-    load = Load(log, shape)
+async def _under_load(
+    source: LogSource, opened: tuple[EventLog, Pool], shape: Shape, plan: Plan
+) -> dict[str, Any]:
+    log, pool = opened
+    load = Load(log, pool, shape)
     projector = Projector(log, batch_max=500, poll_s=0.1)
-    log.appended = projector.wake
+    log.observers.append(lambda _events, _seconds: projector.wake())
     projector.start()
     phases: dict[str, float] = {}
     async with beside(load.append(), load.read()):
         await asyncio.sleep(5)
         before = dict(load.counts)
-        async with beside(watch(log, phases, {})):
+        async with beside(watch(pool, phases, {})):
             built, took_s = await timed(rebuild(source, plan))
         after = dict(load.counts)
     await projector.stop()

@@ -51,17 +51,27 @@ _PASSING = (
 )
 
 
+def as_unavailable(error: Exception) -> UnavailableError | None:
+    """Return an error that passes by itself (connection lost, server restarting) as that.
+
+    The only place that knows which exceptions of the driver mean it. The new error's text carries
+    the class of the old one and not its message, which may quote data. None for any other error.
+    """
+    if isinstance(error, UnavailableError):
+        return error
+    if isinstance(error, asyncpg.DataError) or not isinstance(error, _PASSING):
+        return None
+    found = UnavailableError(f"the database is not available ({type(error).__name__})")
+    found.__cause__ = error
+    return found
+
+
 @contextmanager
 def database_errors() -> Generator[None]:
-    """Turn what passes by itself (connection lost, server restarting) into UnavailableError.
-
-    The only place that knows which exceptions of the driver mean that. The new error's text
-    carries the class of the old one and not its message, which may quote data.
-    """
+    """Raise errors of the driver that pass by themselves as UnavailableError."""
     try:
         yield
-    except asyncpg.DataError:
+    except Exception as error:
+        if away := as_unavailable(error):
+            raise away from away.__cause__
         raise
-    except _PASSING as error:
-        msg = f"the database is not available ({type(error).__name__})"
-        raise UnavailableError(msg) from error

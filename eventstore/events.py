@@ -10,8 +10,8 @@ from typing import NamedTuple, Self
 
 import msgspec
 
+# How much later than it is recorded an event may say it occurred; append() holds to it.
 CLOCK_AHEAD_MAX = timedelta(minutes=5)
-"""How much later than it is recorded an event may say it occurred; append() holds to it."""
 
 
 class Kind(enum.IntEnum):

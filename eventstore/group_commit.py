@@ -1,8 +1,8 @@
-"""Group commit: many callers, one batch in flight per partition, no lingering.
+"""Group commit: many callers, one batch in flight for each partition, no lingering.
 
-While a batch is being written, what arrives waits; when the batch returns, all that waits goes
-as the next one, up to the limits. An idle log writes at once. So a batch is as large as the
-load makes it, and nobody waits for a timer.
+While a batch is in flight, what arrives waits, and goes as the next one. There is no timer: an
+idle partition begins at once, and a batch is as large as the load makes it. `Batcher` does this
+for anything; `GroupCommit` adds limits and an answer for each caller.
 
 Callers are answered a few at a time. Answered all at once, they would all seal their next events
 before the next batch could leave, and the database would wait for them as they wait for it.
@@ -13,130 +13,160 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
-import asyncpg
 import msgspec
 
-from eventstore.errors import QueueFullError, UnavailableError
+from eventstore.errors import QueueFullError, UnavailableError, as_unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-    from eventstore.store import SealedEvent
+    from eventstore.events import Stream
 
-    Written: TypeAlias = tuple[str, int]
-    _Waiting: TypeAlias = "tuple[SealedEvent, _Call, int]"
-    Write: TypeAlias = Callable[[int, Sequence[SealedEvent]], Awaitable[list[Written]]]
+    Observer: TypeAlias = Callable[[int, float], None]
 
-_NOT_WRITTEN = ("", 0)
+T = TypeVar("T")
 _ANSWERED_AT_ONCE = 4
 
 
-class AppenderLimits(msgspec.Struct, frozen=True):
-    """How much may wait, and how much goes at once."""
+class Batcher(Generic[T]):
+    """Queues items by partition and runs one batch after the other in each."""
+
+    def __init__(self, name: str, run: Callable[[int, deque[T]], Awaitable[None]]) -> None:
+        """`run` takes a batch from the left of a partition's queue and answers for it.
+
+        It must take at least one item. If it raises, it has to have answered for all that wait.
+        """
+        self._name = name
+        self._run = run
+        self._queues: dict[int, deque[T]] = {}
+        self._running: dict[int, asyncio.Task[None]] = {}
+
+    def put(self, partition: int, item: T) -> None:
+        """Queue an item, and start on it unless a batch of the partition is in flight."""
+        queue = self._queues.get(partition)
+        if queue is None:
+            queue = self._queues[partition] = deque()
+        queue.append(item)
+        if partition not in self._running:
+            name = f"{self._name}-{partition}"
+            self._running[partition] = asyncio.create_task(self._drive(partition, queue), name=name)
+
+    async def _drive(self, partition: int, queue: deque[T]) -> None:
+        try:
+            while queue:
+                await self._run(partition, queue)
+        finally:
+            del self._running[partition]
+
+    async def drain(self) -> None:
+        """Wait until every queue is empty and no batch is in flight."""
+        while self._running:
+            await asyncio.wait(self._running.values())
+
+
+class QueueLimits(msgspec.Struct, frozen=True):
+    """How many events may wait, and how many go in one batch."""
 
     queue_rows_max: int = 10_000
     batch_rows_max: int = 1_000
     batch_bytes_max: int = 4 * 1024 * 1024
 
 
-class _Call:
-    """What one caller handed over; answered when all of it has been written."""
+class Item(Protocol):
+    """What goes in batches: it has a partition, a name that is once in a batch, and a size."""
 
-    __slots__ = ("_left", "_written", "answer")
+    @property
+    def stream(self) -> Stream: ...
+
+    @property
+    def identity(self) -> bytes: ...
+
+    @property
+    def payload(self) -> bytes: ...
+
+
+I = TypeVar("I", bound=Item)  # noqa: E741 - an item
+A = TypeVar("A")  # an answer
+
+
+class _Submission(Generic[A]):
+    """The items of one caller, who is answered when all of them have been written."""
+
+    __slots__ = ("_answers", "_count", "answer")
 
     def __init__(self, count: int) -> None:
-        self.answer: asyncio.Future[list[Written]] = asyncio.get_running_loop().create_future()
-        self._written: list[Written] = [_NOT_WRITTEN] * count
-        self._left = count
+        self.answer: asyncio.Future[list[A]] = asyncio.get_running_loop().create_future()
+        self._answers: dict[int, A] = {}
+        self._count = count
 
-    def take(self, place: int, written: Written) -> None:
-        """Note what became of one event; with the last one the caller is answered."""
-        self._written[place] = written
-        self._left -= 1
-        if not self._left and not self.answer.done():
-            self.answer.set_result(self._written)
+    def resolve(self, slot: int, answer: A) -> None:
+        """Keep the answer for one item; with the last one the caller is answered."""
+        self._answers[slot] = answer
+        if len(self._answers) == self._count and not self.answer.done():
+            self.answer.set_result([self._answers[n] for n in range(self._count)])
 
     def fail(self, error: Exception) -> None:
-        """Answer with an error, unless the caller has one already, or has gone."""
+        """Answer with an error, unless the caller has one already, or has left."""
         if not self.answer.done():
             self.answer.set_exception(error)
 
 
-class _Lane:
-    """What waits for one partition, and its size."""
-
-    __slots__ = ("payload_bytes", "waiting")
-
-    def __init__(self) -> None:
-        self.waiting: deque[_Waiting] = deque()
-        self.payload_bytes = 0
+class _Waiting(NamedTuple, Generic[I, A]):
+    item: I
+    submission: _Submission[A]
+    slot: int
 
 
-class Appender:
-    """Hands events to `write` in batches and each caller its own answer."""
+class GroupCommit(Generic[I, A]):
+    """Passes items to `write` in batches and gives each caller its own answer."""
 
-    def __init__(self, write: Write, limits: AppenderLimits) -> None:
-        """`write` takes a partition and a batch and answers for each item, in order."""
+    def __init__(
+        self,
+        write: Callable[[int, Sequence[I]], Awaitable[list[A]]],
+        limits: QueueLimits,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        """`write` takes a partition and a batch and answers for each item, in order.
+
+        `observers` are called after each batch with the number of its items and its seconds.
+        """
         self._write = write
         self._limits = limits
-        self._lanes: dict[int, _Lane] = {}
-        self._running: dict[int, asyncio.Task[None]] = {}
+        self._observers = observers
+        self._batcher: Batcher[_Waiting[I, A]] = Batcher("append", self._run)
         self._answering: set[asyncio.Task[None]] = set()
         self.queued = 0
-        self.observers: list[Callable[[int, float], None]] = []
-        """Told of each batch that was written: how many events, and how many seconds it took."""
 
-    def submit(self, items: Sequence[SealedEvent]) -> asyncio.Future[list[Written]]:
-        """Queue events, all or none; QueueFullError when the queue has no room for them.
+    def submit(self, items: Sequence[I]) -> asyncio.Future[list[A]]:
+        """Queue items, all or none; QueueFullError when the queue has no room for them.
 
         More than it ever has room for are taken when nothing waits, or they would be refused for
-        ever. Abandoning the future does not take the events back.
+        ever. Abandoning the future does not take the items back.
         """
         if self.queued and self.queued + len(items) > self._limits.queue_rows_max:
             msg = f"{self.queued} events wait to be written, the limit is reached"
             raise QueueFullError(msg)
         self.queued += len(items)
-        call = _Call(len(items))
-        for place, item in enumerate(items):
-            lane = self._lane(item.stream.partition)
-            lane.waiting.append((item, call, place))
-            lane.payload_bytes += len(item.payload)
-        return call.answer
+        submission: _Submission[A] = _Submission(len(items))
+        for slot, item in enumerate(items):
+            self._batcher.put(item.stream.partition, _Waiting(item, submission, slot))
+        return submission.answer
 
-    def _lane(self, partition: int) -> _Lane:
-        lane = self._lanes.get(partition)
-        if lane is None:
-            lane = self._lanes[partition] = _Lane()
-        if partition not in self._running:
-            task = asyncio.create_task(self._drive(partition, lane), name=f"append-{partition}")
-            self._running[partition] = task
-        return lane
-
-    async def _drive(self, partition: int, lane: _Lane) -> None:
+    async def _run(self, partition: int, queue: deque[_Waiting[I, A]]) -> None:
+        batch = _take(queue, self._limits)
         try:
-            while lane.waiting:
-                batch = self._take(lane)
-                await self._write_batch(partition, batch)
-                self.queued -= len(batch)
+            await self._write_batch(partition, batch)
+        except BaseException:  # cancelled: the event loop is closing
+            _fail(queue, UnavailableError("the append was interrupted"))
+            self.queued -= len(queue)
+            queue.clear()
+            raise
         finally:
-            del self._running[partition]
+            self.queued -= len(batch)
 
-    def _take(self, lane: _Lane) -> list[_Waiting]:
-        """Take the next batch; of events that are the same, one, and the others in later ones."""
-        limits, waiting = self._limits, lane.waiting
-        names = {item.identity for item, _, _ in waiting}
-        small = len(waiting) <= limits.batch_rows_max
-        if small and lane.payload_bytes <= limits.batch_bytes_max and len(names) == len(waiting):
-            batch = list(waiting)
-            waiting.clear()
-        else:
-            batch = _first(waiting, limits)
-        lane.payload_bytes -= sum(len(item.payload) for item, _, _ in batch)
-        return batch
-
-    async def _write_batch(self, partition: int, batch: list[_Waiting]) -> None:
+    async def _write_batch(self, partition: int, batch: list[_Waiting[I, A]]) -> None:
         """Write a batch; if it is refused for what is in it, each item alone.
 
         So one bad item fails alone. A refused batch left nothing in the log, and identities make
@@ -144,12 +174,11 @@ class Appender:
         """
         began = time.perf_counter()
         try:
-            written = await self._write(partition, [item for item, _, _ in batch])
-        except UnavailableError as error:
-            _fail(batch, error)
-        except (asyncpg.PostgresError, ValueError) as error:
-            if len(batch) == 1:
-                _fail(batch, error)
+            answers = await self._write(partition, [one.item for one in batch])
+        except Exception as error:  # noqa: BLE001 - each caller gets its own
+            away = as_unavailable(error)
+            if away or len(batch) == 1:
+                _fail(batch, away or error)
                 return
             for one in batch:
                 await self._write_batch(partition, [one])
@@ -157,46 +186,58 @@ class Appender:
             _fail(batch, UnavailableError(f"the append was interrupted ({type(error).__name__})"))
             raise
         else:
-            for observe in self.observers:
+            for observe in self._observers:
                 observe(len(batch), time.perf_counter() - began)
-            answering = asyncio.create_task(_answer(batch, written))
+            answering = asyncio.create_task(_answer(batch, answers))
             self._answering.add(answering)
             answering.add_done_callback(self._answering.discard)
 
     async def drain(self) -> None:
         """Wait until everything queued has been written and answered."""
-        while tasks := {*self._running.values(), *self._answering}:
-            await asyncio.wait(tasks)
+        await self._batcher.drain()
+        while self._answering:
+            await asyncio.wait(self._answering)
 
 
-async def _answer(batch: list[_Waiting], written: list[Written]) -> None:
-    for n, ((_, call, place), one) in enumerate(zip(batch, written, strict=True), 1):
-        call.take(place, one)
+async def _answer(batch: list[_Waiting[I, A]], answers: list[A]) -> None:
+    for n, (one, answer) in enumerate(zip(batch, answers, strict=True), 1):
+        one.submission.resolve(one.slot, answer)
         if n % _ANSWERED_AT_ONCE == 0:
             await asyncio.sleep(0)
 
 
-def _first(waiting: deque[_Waiting], limits: AppenderLimits) -> list[_Waiting]:
-    batch: list[_Waiting] = []
-    later: list[_Waiting] = []
-    names: set[bytes] = set()
+def _take(queue: deque[_Waiting[I, A]], limits: QueueLimits) -> list[_Waiting[I, A]]:
+    """Take the next batch; of items with one identity only the first, the others in later ones."""
+    if len(queue) <= limits.batch_rows_max:
+        size = sum(len(one.item.payload) for one in queue)
+        identities = {one.item.identity for one in queue}
+        if size <= limits.batch_bytes_max and len(identities) == len(queue):
+            batch = list(queue)
+            queue.clear()
+            return batch
+    return _take_within(queue, limits)
+
+
+def _take_within(queue: deque[_Waiting[I, A]], limits: QueueLimits) -> list[_Waiting[I, A]]:
+    batch: list[_Waiting[I, A]] = []
+    later: list[_Waiting[I, A]] = []
+    identities: set[bytes] = set()
     size = 0
-    while waiting and len(batch) < limits.batch_rows_max:
-        one = waiting.popleft()
-        item = one[0]
-        if item.identity in names:
+    while queue and len(batch) < limits.batch_rows_max:
+        one = queue.popleft()
+        if one.item.identity in identities:
             later.append(one)
             continue
-        size += len(item.payload)
+        size += len(one.item.payload)
         if batch and size > limits.batch_bytes_max:
             later.append(one)
             break
-        names.add(item.identity)
+        identities.add(one.item.identity)
         batch.append(one)
-    waiting.extendleft(reversed(later))
+    queue.extendleft(reversed(later))
     return batch
 
 
-def _fail(batch: list[_Waiting], error: Exception) -> None:
-    for _, call, _ in batch:
-        call.fail(error)
+def _fail(batch: Iterable[_Waiting[I, A]], error: Exception) -> None:
+    for one in batch:
+        one.submission.fail(error)

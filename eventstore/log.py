@@ -1,27 +1,36 @@
-"""The event log as its callers see it: append and read."""
+"""The event log as its callers see it: append, read, erase."""
 
 from __future__ import annotations
 
+import contextlib
+import time
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from eventstore import store
+from eventstore import append, read
 from eventstore.errors import UnavailableError, database_errors
-from eventstore.events import Appended, NewEvent, Outcome, Position, Stream
-from eventstore.group_commit import Appender, AppenderLimits
-from eventstore.postgres import database
+from eventstore.events import Appended, NewEvent, Position, Stream
+from eventstore.group_commit import GroupCommit, QueueLimits
+from eventstore.postgres import schema
 from eventstore.sealing.keyring import Keyring
+from eventstore.sealing.seal import seal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncGenerator, Sequence
     from datetime import datetime
 
-    from eventstore.postgres.database import Pool
+    import asyncpg
+
+    from eventstore.append import Answer
+    from eventstore.events import RecordedEvent
+    from eventstore.group_commit import Observer
+    from eventstore.postgres.pool import Connection, Pool
     from eventstore.sealing.keys import MasterKey
 
-_STALE_MAX = 3
-_STALE = "stale"
-_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
+_is_stored = attrgetter("stored")
+# How often an append is sealed again because its user's key had changed meanwhile.
+_SEAL_AGAIN_MAX = 3
 
 
 class Erasure(NamedTuple):
@@ -35,23 +44,23 @@ class Erasure(NamedTuple):
 class EventLog:
     """Appends and reads user events; open it with `EventLog.open`.
 
-    `appended` is called after each append that added something, for whoever follows the log in
-    the same process.
+    `observers` are called after each batch that was appended, with the number of its events and
+    the seconds it took; an erasure is a batch of one.
     """
 
     def __init__(
-        self, pool: Pool, partitions: int, master_key: MasterKey, limits: AppenderLimits
+        self, pool: Pool, partitions: int, master_key: MasterKey, limits: QueueLimits
     ) -> None:
-        """`partitions` is what the database says, see `open`."""
-        self.pool = pool
+        """`partitions` is the number that the database was made with, see `open`."""
+        self._pool = pool
         self.partitions = partitions
         self.keyring = Keyring(pool, master_key)
-        self.appender = Appender(partial(store.append_batch, pool), limits)
-        self.appended: Callable[[], None] = _nobody_follows
+        self.observers: list[Observer] = []
+        self._group_commit = GroupCommit(partial(append.append_batch, pool), limits, self.observers)
 
     @classmethod
     async def open(
-        cls, pool: Pool, master_key: MasterKey, limits: AppenderLimits | None = None
+        cls, pool: Pool, master_key: MasterKey, limits: QueueLimits | None = None
     ) -> EventLog:
         """Check that the schema and the master key fit the database, and open the log in it.
 
@@ -59,14 +68,19 @@ class EventLog:
         """
         with database_errors():
             async with pool.acquire() as connection:
-                partitions = await database.check(connection)
-        log = cls(pool, partitions, master_key, limits or AppenderLimits())
-        await store.check_key(pool, log.keyring)
+                partitions = await schema.check(connection)
+        log = cls(pool, partitions, master_key, limits or QueueLimits())
+        await log.keyring.check_master_key()
         return log
 
     def stream(self, application_id: str, user_id: str) -> Stream:
-        """Find the place of a user in this log."""
+        """Return the stream of a user in this log."""
         return Stream.of(application_id, user_id, self.partitions)
+
+    @property
+    def queued(self) -> int:
+        """How many events wait to be appended."""
+        return self._group_commit.queued
 
     async def append(self, events: Sequence[NewEvent]) -> list[Appended]:
         """Append events; return only when they are durable, with an answer for each.
@@ -75,43 +89,85 @@ class EventLog:
         will not be doubled) and QueueFullError (they are not).
         """
         streams = [self.stream(event.application_id, event.user_id) for event in events]
-        written = await self._write(events, streams)
-        for _ in range(_STALE_MAX):
-            stale = [i for i, (outcome, _) in enumerate(written) if outcome == _STALE]
-            if not stale:
-                break
-            for i in stale:
-                self.keyring.forget(streams[i])
-            again = await self._write([events[i] for i in stale], [streams[i] for i in stale])
-            for i, one in zip(stale, again, strict=True):
-                written[i] = one
-        else:
+        answers = await self._write(events, streams)
+        if None in answers:
+            await self._write_again(events, streams, answers)
+        return [answer for answer in answers if answer is not None]
+
+    async def _write(self, events: Sequence[NewEvent], streams: Sequence[Stream]) -> list[Answer]:
+        keyring = self.keyring
+        keys = keyring.cached(streams) or await keyring.find_or_make(streams)
+        ciphers = [keyring.ciphers] * len(keys)
+        answers = await self._group_commit.submit(list(map(seal, events, streams, keys, ciphers)))
+        if not all(map(_is_stored, keys)):
+            keyring.mark_stored(keys)
+        return answers
+
+    async def _write_again(
+        self, events: Sequence[NewEvent], streams: Sequence[Stream], answers: list[Answer]
+    ) -> None:
+        """Seal and write the events whose users' keys were not those in the database."""
+        for _ in range(_SEAL_AGAIN_MAX):
+            left = [index for index, answer in enumerate(answers) if answer is None]
+            if not left:
+                return
+            for index in left:
+                self.keyring.forget(streams[index])
+            again = await self._write([events[n] for n in left], [streams[n] for n in left])
+            for index, answer in zip(left, again, strict=True):
+                answers[index] = answer
+        if None in answers:
             msg = "a user's key kept changing while their events were sealed; try again"
             raise UnavailableError(msg)
-        self.appended()
-        return [
-            Appended(_OUTCOMES[outcome], Position(stream.partition, number))
-            for stream, (outcome, number) in zip(streams, written, strict=True)
-        ]
 
-    async def _write(
-        self, events: Sequence[NewEvent], streams: Sequence[Stream]
-    ) -> list[tuple[str, int]]:
-        keys = self.keyring.at_hand(streams) or await self.keyring.find_or_make(streams)
-        return await self.appender.submit(list(map(store.seal, events, streams, keys)))
-
-    async def heads(self) -> list[store.Head]:
+    async def heads(self) -> list[read.Head]:
         """Return the end of every partition."""
-        return await store.heads(self.pool)
+        return await read.heads(self._pool)
+
+    async def read(self, after: Position, limit: int) -> list[RecordedEvent]:
+        """Read one partition's events after a position, in order, at most `limit`."""
+        return await read.read(self._pool, self.keyring, after, limit)
+
+    async def rows_after(self, after: Position, limit: int) -> list[asyncpg.Record]:
+        """Read the same, still sealed."""
+        return await read.rows_after(self._pool, after, limit)
+
+    async def rows_of_stream(self, stream: Stream, known_at: datetime) -> list[asyncpg.Record]:
+        """Read a user's events with recorded_at <= known_at, still sealed."""
+        return await read.rows_of_stream(self._pool, stream, known_at)
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncGenerator[Connection]:
+        """Yield a connection to the log's database, for what has to be read or written there."""
+        with database_errors():
+            async with self._pool.acquire() as connection:
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[Connection]:
+        """Yield a connection in a transaction, so that rows can be written beside the log's."""
+        with database_errors():
+            async with self._pool.acquire() as connection, connection.transaction():
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def snapshot(self) -> AsyncGenerator[Connection]:
+        """Yield a connection that sees the database as it is at its first look; it can't write."""
+        with database_errors():
+            async with (
+                self._pool.acquire() as connection,
+                connection.transaction(isolation="repeatable_read", readonly=True),
+            ):
+                yield connection
 
     async def knows(self, stream: Stream) -> bool:
         """Say whether any event of a user was ever recorded."""
-        known, _ = await store.find_stream(self.pool, stream)
+        known, _ = await read.find_stream(self._pool, stream)
         return known
 
     async def is_erased(self, stream: Stream) -> bool:
         """Say whether a user has been erased."""
-        _, erased_at = await store.find_stream(self.pool, stream)
+        _, erased_at = await read.find_stream(self._pool, stream)
         return erased_at is not None
 
     async def erase(self, stream: Stream, recorded_at: datetime | None = None) -> Erasure:
@@ -120,18 +176,18 @@ class EventLog:
         Their events stay in the log, sealed for ever; what arrives later is recorded without its
         payload. Erasing again changes nothing. Only an import brings a `recorded_at`.
         """
-        number = await store.erase(self.pool, stream, self.keyring.tombstone(stream), recorded_at)
+        began = time.perf_counter()
+        tombstone = self.keyring.tombstone(stream)
+        number = await append.erase(self._pool, stream, tombstone, recorded_at)
         self.keyring.forget(stream)
+        position = None
         if number is not None:
-            self.appended()
-        known, erased_at = await store.find_stream(self.pool, stream)
-        position = Position(stream.partition, number) if number is not None else None
+            position = Position(stream.partition, number)
+            for observe in self.observers:
+                observe(1, time.perf_counter() - began)
+        known, erased_at = await read.find_stream(self._pool, stream)
         return Erasure(known, position, erased_at)
 
     async def close(self) -> None:
-        """Finish what is queued; the pool stays its owner's to close."""
-        await self.appender.drain()
-
-
-def _nobody_follows() -> None:
-    return
+        """Write what is queued; the pool stays its owner's to close."""
+        await self._group_commit.drain()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from eventstore.postgres.database import Pool
+    from eventstore.postgres.pool import Pool
     from eventstore.sealing.keys import MasterKey
 
 _SQL = statements.load("eventstore")

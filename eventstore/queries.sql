@@ -7,17 +7,10 @@ FROM userlog.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 -- [erase] Destroy a user's key and rows, and append user.erased; null if there is nothing to do.
 SELECT userlog.erase($1, $2, $3, $4, $5, $6);
 
--- [stream_keys] The keys of some users of one partition; an erased user's data_key is null.
-SELECT stream_id, key_id, data_key FROM userlog.streams WHERE partition = $1 AND stream_id = ANY($2);
-
--- [any_key] One user's key, to see whether the master key opens it.
-SELECT stream_id, key_id, data_key FROM userlog.streams WHERE data_key IS NOT NULL LIMIT 1;
-
 -- [heads] The end of every partition.
 SELECT partition, position, chain, recorded_at FROM userlog.log_head ORDER BY partition;
 
--- [read_log] The log of one partition after a position, in order. LIMIT 1 makes the planner begin with
--- the log: without statistics it would begin with all users.
+-- [read_log] The log of one partition after a position, in order (docs/planner.md, 3).
 SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.payload,
     s.application_id, s.user_id, s.key_id, s.data_key, s.erased_position
 FROM userlog.events e
@@ -29,8 +22,7 @@ WHERE e.partition = $1 AND e.position > $2
 ORDER BY e.position
 LIMIT $3;
 
--- [read_streams] All events of some users up to a position, user by user. Sorting each user's as their
--- index has them makes the planner take that index: without statistics all look the same to it.
+-- [read_streams] All events of some users up to a position, user by user (docs/planner.md, 3 and 8).
 SELECT e.*, s.application_id, s.user_id, s.key_id, s.data_key, s.erased_position
 FROM unnest($2::uuid[]) AS u (stream_id)
 CROSS JOIN LATERAL (
@@ -84,24 +76,6 @@ SELECT chain FROM userlog.events WHERE partition = $1 AND position = $2;
 INSERT INTO userlog.verifications (partition, position, passed) VALUES ($1, $2, $3)
 ON CONFLICT (partition) DO UPDATE
 SET position = excluded.position, passed = excluded.passed, verified_at = excluded.verified_at;
-
--- [streams_wrapped] Users' wrapped keys after an id, for rotation.
-SELECT stream_id AS id, data_key FROM userlog.streams
-WHERE partition = $1 AND stream_id > $2 AND data_key IS NOT NULL ORDER BY stream_id LIMIT $3;
-
--- [streams_rewrap] Replace wrapped keys, unless they have been destroyed meanwhile.
-UPDATE userlog.streams s SET data_key = n.new
-FROM unnest($2::uuid[], $3::bytea[], $4::bytea[]) AS n (id, old, new)
-WHERE s.partition = $1 AND s.stream_id = n.id AND s.data_key = n.old;
-
--- [quarantine_wrapped] Wrapped keys of the quarantine after an id, for rotation.
-SELECT id, data_key FROM userlog.quarantine
-WHERE partition = $1 AND id > $2 ORDER BY id LIMIT $3;
-
--- [quarantine_rewrap] Replace wrapped keys.
-UPDATE userlog.quarantine q SET data_key = n.new
-FROM unnest($2::uuid[], $3::bytea[], $4::bytea[]) AS n (id, old, new)
-WHERE q.partition = $1 AND q.id = n.id AND q.data_key = n.old;
 
 -- [quarantine_put] Keep a delivery that could not be read, or count it once more.
 INSERT INTO userlog.quarantine (partition, id, reason, detail, headers, data_key, body)

@@ -13,6 +13,7 @@ import hashlib
 import struct
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,7 +21,7 @@ import msgspec
 from eventstore.errors import SealBrokenError, UnavailableError, database_errors
 from eventstore.events import Kind, Position
 from eventstore.postgres import statements
-from eventstore.store import NO_PAYLOAD, Head, context_of
+from eventstore.sealing.keys import NO_PAYLOAD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import asyncpg
 
     from eventstore.log import EventLog
+    from eventstore.postgres.pool import Connection
+    from eventstore.read import Head
     from eventstore.sealing.keyring import Keyring
 
 _SQL = statements.load("eventstore")
@@ -63,38 +66,43 @@ async def verify(
 ) -> list[Finding]:
     """Verify all partitions; return the first finding of each that has one.
 
-    `progress` is told (events verified, events in all) after each page. Events appended meanwhile
-    are left for the next time. What is found of a partition is noted in the database.
+    `progress` is called with (events verified, events in all) after each page. Events appended
+    meanwhile are left for the next time. The outcome is recorded for each partition.
     """
     findings: list[Finding] = []
     heads = await log.heads()
     total = sum(head.position.number for head in heads)
     before = 0
-    for head in heads:
-        finding = await _verify_partition(log, head, before, total, progress)
-        finding = finding or await _compare(log, head, notes)
-        if finding:
-            findings.append(finding)
-        await _note(log, head, passed=finding is None)
-        before += head.position.number
+    async with log.connection() as connection:
+        for head in heads:
+            walk = _Walk(head.position.partition, log.keyring)
+            counted = partial(_count, progress, before, total)
+            finding = await _verify_partition(connection, walk, head, counted)
+            finding = finding or await _compare(connection, head, notes)
+            if finding:
+                findings.append(finding)
+            await _record(connection, head, passed=finding is None)
+            before += head.position.number
     return findings
 
 
-async def _note(log: EventLog, head: Head, *, passed: bool) -> None:
-    """Note the outcome for who watches; a database without writes is verified too."""
+def _count(progress: Callable[[int, int], None], before: int, total: int, number: int) -> None:
+    progress(before + number, total)
+
+
+async def _record(connection: Connection, head: Head, *, passed: bool) -> None:
+    """Record the outcome for monitoring; a database without writes is verified too."""
     partition, number = head.position
     with suppress(UnavailableError), database_errors():
-        await log.pool.execute(_SQL["verified"], partition, number, passed)
+        await connection.execute(_SQL["verified"], partition, number, passed)
 
 
 async def _verify_partition(
-    log: EventLog, head: Head, before: int, total: int, progress: Callable[[int, int], None]
+    connection: Connection, walk: _Walk, head: Head, counted: Callable[[int], None]
 ) -> Finding | None:
     partition = head.position.partition
-    walk = _Walk(partition, log.keyring)
     while walk.position < head.position.number:
-        with database_errors():
-            rows = await log.pool.fetch(_SQL["verify_page"], partition, walk.position, _PAGE_ROWS)
+        rows = await connection.fetch(_SQL["verify_page"], partition, walk.position, _PAGE_ROWS)
         for row in rows:
             if row["position"] > head.position.number:
                 break
@@ -103,13 +111,12 @@ async def _verify_partition(
         if not rows:
             missing = Position(partition, walk.position + 1)
             return Finding(missing, f"is missing; the head says {head.position}")
-        progress(before + walk.position, total)
-    return walk.end(head) or await _beyond_head(log, partition)
+        counted(walk.position)
+    return walk.end(head) or await _beyond_head(connection, partition)
 
 
-async def _beyond_head(log: EventLog, partition: int) -> Finding | None:
-    with database_errors():
-        number: int | None = await log.pool.fetchval(_SQL["beyond_head"], partition)
+async def _beyond_head(connection: Connection, partition: int) -> Finding | None:
+    number: int | None = await connection.fetchval(_SQL["beyond_head"], partition)
     if number is None:
         return None
     return Finding(Position(partition, number), "lies beyond the head: it was never appended")
@@ -159,7 +166,7 @@ class _Walk:
         try:
             key = self._keyring.of_row(row)
             if key is not None and row["payload"] != NO_PAYLOAD:
-                key.open(row["payload"], context_of(row["stream_id"], row["identity"]))
+                self._keyring.open(row)
             elif key is not None and row["kind"] != Kind.ERASED:
                 yield "has no payload although its user was not erased"
         except SealBrokenError as error:
@@ -189,7 +196,7 @@ def _microseconds(time: datetime) -> int:
     return (time - _POSTGRES_EPOCH) // _MICROSECOND
 
 
-async def _compare(log: EventLog, head: Head, notes: list[Note]) -> Finding | None:
+async def _compare(connection: Connection, head: Head, notes: list[Note]) -> Finding | None:
     """Hold a verified partition against what was noted of it elsewhere."""
     for note in notes:
         partition, number = note.position
@@ -197,8 +204,7 @@ async def _compare(log: EventLog, head: Head, notes: list[Note]) -> Finding | No
             continue
         if number > head.position.number:
             return Finding(note.position, f"is missing: the log ends at {head.position}")
-        with database_errors():
-            chain = await log.pool.fetchval(_SQL["chain_at"], partition, number)
+        chain = await connection.fetchval(_SQL["chain_at"], partition, number)
         if (chain or _NO_CHAIN) != note.chain:
             return Finding(note.position, "has another hash than was noted: history was rewritten")
     return None

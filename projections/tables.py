@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from eventstore.events import Kind, Position, Stream
+from eventstore.events import Kind, Position
 from eventstore.postgres import statements
-from projections.fold.history import HistoryEntry
+from projections.fold.events import UserEvent
+from projections.fold.folder import Folded
 from projections.fold.search_keys import FIELDS, terms_of
-from projections.fold.state import UserEvent, UserState, encode_fields
+from projections.fold.state import UserState, encode_fields
 
 if TYPE_CHECKING:
     import uuid
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from eventstore.postgres.database import Connection
+    from eventstore.postgres.pool import Connection
 
-_SQL = statements.load("projections")
+TABLES_SQL = statements.load("projections")
 _ROWS_AT_ONCE = 200
 _encode = msgspec.json.Encoder(order="sorted").encode
 
@@ -40,19 +41,6 @@ class Generation(msgspec.Struct, frozen=True):
 
     partition: int
     number: int
-
-
-class Folded(msgspec.Struct, frozen=True):
-    """What the fold says of one user.
-
-    `entries` are those that are new or, if `whole`, all there are: then they replace what a read
-    model has. Without a state the user is erased.
-    """
-
-    stream: Stream
-    state: UserState | None
-    entries: list[HistoryEntry]
-    whole: bool
 
 
 def _never(_folded: Folded) -> bool:
@@ -171,10 +159,10 @@ async def write(connection: Connection, where: Generation, folded: Sequence[Fold
     for table in TABLES:
         if dropped := [one.stream.stream_id for one in folded if _is_dropped(table, one)]:
             keys = [(where.partition, where.number, stream_id) for stream_id in dropped]
-            await connection.executemany(_SQL[f"{table.name}_drop"], keys)
+            await connection.executemany(TABLES_SQL[f"{table.name}_drop"], keys)
         rows = (row for one in folded for row in table.rows(one))
         while some := list(islice(rows, _ROWS_AT_ONCE)):
-            put = _SQL[f"{table.name}_put"]
+            put = TABLES_SQL[f"{table.name}_put"]
             await connection.execute(put, where.partition, where.number, *zip(*some, strict=True))
 
 
@@ -205,5 +193,7 @@ async def read_states(
     connection: Connection, where: Generation, stream_ids: Sequence[uuid.UUID]
 ) -> dict[uuid.UUID, UserState]:
     """Read the states of those users that have one."""
-    rows = await connection.fetch(_SQL["users_get"], where.partition, where.number, stream_ids)
+    rows = await connection.fetch(
+        TABLES_SQL["users_get"], where.partition, where.number, stream_ids
+    )
     return {row["stream_id"]: state_of(row, where.partition) for row in rows}

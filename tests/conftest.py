@@ -13,14 +13,17 @@ import pytest
 
 from api.webhook.ingest import Ingest
 from eventstore.log import EventLog
-from eventstore.postgres import database, embedded
+from eventstore.postgres import embedded, schema
+from eventstore.postgres.pool import TAKEOVER_S, open_pool
 from eventstore.quarantine import Quarantine
 from eventstore.sealing.keys import MasterKey
 from projections.query.users import ReadModel
-from projections.rebuild.log_source import Source
+from projections.rebuild.log_source import LogSource
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from eventstore.postgres.pool import Pool
 
 MASTER_KEY = b"a master key for tests only 32 b"
 _TEMPLATE = f"userlog_template_{os.getpid()}_{{}}"
@@ -40,17 +43,17 @@ class Stack(NamedTuple):
     """
 
     url: str
-    pool: database.Pool
-    admin: database.Pool
+    pool: Pool
+    admin: Pool
     log: EventLog
     quarantine: Quarantine
     ingest: Ingest
     read_model: ReadModel
 
     @property
-    def source(self) -> Source:
+    def source(self) -> LogSource:
         """How a rebuild opens the same log."""
-        return Source(self.url, MASTER_KEY, None, 30)
+        return LogSource(self.url, MASTER_KEY, None, 30)
 
 
 def with_database(url: str, name: str) -> str:
@@ -82,7 +85,7 @@ async def templates(server_url: str) -> Callable[[int], Awaitable[str]]:
             await _execute(server_url, f"DROP DATABASE IF EXISTS {name}")
             await _execute(server_url, f"CREATE DATABASE {name}")
             connection = await asyncpg.connect(with_database(server_url, name))
-            await database.install(connection, partitions)
+            await schema.install(connection, partitions)
             await connection.close()
             made[partitions] = name
         return made[partitions]
@@ -122,19 +125,17 @@ async def open_stack() -> AsyncIterator[Callable[[str], Awaitable[Stack]]]:
     """Open userlogs on databases, as a process of its own would; closed after the test."""
     opened: list[Stack] = []
 
-    async def open_one(
-        url: str, *, owner: bool = False, takeover_s: float = database.TAKEOVER_S
-    ) -> Stack:
-        pool = await database.open_pool(
-            url, size=5, timeout_s=30, takeover_s=takeover_s, owner=owner
-        )
+    async def open_one(url: str, *, owner: bool = False, takeover_s: float = TAKEOVER_S) -> Stack:
+        pool = await open_pool(url, size=5, timeout_s=30, takeover_s=takeover_s, owner=owner)
         admin = await asyncpg.create_pool(
             url, min_size=0, max_size=2, server_settings={"session_replication_role": "replica"}
         )
         key = MasterKey(MASTER_KEY)
         log = await EventLog.open(pool, key)
         quarantine = Quarantine(pool, log.partitions, key)
-        stack = Stack(url, pool, admin, log, quarantine, Ingest(log, quarantine), ReadModel(log))
+        stack = Stack(
+            url, pool, admin, log, quarantine, Ingest(log, quarantine), ReadModel(log, pool)
+        )
         opened.append(stack)
         return stack
 

@@ -1,4 +1,4 @@
-"""What commands show while something goes on: a bar or a table on a terminal, lines elsewhere."""
+"""Live output: a bar or a table on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 
 from api.cli import output
-from api.endpoints.status import Status, status
+from api.endpoints.status import Status, StatusSource, read_status
 from projections.rebuild import progress
 
 if TYPE_CHECKING:
@@ -26,14 +26,15 @@ _STATUS_S = 1.0
 
 async def watch_status(runtime: Runtime, *, json: bool) -> None:
     """Show the status every second, until cancelled."""
+    source = StatusSource(runtime.log, runtime.pool, runtime.quarantine)
     if json or not output.console.is_terminal:
         show = _changes(lambda found: _json(found) if json else output.status_line(found))
         while True:
-            show(await status(runtime))
+            show(await read_status(source))
             await asyncio.sleep(_STATUS_S)
     with Live(console=output.console, auto_refresh=False) as live:
         while True:
-            live.update(output.status_view(await status(runtime)), refresh=True)
+            live.update(output.status_view(await read_status(source)), refresh=True)
             await asyncio.sleep(_STATUS_S)
 
 
@@ -43,30 +44,30 @@ def _json(found: Status) -> str:
 
 def _changes(line_of: Callable[[Status], str]) -> Callable[[Status], None]:
     """Print a line whenever it is not the same as before."""
-    said = ""
+    shown = ""
 
     def show(found: Status) -> None:
-        nonlocal said
+        nonlocal shown
         line = line_of(found)
-        if line != said:
+        if line != shown:
             print(line, flush=True)  # noqa: T201 - as it is, without rich's wrapping
-            said = line
+            shown = line
 
     return show
 
 
 @contextlib.asynccontextmanager
 async def rebuild_shown(runtime: Runtime) -> AsyncGenerator[Callable[[], None]]:
-    """Show on standard error how far a rebuild is, from when it is told that it has begun."""
-    begun = asyncio.Event()
+    """Show on standard error how far a rebuild is, once what it yields was called."""
+    started = asyncio.Event()
 
     async def show() -> None:
-        await begun.wait()
+        await started.wait()
         await (_bar(runtime) if output.errors.is_terminal else _lines(runtime))
 
     task = asyncio.create_task(show())
     try:
-        yield begun.set
+        yield started.set
     finally:
         task.cancel()
         await asyncio.wait([task])
@@ -76,7 +77,7 @@ async def _bar(runtime: Runtime) -> None:
     with Progress(TextColumn("{task.description}"), BarColumn(), console=output.errors) as bar:
         task = bar.add_task("rebuilding", total=None)
         while True:
-            if found := await progress.read(runtime.log.pool):
+            if found := await progress.read(runtime.pool):
                 line = output.rebuild_line(found)
                 bar.update(task, description=line, completed=found.events, total=found.events_total)
             await asyncio.sleep(_LOOK_S)
@@ -84,6 +85,6 @@ async def _bar(runtime: Runtime) -> None:
 
 async def _lines(runtime: Runtime) -> None:
     while True:
-        if found := await progress.read(runtime.log.pool):
+        if found := await progress.read(runtime.pool):
             output.errors.print(output.rebuild_line(found), markup=False, soft_wrap=True)
         await asyncio.sleep(_LINE_S)

@@ -13,7 +13,7 @@ import typer
 import zstandard
 
 from api.cli import output
-from api.cli.common import FailedError, Json, new_group, progress, read_settings, with_runtime
+from api.cli.command import FailedError, Json, new_group, progress, read_settings, with_runtime
 from api.config.secret_files import prepare_rotation, previous_file
 from api.export_import import Importer, chunks, export_lines
 from eventstore.events import Position
@@ -90,8 +90,8 @@ def rotate_command(
             def count(done: int) -> None:
                 update(done, done)
 
-            log = runtime.log
-            done = await rotate(log.pool, log.partitions, runtime.master_key, count)
+            partitions = runtime.log.partitions
+            done = await rotate(runtime.pool, partitions, runtime.master_key, count)
         previous_file(runtime.settings).unlink(missing_ok=True)
         return done
 

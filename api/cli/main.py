@@ -12,7 +12,7 @@ from typing import NoReturn
 import typer
 
 from api.cli import log, output, quarantine, read_models, rebuild, service, token, users
-from api.cli.common import FailedError
+from api.cli.command import FailedError
 from api.config.settings import SettingsError
 from eventstore.errors import LogError
 from eventstore.postgres.embedded import EmbeddedPostgresError

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from projections.deliveries.envelope import is_list, is_object
+from projections.deliveries.values import is_list, is_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from api.web.tokens import Token
     from api.webhook.send import Sent
     from eventstore.quarantine import Quarantined
-    from projections.project.parked import SetAside
+    from projections.project.parked import ParkedUser
     from projections.prove.differences import Difference
     from projections.query.stats import Day
     from projections.query.views import Stale, User
@@ -128,8 +128,8 @@ def _day(time: datetime | None) -> str:
     return f"{time:%Y-%m-%d %H:%M}Z" if time else "never"
 
 
-def set_aside(found: list[SetAside]) -> None:
-    """Print who is set aside."""
+def parked(found: list[ParkedUser]) -> None:
+    """Print the parked users."""
     columns = ("position", "reason", "since", "application", "user")
     rows = [
         (f.position, f.reason, f"{f.since:%Y-%m-%d %H:%M:%S}Z", f.application_id, f.user_id)

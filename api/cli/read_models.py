@@ -1,4 +1,4 @@
-"""Commands about the read models: numbers by day, users who are set aside, and their repair."""
+"""Commands about the read models: numbers by day, parked users, and their repair."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from api.cli import output
-from api.cli.common import Application, FailedError, Json, new_group, option, with_runtime
+from api.cli.command import Application, FailedError, Json, new_group, option, with_runtime
 from api.web import rules
 from projections.project import parked
 from projections.project.repair import repair
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from api.runtime import Runtime
     from eventstore.events import Stream
     from projections.fold.poison import PoisonError
-    from projections.project.parked import SetAside
+    from projections.project.parked import ParkedUser
     from projections.query.stats import Day
 
 app = new_group()
@@ -46,7 +46,8 @@ def stats_command(
             return rules.first_day(rules.day(text), until, days_max)
 
         since = option("--from", first_day, first) or rules.first_day(None, until, days_max)
-        return await stats.days_of(runtime.log, application_id, since, until)
+        partitions = runtime.log.partitions
+        return await stats.days_of(runtime.pool, partitions, application_id, since, until)
 
     found: list[Day] = with_runtime(work)
     if json:
@@ -61,18 +62,18 @@ def stats_command(
 def set_aside_command(json: Json = False) -> None:
     """List users with an event that can't be read; `userlog rebuild --user` lets them go on."""
 
-    async def work(runtime: Runtime) -> list[SetAside]:
-        return await parked.everyone(runtime.log.pool)
+    async def work(runtime: Runtime) -> list[ParkedUser]:
+        return await parked.list_all(runtime.pool)
 
-    found: list[SetAside] = with_runtime(work)
+    found: list[ParkedUser] = with_runtime(work)
     if json:
         output.as_json(found)
     else:
-        output.set_aside(found)
+        output.parked(found)
 
 
 def repair_users(user: str | None, *, json: bool) -> None:
-    """Make the rows of one user again, `APP/USER`, or of all who are set aside."""
+    """Make the rows of one user again, `APP/USER`, or of all who are parked."""
 
     async def work(runtime: Runtime) -> tuple[int, list[PoisonError]]:
         streams = await _chosen(runtime, user)
@@ -94,8 +95,8 @@ def repair_users(user: str | None, *, json: bool) -> None:
 async def _chosen(runtime: Runtime, user: str | None) -> list[Stream]:
     log = runtime.log
     if user is None:
-        everyone = await parked.everyone(log.pool)
-        return [log.stream(one.application_id, one.user_id) for one in everyone]
+        found = await parked.list_all(runtime.pool)
+        return [log.stream(one.application_id, one.user_id) for one in found]
     application_id, slash, user_id = user.partition("/")
     if not (application_id and slash and user_id):
         raise typer.BadParameter("like APP/USER, the two ids", param_hint="--user")

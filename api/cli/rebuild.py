@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from api.cli import output
-from api.cli.common import FailedError, Json, StoppedError, new_group, progress, with_runtime
+from api.cli.command import FailedError, Json, StoppedError, new_group, progress, with_runtime
 from api.cli.live import rebuild_shown
 from api.cli.read_models import repair_users
 from projections.rebuild.rebuild import Plan, drop_others, prove_all, rebuild, roll_back

@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from api.cli import output
-from api.cli.common import (
+from api.cli.command import (
     FailedError,
     Json,
     StoppedError,
@@ -24,9 +24,9 @@ from api.cli.live import watch_status
 from api.config import settings as settings_module
 from api.config.secret_files import obtain
 from api.config.settings import PREFIX, Settings
-from api.endpoints.status import Status, status
+from api.endpoints.status import Status, StatusSource, read_status
 from api.routes import WEBHOOK_PATH
-from api.runtime import database_url, install, opened
+from api.runtime import Runtime, database_url, install, opened
 from api.server import serve
 from api.webhook import send
 from projections.project.projector import catch_up
@@ -132,7 +132,11 @@ def status_command(
         with contextlib.suppress(StoppedError):
             with_runtime(partial(watch_status, json=json))
         return
-    found: Status = with_runtime(status)
+
+    async def work(runtime: Runtime) -> Status:
+        return await read_status(StatusSource(runtime.log, runtime.pool, runtime.quarantine))
+
+    found: Status = with_runtime(work)
     if json:
         output.as_json(found)
     else:

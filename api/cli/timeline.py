@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from api.cli.output import CONTACTS, contact, plain, stale
-from projections.deliveries.envelope import is_object
+from projections.deliveries.values import is_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

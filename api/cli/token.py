@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from api.cli import output
-from api.cli.common import FailedError, Json, new_group, with_runtime
+from api.cli.command import FailedError, Json, new_group, with_runtime
 from api.web.tokens import Scope, Tokens
 
 if TYPE_CHECKING:
@@ -32,9 +32,7 @@ def create_command(
     """Make a token and print it, this once."""
 
     async def work(runtime: Runtime) -> str:
-        return await Tokens(runtime.log.pool).create(
-            name, scope or [Scope.READ], application or None
-        )
+        return await Tokens(runtime.pool).create(name, scope or [Scope.READ], application or None)
 
     token: str = with_runtime(work)
     if json:
@@ -48,7 +46,7 @@ def list_command(json: Json = False) -> None:
     """List all tokens, the newest first, and when they were last used."""
 
     async def work(runtime: Runtime) -> list[Token]:
-        return await Tokens(runtime.log.pool).all()
+        return await Tokens(runtime.pool).all()
 
     found: list[Token] = with_runtime(work)
     if json:
@@ -64,7 +62,7 @@ def revoke_command(
     """Let a token open nothing any more, within five seconds."""
 
     async def work(runtime: Runtime) -> bool:
-        return await Tokens(runtime.log.pool).revoke(token_id)
+        return await Tokens(runtime.pool).revoke(token_id)
 
     if not with_runtime(work):
         raise FailedError("no token has this id; see `userlog token list`")

@@ -7,26 +7,26 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from api.cli import output, timeline
-from api.cli.common import (
+from api.cli.command import (
     Application,
     FailedError,
     Json,
     UserId,
     Yes,
     confirm,
-    moment,
     new_group,
+    time_option,
     with_runtime,
 )
 from api.cli.output import STALE
-from projections.query.users import FOREVER, Page, parse_mark
-from projections.query.views import rfc3339
+from projections.query.formats import rfc3339
+from projections.query.users import FOREVER, Page, parse_page_key
 
 if TYPE_CHECKING:
     from api.runtime import Runtime
     from eventstore.events import Stream
     from eventstore.log import Erasure
-    from projections.query.users import Mark
+    from projections.query.users import PageKey
     from projections.query.views import History, User
 
 app = new_group()
@@ -48,7 +48,7 @@ def user_command(
     json: Json = False,
 ) -> None:
     """Show who a user is, or was."""
-    valid, known = moment(valid_at, "--valid-at"), moment(known_at, "--known-at")
+    valid, known = time_option(valid_at, "--valid-at"), time_option(known_at, "--known-at")
 
     async def work(runtime: Runtime) -> User | None:
         stream = runtime.log.stream(application_id, user_id)
@@ -56,7 +56,7 @@ def user_command(
             raise FailedError("the data of this user was erased")
         found = await runtime.read_model.user(stream, valid, known)
         if found is None and valid is None and known is None:
-            await _fail_if_set_aside(runtime, stream)
+            await _fail_if_parked(runtime, stream)
         return found
 
     found: User | None = with_runtime(work)
@@ -80,8 +80,8 @@ def history_command(
     json: Json = False,
 ) -> None:
     """Show what happened to a user, in the order in which it happened."""
-    valid, known = moment(valid_at, "--valid-at"), moment(known_at, "--known-at")
-    page = Page(order, limit, _mark(after), valid or FOREVER)
+    valid, known = time_option(valid_at, "--valid-at"), time_option(known_at, "--known-at")
+    page = Page(order, limit, _page_key(after), valid or FOREVER)
 
     async def work(runtime: Runtime) -> History:
         stream = runtime.log.stream(application_id, user_id)
@@ -89,7 +89,7 @@ def history_command(
             raise FailedError("the data of this user was erased")
         found = await runtime.read_model.history(stream, known, page)
         if not found.entries and known is None:
-            await _fail_if_set_aside(runtime, stream)
+            await _fail_if_parked(runtime, stream)
         return found
 
     found: History = with_runtime(work)
@@ -101,14 +101,14 @@ def history_command(
         timeline.show(found, title=f"user {user_id} of {application_id}")
 
 
-async def _fail_if_set_aside(runtime: Runtime, stream: Stream) -> None:
+async def _fail_if_parked(runtime: Runtime, stream: Stream) -> None:
     if found := await runtime.read_model.stale(stream):
         raise FailedError(f"event {found.position} of this user: {STALE.format(found.reason)}")
 
 
-def _mark(text: str | None) -> Mark | None:
+def _page_key(text: str | None) -> PageKey | None:
     try:
-        return None if text is None else parse_mark(text)
+        return None if text is None else parse_page_key(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--after") from None
 

@@ -1,8 +1,8 @@
-"""The log as a feed of CloudEvents: page by page, or as server-sent events that go on.
+"""The log as a feed of CloudEvents: page by page, or as a stream of server-sent events.
 
-Each reader reads at its own pace from the database, so a slow one holds up nobody and nothing is
-kept in memory for them. Who has read everything waits for `Tail`, which looks at the log's end
-for all of them together.
+Each reader reads at its own pace from the database, so a slow one holds up no other and nothing is
+kept in memory for it. A reader at the end waits for `Tail`, which polls the log's end for all of
+them together.
 """
 
 from __future__ import annotations
@@ -15,20 +15,18 @@ from urllib.parse import quote
 import msgspec
 from aiohttp import hdrs, web
 
-from api.web import params
+from api.web import params, timeouts
 from api.web.problems import bad_parameter
-from api.web.timeouts import extend, lift
-from eventstore import store
-from eventstore.errors import LogError, database_errors
+from eventstore import read
+from eventstore.errors import LogError
 from eventstore.events import Kind, Position
 from projections.fold.folder import Folder
 from projections.fold.poison import PoisonError
-from projections.query.views import EventType, Place, Time, rfc3339
+from projections.query.formats import EventType, PositionText, Time, rfc3339
 
 if TYPE_CHECKING:
     import asyncpg
 
-    from api.runtime import Runtime
     from api.web.params import Params
     from eventstore.log import EventLog
 
@@ -61,7 +59,7 @@ class CloudEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     specversion: str
-    id: Place
+    id: PositionText
     source: str
     type: EventType
     subject: str
@@ -75,14 +73,13 @@ class Events(msgspec.Struct, frozen=True):
     """A part of one partition's log; `next` is what to give as `after` to go on."""
 
     events: list[CloudEvent]
-    next: Place
+    next: PositionText
 
 
 class Tail:
-    """Looks at the end of the log while anybody waits for it to move."""
+    """Polls the end of the log while readers wait for it to move."""
 
     def __init__(self, log: EventLog) -> None:
-        """Nothing is looked at until somebody waits."""
         self._log = log
         self._waiting = 0
         self._ends: dict[int, int] = {}
@@ -93,7 +90,7 @@ class Tail:
         """Wait until there is an event behind a position; False after the timeout."""
         self._waiting += 1
         if self._task is None:
-            self._task = asyncio.create_task(self._look(), name="tail")
+            self._task = asyncio.create_task(self._poll(), name="tail")
         try:
             async with asyncio.timeout(timeout_s):
                 while self._ends.get(position.partition, 0) <= position.number:
@@ -105,7 +102,7 @@ class Tail:
         finally:
             self._waiting -= 1
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         while self._waiting:
             with contextlib.suppress(LogError):
                 ends = {
@@ -119,39 +116,38 @@ class Tail:
         self._task = None
 
     async def close(self) -> None:
-        """Look no more."""
+        """Stop polling."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
 
 
 class Feed:
-    """Answers with the log."""
+    """Requests for the log; streams end when it is `stopping`."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        """Streams end when it is `stopping`."""
-        self._log = runtime.log
-        self.limit = params.limit(runtime.settings.page_rows_max)
-        self.places = params.Places(runtime.log.partitions)
-        self._tail = Tail(runtime.log)
+    def __init__(self, log: EventLog, page_rows_max: int) -> None:
+        self._log = log
+        self.limit = params.limit(page_rows_max)
+        self.positions = params.PositionParams(log.partitions)
+        self._tail = Tail(log)
         self.stopping = asyncio.Event()
 
     async def events(self, request: web.Request, query: Params) -> Events | web.StreamResponse:
         """Answer what is in the log, by page or, if that is what is accepted, as a stream."""
         streamed = STREAM in request.headers.get(hdrs.ACCEPT, "")
-        begin = self._begin(query, resumed=query[self.places.resumed] if streamed else None)
+        begin = self._begin(query, resumed=query[self.positions.resumed] if streamed else None)
         limit, wait_s = query[self.limit], query[params.WAIT_S]
         page = await self._page(begin, limit)
         if streamed:
             return await self._stream(request, page)
-        extend(request, wait_s)
+        timeouts.extend(request, wait_s)
         if not page.events and wait_s and await self._tail.beyond(begin, wait_s):
             page = await self._page(begin, limit)
         return page
 
     def _begin(self, query: Params, resumed: Position | None) -> Position:
         """Return the position to go on after."""
-        partition, after = query[self.places.partition], resumed or query[self.places.after]
+        partition, after = query[self.positions.partition], resumed or query[self.positions.after]
         if after is None and partition is None and self._log.partitions > 1:
             raise bad_parameter("partition", f"needed: 0 to {self._log.partitions - 1}")
         if after and partition not in (None, after.partition):
@@ -159,19 +155,18 @@ class Feed:
         return after or Position(partition or 0, 0)
 
     async def close(self) -> None:
-        """Wait for nothing any more."""
+        """Stop waiting for events."""
         await self._tail.close()
 
     async def _page(self, after: Position, limit: int) -> Events:
-        with database_errors():
-            rows = await store.rows_after(self._log.pool, after, limit)
+        rows = await self._log.rows_after(after, limit)
         folder = Folder(after.partition, self._log.keyring)
         events = [_event(row, after.partition, folder) for row in rows]
         return Events(events, events[-1].id if events else str(after))
 
     async def _stream(self, request: web.Request, page: Events) -> web.StreamResponse:
         """Send a page and all that follows, until either side or the database goes away."""
-        lift(request)
+        timeouts.lift(request)
         response = web.StreamResponse(headers=_STREAM_HEADERS)
         await response.prepare(request)
         if request.method == hdrs.METH_HEAD:
@@ -220,10 +215,10 @@ def _message(event: CloudEvent) -> bytes:
 
 def _event(row: asyncpg.Record, partition: int, folder: Folder) -> CloudEvent:
     data, problem = None, None
-    if store.has_payload(row):
+    if read.has_payload(row):
         try:
-            read = folder.read(row)
-            data = EventData(read.company_id, read.fields)
+            event = folder.read(row)
+            data = EventData(event.company_id, event.fields)
         except PoisonError as error:
             problem = error.reason
     return CloudEvent(

@@ -1,7 +1,7 @@
-"""How the database stands, as gauges for a monitoring system, asked for when they are read.
+"""The state of the database as metrics, read from it for each scrape.
 
-They belong to no process, so they are the same whichever process is asked. A time that has not
-come yet, such as that of the first verification, is 0.
+They belong to no process, so they are the same from every process. A time that has not come yet,
+such as that of the first verification, is 0.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, TypeAlias
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
 from eventstore.errors import database_errors
-from eventstore.postgres import database, statements
+from eventstore.postgres import schema, statements
 from projections.fold.state import FOLD_VERSION
+from projections.query.lag import lags
 from projections.rebuild import progress
 
 if TYPE_CHECKING:
@@ -24,19 +25,19 @@ if TYPE_CHECKING:
     import asyncpg
     from prometheus_client.metrics_core import Metric
 
-    from api.runtime import Runtime
-    from projections.query.views import Lag
+    from api.config.settings import Settings
+    from eventstore.postgres.pool import Pool
+    from projections.query.lag import Lag
     from projections.rebuild.progress import Progress
 
     Values: TypeAlias = dict[tuple[str, ...], float]
 
-_SQL = statements.load("api")
+_SQL = statements.load("api.observe")
 _PHASES = ("building", "indexing", "catching up", "proving")
 
 
-async def read(runtime: Runtime) -> list[Metric]:
-    """Ask the database for everything."""
-    pool = runtime.log.pool
+async def read(pool: Pool) -> list[Metric]:
+    """Read everything from the database."""
     with database_errors():
         partitions = await pool.fetch(_SQL["metrics_partitions"])
         whole = await pool.fetchrow(_SQL["metrics_whole"])
@@ -44,29 +45,29 @@ async def read(runtime: Runtime) -> list[Metric]:
     return [
         *_partitions(partitions),
         *_whole(whole),
-        *_lags(await runtime.read_model.lags()),
+        *_lags(await lags(pool)),
         *_rebuild(await progress.read(pool), running=whole["rebuild_running"]),
     ]
 
 
 def up(is_up: bool) -> Metric:  # noqa: FBT001 - it is the value
-    """Say whether the database answers."""
+    """Return whether the database answers."""
     return _one("database_up", "Whether the database answers", is_up)
 
 
-def known(runtime: Runtime) -> list[Metric]:
+def known(settings: Settings) -> list[Metric]:
     """Return what is known without the database."""
     build = InfoMetricFamily("userlog_build", "The code that runs")
     versions = {
         "version": version("userlog"),
         "python": platform.python_version(),
-        "schema": str(database.SCHEMA_VERSION),
+        "schema": str(schema.SCHEMA_VERSION),
         "fold": str(FOLD_VERSION),
     }
     build.add_metric([], versions)
-    if runtime.settings.database_url is not None:
+    if settings.database_url is not None:
         return [build]
-    disk = shutil.disk_usage(runtime.settings.data_dir)
+    disk = shutil.disk_usage(settings.data_dir)
     return [
         build,
         _one("data_dir_size_bytes", "The size of the disk below the data directory", disk.total),
@@ -111,11 +112,11 @@ def _whole(row: asyncpg.Record) -> list[Metric]:
     ]
 
 
-def _lags(lags: list[Lag]) -> list[Metric]:
+def _lags(found: list[Lag]) -> list[Metric]:
     def each(name: str, text: str, field: str) -> Metric:
         labels = ("projection", "partition", "generation")
         values: Values = {
-            ("users", str(lag.partition), _standing(lag)): getattr(lag, field) for lag in lags
+            ("users", str(lag.partition), _state(lag)): getattr(lag, field) for lag in found
         }
         return _many(name, text, labels, values)
 
@@ -126,7 +127,7 @@ def _lags(lags: list[Lag]) -> list[Metric]:
     ]
 
 
-def _standing(lag: Lag) -> str:
+def _state(lag: Lag) -> str:
     if lag.active:
         return "answering"
     return "former" if lag.state == "live" else lag.state

@@ -22,22 +22,21 @@ if TYPE_CHECKING:
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
-class Seldom:
-    """Says the first time that something happens, and then how often it did, once in a while."""
+class ThrottledLog:
+    """Rate-limits repeated warnings: the first at once, then one with a count every few seconds."""
 
     def __init__(self, every_s: float = 10.0) -> None:
-        """Nothing has been said yet."""
         self._every_s = every_s
         self._times: Counter[str] = Counter()
-        self._said_at: dict[str, float] = {}
+        self._logged_at: dict[str, float] = {}
 
-    def say(self, log: structlog.stdlib.BoundLogger, event: str, **about: object) -> None:
-        """Warn of it, unless that was done a moment ago."""
+    def warning(self, log: structlog.stdlib.BoundLogger, event: str, **about: object) -> None:
+        """Log a warning, unless the same one was logged a moment ago."""
         self._times[event] += 1
         now = time.monotonic()
-        if now - self._said_at.get(event, -float("inf")) >= self._every_s:
+        if now - self._logged_at.get(event, -float("inf")) >= self._every_s:
             log.warning(event, times=self._times.pop(event), **about)
-            self._said_at[event] = now
+            self._logged_at[event] = now
 
 
 def configure(level: str, style: Literal["auto", "text", "json"]) -> None:
@@ -95,8 +94,9 @@ def _library_line(_logger: object, _method: str, event: EventDict) -> EventDict:
     An exception in the place of a template is one more that is not to be quoted.
     """
     record: logging.LogRecord = event["_record"]
-    said: object = record.msg
-    event["event"] = said.partition("\n")[0] if isinstance(said, str) else type(said).__name__
+    template: object = record.msg
+    name = type(template).__name__
+    event["event"] = template.partition("\n")[0] if isinstance(template, str) else name
     event["logger"] = record.name
     event["exc_info"] = record.exc_info[1] if record.exc_info else None
     return event

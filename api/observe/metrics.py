@@ -1,9 +1,9 @@
-"""What a monitoring system reads: what this service did, and how the database stands.
+"""Metrics of the service: what its processes did, and the state of the database.
 
 Counters are kept by each process; where several share the port, prometheus_client keeps them in
-files that whichever process is asked adds up. What stands in the database (`api/gauges`) is asked
-for when it is read, so it is the same from every process, and there after a restart. Names end in
-their unit, labels are few and never say who a user is.
+files, and the process that is scraped adds them up. The state of the database
+(`database_metrics`) is read for each scrape, so it is the same from every process, and there after
+a restart. Names end in their unit, labels are few and never name a user.
 """
 
 from __future__ import annotations
@@ -25,45 +25,42 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from api.observe import database_metrics
-from api.web.problems import Problem
-from eventstore.errors import LogError, QueueFullError, UnavailableError
+from eventstore.errors import LogError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from prometheus_client.metrics_core import Metric
 
-    from api.runtime import Runtime
-    from api.webhook.ingest import Receipt
+    from api.config.settings import Settings
+    from eventstore.log import EventLog
+    from eventstore.postgres.pool import Pool
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _EVENTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
+# How long reading the database's state may take; Prometheus waits ten seconds for all.
 _PATIENCE_S = 3.0
-"""How long the database may take to say how it stands; Prometheus waits ten seconds for all."""
-_NOTED_AFTER_S = 0.1
+_UPDATED_AFTER_S = 0.1
 _DEFECT = 500
-_REFUSED = {
-    400: "incomplete",
-    401: "signature",
-    408: "slow",
-    413: "too-large",
-    503: "overloaded",
-}
-_REASONS = (*_REFUSED.values(), "queue-full", "unavailable", "defect")
-
-disable_created_metrics()  # a second series for each, which nothing here asks for
+_REFUSALS = (
+    *("incomplete", "signature", "slow", "too-large", "overloaded"),
+    *("queue-full", "unavailable", "defect"),
+)
 
 
 class Metrics:
     """The metrics of one process, and what it knows of the others'."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        """Every append of the runtime's log is observed."""
-        self._runtime = runtime
+    def __init__(self, log: EventLog, pool: Pool, settings: Settings) -> None:
+        """Every append of the log is observed from now on."""
+        disable_created_metrics()  # a second series for each, which nothing here asks for
+        self._log = log
+        self._pool = pool
+        self._settings = settings
         self._registry = CollectorRegistry()
-        self._looking: asyncio.Task[list[Metric]] | None = None
-        self._noting: asyncio.TimerHandle | None = None
+        self._reading: asyncio.Task[list[Metric]] | None = None
+        self._update: asyncio.TimerHandle | None = None
         self._deliveries = self._counter(
             "deliveries",
             "Signed deliveries, answered with 200",
@@ -71,7 +68,7 @@ class Metrics:
             "taken ignored quarantined",
         )
         self._refused = self._counter(
-            "deliveries_refused", "Deliveries answered otherwise", "reason", " ".join(_REASONS)
+            "deliveries_refused", "Deliveries answered otherwise", "reason", " ".join(_REFUSALS)
         )
         self._events = self._counter(
             "events", "User events in deliveries", "outcome", "accepted duplicate"
@@ -95,16 +92,16 @@ class Metrics:
         )
         self._queue = self._gauge("queue_events", "Events that wait to be appended")
         self._gauge("queue_limit_events", "How many may wait before deliveries are refused").set(
-            runtime.settings.queue_rows_max
+            settings.queue_rows_max
         )
         self._connections = self._gauge(
             "database_connections", "Connections to the database", "state"
         )
         self._gauge("database_connections_limit", "How many there may be").set(
-            runtime.settings.pool_connections_max
+            settings.pool_connections_max
         )
-        self._note_use()
-        runtime.log.appender.observers.append(self._appended)
+        self._set_gauges()
+        log.observers.append(self._appended)
 
     def _counter(self, name: str, text: str, label: str, values: str) -> dict[str, Counter]:
         """Make counters that are there from the beginning, so that their first step is seen."""
@@ -123,22 +120,21 @@ class Metrics:
         self._append_events.observe(events)
         self._append_seconds.observe(seconds)
 
-    def _note_use_soon(self) -> None:
-        """Let another process, if that one is asked, know what goes on here; once for many."""
-        if self._noting is None:
+    def _set_gauges_soon(self) -> None:
+        """Show the gauges of this process to the one that is scraped; once for many requests."""
+        if self._update is None:
             loop = asyncio.get_running_loop()
-            self._noting = loop.call_later(_NOTED_AFTER_S, self._note_use)
+            self._update = loop.call_later(_UPDATED_AFTER_S, self._set_gauges)
 
-    def _note_use(self) -> None:
+    def _set_gauges(self) -> None:
         """Set this process's gauges."""
-        if self._noting is not None:
-            self._noting.cancel()
-            self._noting = None
-        pool = self._runtime.log.pool
-        idle = pool.get_idle_size()
-        self._queue.set(self._runtime.log.appender.queued)
+        if self._update is not None:
+            self._update.cancel()
+            self._update = None
+        idle = self._pool.get_idle_size()
+        self._queue.set(self._log.queued)
         self._connections.labels("idle").set(idle)
-        self._connections.labels("used").set(pool.get_size() - idle)
+        self._connections.labels("used").set(self._pool.get_size() - idle)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count an answer; `route` is the path's pattern, never the path."""
@@ -146,29 +142,29 @@ class Metrics:
         if observed is None:
             observed = self._observed[route, status] = self._requests.labels(route, str(status))
         observed.observe(seconds)
-        self._note_use_soon()
+        self._set_gauges_soon()
         if status == _DEFECT:
             self._defects.inc()
 
-    def delivery(self, receipt: Receipt) -> None:
-        """Count a delivery that was answered with 200, once, and the events in it."""
-        outcome = (
-            "quarantined" if receipt.quarantined else "ignored" if receipt.ignored else "taken"
-        )
-        self._deliveries[outcome].inc()
-        if receipt.accepted:
-            self._events["accepted"].inc(receipt.accepted)
-        if receipt.duplicates:
-            self._events["duplicate"].inc(receipt.duplicates)
+    def delivery(self, outcome: str, accepted: int, duplicates: int) -> None:
+        """Count a delivery that was answered with 200, once, and the events in it.
 
-    def refused(self, error: Exception) -> None:
-        """Count a delivery that was refused, by its reason."""
-        self._refused[_reason(error)].inc()
+        `outcome` is taken, ignored or quarantined.
+        """
+        self._deliveries[outcome].inc()
+        if accepted:
+            self._events["accepted"].inc(accepted)
+        if duplicates:
+            self._events["duplicate"].inc(duplicates)
+
+    def refused(self, reason: str) -> None:
+        """Count a delivery that was refused; any other reason than those known is a defect."""
+        self._refused[reason if reason in _REFUSALS else "defect"].inc()
 
     async def read(self) -> bytes:
         """Return everything as text; of the database only that it is away, if it is."""
-        self._note_use()
-        found = await self._look()
+        self._set_gauges()
+        found = await self._read_database()
         return generate_latest(self._counted()) + generate_latest(_registry_of(found))
 
     def _counted(self) -> CollectorRegistry:
@@ -179,34 +175,32 @@ class Metrics:
             registry = self._registry
         return registry
 
-    async def _look(self) -> list[Metric]:
-        """Ask the database, for all who want to know at once, and for a bounded time."""
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(
-                database_metrics.read(self._runtime), name="metrics"
-            )
-        looking = self._looking
-        await asyncio.wait([looking], timeout=_PATIENCE_S)
+    async def _read_database(self) -> list[Metric]:
+        """Read the database once for all scrapes that wait, for a bounded time."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(database_metrics.read(self._pool), name="metrics")
+        reading = self._reading
+        await asyncio.wait([reading], timeout=_PATIENCE_S)
         try:
-            found = looking.result() if looking.done() else None
+            found = reading.result() if reading.done() else None
         except LogError:
             found = None
         return [
-            *database_metrics.known(self._runtime),
+            *database_metrics.known(self._settings),
             database_metrics.up(found is not None),
             *(found or ()),
         ]
 
     async def close(self) -> None:
-        """Ask the database no more; idempotent."""
-        if self._noting is not None:
-            self._noting.cancel()
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait([self._looking], timeout=_PATIENCE_S)
+        """Stop reading the database; idempotent."""
+        if self._update is not None:
+            self._update.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._reading], timeout=_PATIENCE_S)
 
 
-class _Found(Collector):
+class _Families(Collector):
     def __init__(self, families: list[Metric]) -> None:
         self._families = families
 
@@ -216,18 +210,6 @@ class _Found(Collector):
 
 def _registry_of(families: list[Metric]) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(_Found(families))
+    registry.register(_Families(families))
     ProcessCollector(registry=registry)
     return registry
-
-
-def _reason(error: Exception) -> str:
-    match error:
-        case Problem():
-            return _REFUSED.get(error.document.status, "defect")
-        case QueueFullError():
-            return "queue-full"
-        case UnavailableError():
-            return "unavailable"
-        case _:
-            return "defect"

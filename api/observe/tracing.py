@@ -1,4 +1,4 @@
-"""Traces, for those who collect them: how long requests, appends and the projector's batches took.
+"""Traces: spans of requests, appends and the projector's batches, through OpenTelemetry.
 
 Only where the extra `otel` is installed and a variable of OpenTelemetry asks for traces; else
 nothing of it is imported and nothing is called. A span has the path's pattern and numbers, never a
@@ -45,7 +45,7 @@ def start() -> Tracing | None:
 
 
 def _provider() -> TracerProvider:
-    # Here, so that nobody who does not ask for traces needs, or loads, what they are made with.
+    # Imported here, so that a service without traces neither needs nor loads OpenTelemetry.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
         OTLPSpanExporter,
     )
@@ -68,7 +68,7 @@ class Tracing:
     """Makes spans, and sends them from a thread of its own."""
 
     def __init__(self, provider: TracerProvider) -> None:
-        """`provider` knows where to."""
+        """`provider` sends the spans."""
         self._provider = provider
         self._tracer: Tracer = provider.get_tracer("userlog")
 

@@ -1,7 +1,7 @@
-"""Lets connections in, all that wait at once.
+"""Accepts all pending connections in one round of the event loop.
 
-uvloop's own servers let in one in each turn of the loop. While a turn takes long, because there is
-much to answer, those that have just come would wait for a minute.
+uvloop's own servers accept one in each round. While a round takes long, because there is much to
+answer, connections that have just arrived would wait for a minute.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _AT_ONCE = 256
+# When no connection can be accepted, for want of files or memory: time for others to end.
 _PAUSE_S = 1.0
-"""Where no connection can be had, for want of files or memory: time for others to end."""
 _log = structlog.stdlib.get_logger("userlog.http")
 
 
-class Entrance:
-    """Sockets that listen, and what speaks on each connection made there."""
+class Acceptor:
+    """Listening sockets, and the protocol of each connection that is accepted there."""
 
     def __init__(
         self, sockets: Sequence[socket.socket], protocol: Callable[[], asyncio.Protocol]
     ) -> None:
-        """Open from the beginning; `protocol` makes one for each connection."""
+        """Accept from now on; `protocol` makes one for each connection."""
         self._loop = asyncio.get_running_loop()
         self._sockets = list(sockets)
         self._protocol = protocol
-        self._coming: set[asyncio.Task[None]] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
         for one in self._sockets:
             one.setblocking(False)  # noqa: FBT003 - as its own
             self._loop.add_reader(one, self._accept, one)
 
     def close(self) -> None:
-        """Let nobody in any more, and close the sockets; idempotent."""
+        """Accept no more, and close the sockets; idempotent."""
         for one in self._sockets:
             if one.fileno() >= 0:
                 self._loop.remove_reader(one)
@@ -55,15 +55,15 @@ class Entrance:
                 self._loop.remove_reader(listener)
                 self._loop.call_later(_PAUSE_S, self._resume, listener)
                 return
-            coming = self._loop.create_task(self._let_in(connection))
-            self._coming.add(coming)
-            coming.add_done_callback(self._coming.discard)
+            connecting = self._loop.create_task(self._connect(connection))
+            self._connecting.add(connecting)
+            connecting.add_done_callback(self._connecting.discard)
 
     def _resume(self, listener: socket.socket) -> None:
         if listener.fileno() >= 0:
             self._loop.add_reader(listener, self._accept, listener)
 
-    async def _let_in(self, connection: socket.socket) -> None:
+    async def _connect(self, connection: socket.socket) -> None:
         connection.setblocking(False)  # noqa: FBT003 - as its own
-        with contextlib.suppress(OSError):  # it has gone already
+        with contextlib.suppress(OSError):  # it is closed already
             await self._loop.connect_accepted_socket(self._protocol, connection)

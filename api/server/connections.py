@@ -1,4 +1,4 @@
-"""The connections: how many there may be, and what becomes of those that bring no HTTP.
+"""Connections: how many there may be, and how malformed requests are refused.
 
 aiohttp quotes what was sent in its answers to bad requests, and logs each as an error. What was
 sent may hold anybody's data, and an error is for somebody to look at.
@@ -15,7 +15,8 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from api.observe.logs import Seldom
+from api.observe.logs import ThrottledLog
+from api.web.middlewares import without_quoting
 from api.web.problems import Problem, unavailable
 
 if TYPE_CHECKING:
@@ -28,17 +29,17 @@ if TYPE_CHECKING:
     Factory = Callable[..., web.BaseRequest]
 
 HEADERS_MAX = 64
+# Of the first line of a request, and of each header.
 LINE_BYTES_MAX = 8190
-"""Of the first line of a request, and of each header."""
+# Of all of them together, for as long as they are not complete.
 HEAD_BYTES_MAX = 1 << 16
-"""Of all of them together, for as long as they are not complete."""
+# Open files of a process that are neither connections from outside nor to the database.
 _OTHER_FILES = 64
-"""Open files of a process that are neither connections from outside nor to the database."""
+# For the rest of a body that is not read, so that its sender sees the answer.
 _LINGER_S = 1.0
-"""For what is still coming of a body that nobody wants, so that its sender sees the answer."""
 _RETRY_AFTER_S = 5
+# Connections whose sender is given that time although they were refused.
 _LINGERING_MAX = 32
-"""Connections whose sender is given that time although they were turned away."""
 _log = structlog.stdlib.get_logger("userlog.http")
 
 
@@ -46,7 +47,6 @@ class Runner(web.AppRunner):
     """Runs an application behind such connections."""
 
     def __init__(self, app: web.Application, settings: Settings) -> None:
-        """Nothing listens until it is set up and has a site."""
         super().__init__(app, handle_signals=False, shutdown_timeout=_LINGER_S)
         self._settings = settings
 
@@ -56,14 +56,13 @@ class Runner(web.AppRunner):
 
 
 class Server(web.Server):
-    """Lets in as many connections as there may be, and closes those on which nothing goes on."""
+    """Accepts as many connections as there may be, and closes idle ones."""
 
     def __init__(
         self, handler: Handler, settings: Settings, request_factory: Factory | None = None
     ) -> None:
-        """Each request goes to `handler`."""
         super().__init__(
-            _unquoted(handler),
+            without_quoting(handler),
             request_factory=request_factory,
             access_log=None,
             lingering_time=_LINGER_S,
@@ -74,20 +73,20 @@ class Server(web.Server):
         )
         self._connections_max = settings.connections_max
         self._lingering = 0
-        self._seldom = Seldom()
+        self._throttled = ThrottledLog()
 
     def __call__(self) -> _Connection:
-        """Make what speaks HTTP on a new connection."""
+        """Make the protocol of a new connection."""
         return _Connection(self, self._loop, self._kwargs)
 
     def full(self) -> bool:
-        """Say whether a new connection is one too many; now and then also in the log."""
+        """Return whether a new connection is one too many; it is logged, rate-limited."""
         if len(self._connections) < self._connections_max:
             return False
-        self._seldom.say(_log, "too many connections", connections_max=self._connections_max)
+        self._throttled.warning(_log, "too many connections", connections_max=self._connections_max)
         return True
 
-    def turn_away(self, transport: asyncio.Transport, problem: Problem) -> None:
+    def refuse(self, transport: asyncio.Transport, problem: Problem) -> None:
         """Answer where there is no request, and end the connection.
 
         Ended at once, what is still coming may keep the answer from being read.
@@ -125,7 +124,7 @@ class _Connection(web.RequestHandler):
         self._give_up(unavailable("too many connections; send it again", _RETRY_AFTER_S))
 
     def data_received(self, data: bytes) -> None:
-        """Take what came; a head that does not end is one that is too long."""
+        """Read what arrived; a head that does not end is too long."""
         super().data_received(data)
         if self._waiter is None or self._waiter.done():
             self._head_bytes = 0
@@ -133,7 +132,7 @@ class _Connection(web.RequestHandler):
         self._head_bytes += len(data)
         if self._head_bytes > HEAD_BYTES_MAX:
             _log.info("not understood as HTTP", problem="EndlessHead")
-            self._give_up(_no_http())
+            self._give_up(_malformed())
 
     def handle_error(
         self,
@@ -142,16 +141,16 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what is no HTTP without quoting it."""
+        """Refuse a malformed request without quoting it."""
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
         _log.info("not understood as HTTP", problem=type(exc).__name__)
-        response = _no_http().response()
+        response = _malformed().response()
         response.force_close()
         return response
 
     def log_exception(self, *args: Any, **given: Any) -> None:  # noqa: ANN401 - aiohttp's
-        """Log a defect; a body that nobody wanted and that can't be read is none."""
+        """Log a defect; a body that was not read and can't be is none."""
         error = given.get("exc_info")
         if isinstance(error, web.RequestPayloadError):
             _log.info("body not received", problem=type(error).__name__)
@@ -160,25 +159,12 @@ class _Connection(web.RequestHandler):
 
     def _give_up(self, problem: Problem) -> None:
         transport, self.transport = self.transport, None
-        self.force_close()  # nothing more is heard
+        self.force_close()  # nothing more is read
         if transport is not None:
-            self._server.turn_away(transport, problem)
+            self._server.refuse(transport, problem)
 
 
-def _unquoted(handler: Handler) -> Handler:
-    """Answer what aiohttp refuses by itself without quoting it: an expectation, for one."""
-
-    async def answer(request: web.BaseRequest) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except web.HTTPException as error:
-            detail = "see the README for what is understood here"
-            return Problem(error.status, error.reason, detail).response()
-
-    return answer
-
-
-def _no_http() -> Problem:
+def _malformed() -> Problem:
     detail = (
         f"this is no HTTP/1.1, or more of a head than {HEADERS_MAX} headers,"
         f" {LINE_BYTES_MAX} bytes in a line and {HEAD_BYTES_MAX} in all"
@@ -195,8 +181,8 @@ def _raw(problem: Problem) -> bytes:
     return head.encode() + problem.body()
 
 
-def with_room(settings: Settings) -> Settings:
-    """Make room for the connections that are wanted, or want fewer if there can't be so many.
+def fit_open_files(settings: Settings) -> Settings:
+    """Allow as many open files as the connections need, or fewer connections if that can't be.
 
     Were all files taken by connections from outside, none could be had to the database.
     """

@@ -1,36 +1,34 @@
-"""What a process of the service does: answer requests, project, or both."""
+"""One process of the service: it answers requests, projects, or both."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from api.app import make_app
+from api.app import App
 from api.observe import tracing
 from api.runtime import opened
-from api.server.acceptor import Entrance
-from api.server.connections import Runner, with_room
-from api.server.unready import lobby
-from api.web.inflight import IN_HAND
+from api.server.acceptor import Acceptor
+from api.server.connections import Runner, fit_open_files
+from api.server.unready import unready
 from projections.project.projector import Projector
+from projections.prove.scrubber import Scrubber
 
 if TYPE_CHECKING:
     import asyncio
     import socket
     from collections.abc import AsyncGenerator
 
-    from aiohttp import web
-
     from api.config.secret_files import Secrets
     from api.config.settings import Settings
     from api.observe.tracing import Tracing
     from api.runtime import Runtime
 
+# So many new objects make it worth looking for garbage.
 _GARBAGE = 10_000
-"""So many new objects make it worth looking."""
 _log = structlog.stdlib.get_logger("userlog")
 
 
@@ -43,28 +41,46 @@ async def answering(
     *,
     project: bool,
 ) -> AsyncGenerator[Runtime]:
-    """Answer requests for as long as the block lasts; with 503 until the database is there.
+    """Answer requests for as long as the block lasts; with 503 until the database is reachable.
 
-    What is in hand at the end is answered, and projected until then if it is to `project`; the
-    sockets are closed by then, so that nobody waits there.
-    StoppedWaitingError if `stopping` is set before the database is there.
+    What is entered here is ended in the reverse order: first the requests, then the projector,
+    which projects until then what they brought, last the database. The sockets are closed at once,
+    so that no connection waits there.
+    StoppedWaitingError if `stopping` is set before the database is reachable.
     """
-    settings = with_room(settings)
+    settings = fit_open_files(settings)
     async with contextlib.AsyncExitStack() as stack:
-        async with lobby(sockets, settings):
+        async with unready(sockets, settings):
             runtime = await stack.enter_async_context(opened(settings, secrets, stopping=stopping))
         traces = await stack.enter_async_context(traced(runtime))
+        scrubber = None
         if project:
-            await stack.enter_async_context(projecting(runtime, traces))
-        app = make_app(runtime, secrets, traces)
-        runner = Runner(app, settings)
-        await runner.setup()
-        assert runner.server is not None, "it is set up"  # noqa: S101
-        entrance = Entrance(sockets, runner.server)
-        stack.push_async_callback(_stop, entrance, runner, app, settings.shutdown_timeout_s)
+            background = await stack.enter_async_context(projecting(runtime, traces))
+            scrubber = background.scrubber
+        app = App(runtime, secrets, scrubber, traces)
+        await stack.enter_async_context(serving(app, settings, sockets))
         _spare_the_collector()
         yield runtime
         _log.info("stopping")
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    app: App, settings: Settings, sockets: list[socket.socket]
+) -> AsyncGenerator[Runner]:
+    """Let an application answer at sockets for as long as the block lasts."""
+    async with contextlib.AsyncExitStack() as stack:
+        # Ended from the last line to the first: no new connections, streams end, requests in
+        # flight are answered, connections are closed, the application's tasks end.
+        stack.push_async_callback(app.close)
+        runner = Runner(app.application, settings)
+        stack.push_async_callback(runner.cleanup)
+        await runner.setup()
+        stack.push_async_callback(app.inflight.drain, settings.shutdown_timeout_s)
+        stack.callback(app.feed.stopping.set)
+        assert runner.server is not None, "it is set up"  # noqa: S101
+        stack.callback(Acceptor(sockets, runner.server).close)
+        yield runner
 
 
 def _spare_the_collector() -> None:
@@ -77,16 +93,6 @@ def _spare_the_collector() -> None:
     gc.set_threshold(_GARBAGE)
 
 
-async def _stop(
-    entrance: Entrance, runner: web.AppRunner, app: web.Application, timeout_s: float
-) -> None:
-    """Let nobody in any more, answer what is in hand, and end what is then left."""
-    entrance.close()
-    await app.shutdown()  # ends the streams
-    await app[IN_HAND].drain(timeout_s)
-    await runner.cleanup()
-
-
 @contextlib.asynccontextmanager
 async def traced(runtime: Runtime) -> AsyncGenerator[Tracing | None]:
     """Trace appends for as long as the block lasts, if traces are asked for."""
@@ -94,27 +100,35 @@ async def traced(runtime: Runtime) -> AsyncGenerator[Tracing | None]:
     if traces is None:
         yield None
         return
-    runtime.log.appender.observers.append(traces.appended)
+    runtime.log.observers.append(traces.appended)
     try:
         yield traces
     finally:
         await traces.stop(runtime.settings.shutdown_timeout_s)
 
 
+class Background(NamedTuple):
+    """What works on the read models in the background."""
+
+    projector: Projector
+    scrubber: Scrubber
+
+
 @contextlib.asynccontextmanager
-async def projecting(runtime: Runtime, traces: Tracing | None) -> AsyncGenerator[Projector]:
+async def projecting(runtime: Runtime, traces: Tracing | None) -> AsyncGenerator[Background]:
     """Run the projector and the scrubber for as long as the block lasts."""
-    settings = runtime.settings
+    settings, log = runtime.settings, runtime.log
     projector = Projector(
-        runtime.log, batch_max=settings.projector_batch_rows_max, poll_s=settings.projector_poll_s
+        log, batch_max=settings.projector_batch_rows_max, poll_s=settings.projector_poll_s
     )
-    runtime.log.appended = projector.wake
+    scrubber = Scrubber(log, interval_s=settings.scrub_interval_s)
+    log.observers.append(lambda _events, _seconds: projector.wake())
     if traces:
-        projector.observe = traces.projected
+        projector.observers.append(traces.projected)
     projector.start()
-    runtime.scrubber.start()
+    scrubber.start()
     try:
-        yield projector
+        yield Background(projector, scrubber)
     finally:
-        await runtime.scrubber.stop()
+        await scrubber.stop()
         await projector.stop()

@@ -17,8 +17,8 @@ from api.config.settings import PREFIX, SettingsError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+# Connections that may wait to be accepted; the kernel may allow fewer.
 BACKLOG = 4096
-"""Connections that may wait to be accepted; the kernel may allow fewer."""
 
 
 @contextlib.contextmanager

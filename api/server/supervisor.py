@@ -1,4 +1,4 @@
-"""Runs the processes of the service: those that answer requests, and the one that projects.
+"""The supervisor: runs the processes that answer requests, and the one that projects.
 
 A process that dies is replaced. The new one takes over the old one's socket, so the connections
 that waited there are not lost.
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from api.server.worker import READY, Task
-from projections.rebuild.worker_pool import WorkerError, how_ended, program
+from api.server.worker import READY, WorkerConfig
+from projections.processes import WorkerError, command, how_ended
 
 if TYPE_CHECKING:
     import socket
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from api.config.secret_files import Secrets
     from api.config.settings import Settings
 
+# Before a process that died is replaced: at first, and at most if it keeps dying.
 _PAUSE_S = 0.1
 _PAUSE_S_MAX = 5.0
-"""Before a process that died is replaced: at first, and at most if it keeps dying."""
+# A process that lived for so long did not die of its start.
 _STEADY_S = 60.0
-"""A process that lived for so long did not die of its start."""
+# What a process may take to end beyond the time for the requests in flight.
 _GRACE_S = 5.0
-"""What a process may take to end beyond the time for the requests in hand."""
 _log = structlog.stdlib.get_logger("userlog.supervisor")
 
 
@@ -58,13 +58,13 @@ class Supervisor:
         self._slots: list[_Slot] = []
 
     def renew(self, secrets: Secrets) -> None:
-        """Let other secrets count, in all processes."""
+        """Pass renewed secrets on to all processes."""
         self._secrets.renew(secrets)
         for slot in self._slots:
-            slot.tell(self._secrets)
+            slot.renew(self._secrets)
 
     async def run(self, stopping: asyncio.Event, ready: Callable[[], None]) -> None:
-        """Run the processes until `stopping`; tell once when all are `ready`.
+        """Run the processes until `stopping`; call `ready` once when all are.
 
         WorkerError if one ends before it was ready for the first time.
         """
@@ -72,31 +72,33 @@ class Supervisor:
             _pipe() as (reading, writing),
             tempfile.TemporaryDirectory(prefix="userlog-metrics-") as metrics,
         ):
-            tasks = [
-                Task(self._settings, self._secrets, [one.fileno() for one in sockets], writing)
+            configs = [
+                WorkerConfig(
+                    self._settings, self._secrets, [one.fileno() for one in sockets], writing
+                )
                 for sockets in self._listeners
             ]
             if self._project:
-                tasks.append(Task(self._settings, self._secrets, [], reading))
-            self._slots = [_Slot(task, metrics) for task in tasks]
-            telling = asyncio.create_task(_tell(self._slots, ready))
+                configs.append(WorkerConfig(self._settings, self._secrets, [], reading))
+            self._slots = [_Slot(config, metrics) for config in configs]
+            waiting = asyncio.create_task(_wait_for_all(self._slots, ready))
             closing = asyncio.create_task(self._close(stopping))
             kept = (slot.keep(stopping) for slot in self._slots)
             ends = await asyncio.gather(*kept, return_exceptions=True)
-            telling.cancel()
+            waiting.cancel()
             await closing
         for end in ends:
             if end is not None:
                 raise end
 
     async def _close(self, stopping: asyncio.Event) -> None:
-        """Let nobody wait at a socket when no process will take its place any more."""
+        """Close the sockets when no process will accept there any more."""
         await stopping.wait()
         for one in itertools.chain(*self._listeners):
             one.close()
 
 
-async def _tell(slots: list[_Slot], ready: Callable[[], None]) -> None:
+async def _wait_for_all(slots: list[_Slot], ready: Callable[[], None]) -> None:
     for slot in slots:
         await slot.ready.wait()
     ready()
@@ -118,15 +120,15 @@ def _pipe() -> Generator[tuple[int, int]]:
 class _Slot:
     """One of the processes, and those that take its place."""
 
-    def __init__(self, task: Task, metrics: str) -> None:
-        self._task = task
+    def __init__(self, config: WorkerConfig, metrics: str) -> None:
+        self._config = config
         self._metrics = metrics
         self._process: Process | None = None
+        # Set once a process of this slot has begun its work.
         self.ready = asyncio.Event()
-        """Set once a process of this slot has begun its work."""
 
-    def tell(self, secrets: Secrets) -> None:
-        """Let other secrets count; a process that is not there yet begins with them."""
+    def renew(self, secrets: Secrets) -> None:
+        """Pass renewed secrets on; a process that is not there yet begins with them."""
         if self._process and self._process.stdin and not self._process.stdin.is_closing():
             self._process.stdin.write(msgspec.json.encode(secrets) + b"\n")
 
@@ -141,7 +143,7 @@ class _Slot:
             if not self.ready.is_set():
                 stopping.set()
                 raise WorkerError("a worker process did not start; its own line says why")
-            _log.error("worker died; replacing it", how=how, projects=not self._task.sockets)
+            _log.error("worker died; replacing it", how=how, projects=not self._config.sockets)
             pause_s = _PAUSE_S if time.monotonic() - began > _STEADY_S else pause_s
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), pause_s)
@@ -150,21 +152,21 @@ class _Slot:
     async def _run(self, stopping: asyncio.Event) -> str:
         """Run a process to its end, which is soon if it is `stopping`; return how it ended."""
         self._process = process = await asyncio.create_subprocess_exec(
-            *program("api.server.worker"),
+            *command("api.server.worker"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": self._metrics},
-            pass_fds=(*self._task.sockets, self._task.wake),
+            pass_fds=(*self._config.sockets, self._config.wake),
             start_new_session=True,  # Ctrl-C is for the supervisor
         )
         assert process.stdin  # noqa: S101 - a pipe was asked for
-        process.stdin.write(msgspec.json.encode(self._task) + b"\n")
+        process.stdin.write(msgspec.json.encode(self._config) + b"\n")
         ended = asyncio.create_task(self._follow(process))
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         process.stdin.close()
-        patience_s = self._task.settings.shutdown_timeout_s + _GRACE_S
+        patience_s = self._config.settings.shutdown_timeout_s + _GRACE_S
         if not (await asyncio.wait((ended,), timeout=patience_s))[0]:
             process.kill()
         code = await ended

@@ -1,4 +1,4 @@
-"""Answers while the database is not there yet: the service lives, but is not ready."""
+"""Returns 503 until the database is reachable: the service is live, but not ready."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from api.server.acceptor import Entrance
+from api.server.acceptor import Acceptor
 from api.server.connections import Server
 from api.web.problems import unavailable
 
@@ -24,31 +24,31 @@ _LOOK_S = 0.01
 
 
 @contextlib.asynccontextmanager
-async def lobby(sockets: list[socket.socket], settings: Settings) -> AsyncGenerator[None]:
-    """Answer everything with 503 for as long as the block lasts; the sockets stay open."""
-    runner = web.ServerRunner(Server(_wait, settings), handle_signals=False, shutdown_timeout=1)
+async def unready(sockets: list[socket.socket], settings: Settings) -> AsyncGenerator[None]:
+    """Answer with 503 for as long as the block lasts; the sockets stay open."""
+    runner = web.ServerRunner(Server(_answer, settings), handle_signals=False, shutdown_timeout=1)
     await runner.setup()
     server = runner.server
     assert server is not None, "it is set up"  # noqa: S101
-    entrance = Entrance([one.dup() for one in sockets], server)
+    acceptor = Acceptor([one.dup() for one in sockets], server)
     try:
         yield
-        entrance.close()
-        await _leave(server)
+        acceptor.close()
+        await _let_finish(server)
     finally:
-        entrance.close()
+        acceptor.close()
         await runner.cleanup()
 
 
-async def _leave(server: web.Server) -> None:
-    """Give those inside the time to ask."""
+async def _let_finish(server: web.Server) -> None:
+    """Give open connections the time to send their request."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_PATIENCE_S):
-            while server.connections:  # noqa: ASYNC110 - nobody tells
+            while server.connections:  # noqa: ASYNC110 - no event for it
                 await asyncio.sleep(_LOOK_S)
 
 
-async def _wait(request: web.BaseRequest) -> web.StreamResponse:
+async def _answer(request: web.BaseRequest) -> web.StreamResponse:
     if request.path == "/health/live":
         response = web.json_response({"status": "ok"})
     else:

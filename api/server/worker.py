@@ -1,8 +1,8 @@
-"""A process of the service that runs several: it answers requests, or projects.
+"""A worker process of a service that has several: it answers requests, or projects.
 
-Its supervisor tells it everything on standard input: in the first line what to do, in each later
-one the secrets that count from then on. The end of the input means to stop, so it never outlives
-its supervisor. Once it does its work it says so, in one line on standard output.
+It reads its configuration from the first line of standard input, and from each later one the
+secrets that are valid from then on. The end of the input means to stop, so it never outlives its
+supervisor. Once it does its work it writes one line to standard output.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from api.server.process import answering, projecting, traced
 from eventstore.errors import LogError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from eventstore.group_commit import Observer
 
 READY = b"ready\n"
 _LINE_BYTES_MAX = 1 << 20
@@ -35,8 +35,8 @@ _WAKES_MAX = 1 << 16
 _log = structlog.stdlib.get_logger("userlog")
 
 
-class Task(msgspec.Struct, frozen=True):
-    """What a worker is told first.
+class WorkerConfig(msgspec.Struct, frozen=True):
+    """What a worker reads first.
 
     One with `sockets` answers requests there and writes into the pipe `wake` after each append;
     one without projects, and reads from it.
@@ -49,44 +49,44 @@ class Task(msgspec.Struct, frozen=True):
 
 
 async def _work() -> None:
-    told = await _standard_input()
-    task = msgspec.json.decode(await told.readline(), type=Task)
-    logs.configure(task.settings.log_level, task.settings.log_format)
+    lines = await _standard_input()
+    config = msgspec.json.decode(await lines.readline(), type=WorkerConfig)
+    logs.configure(config.settings.log_level, config.settings.log_format)
     stopping = _until_signal()
-    listener = asyncio.create_task(_listen(told, task.secrets, stopping), name="supervisor")
+    listener = asyncio.create_task(_listen(lines, config.secrets, stopping), name="supervisor")
     with contextlib.suppress(StoppedWaitingError):
-        await (_answer if task.sockets else _project)(task, stopping)
+        await (_answer if config.sockets else _project)(config, stopping)
     listener.cancel()
 
 
-async def _answer(task: Task, stopping: asyncio.Event) -> None:
-    sockets = [socket.socket(fileno=number) for number in task.sockets]
-    service = answering(task.settings, task.secrets, sockets, stopping, project=False)
+async def _answer(config: WorkerConfig, stopping: asyncio.Event) -> None:
+    sockets = [socket.socket(fileno=number) for number in config.sockets]
+    service = answering(config.settings, config.secrets, sockets, stopping, project=False)
     async with service as runtime:
-        runtime.log.appended = _waking(task.wake)
-        _say_ready()
+        runtime.log.observers.append(_waking(config.wake))
+        _report_ready()
         await stopping.wait()
 
 
-async def _project(task: Task, stopping: asyncio.Event) -> None:
+async def _project(config: WorkerConfig, stopping: asyncio.Event) -> None:
     async with (
-        opened(task.settings, task.secrets, stopping=stopping) as runtime,
+        opened(config.settings, config.secrets, stopping=stopping) as runtime,
         traced(runtime) as traces,
-        projecting(runtime, traces) as projector,
+        projecting(runtime, traces) as background,
     ):
 
         def woken() -> None:
             with contextlib.suppress(BlockingIOError):
-                os.read(task.wake, _WAKES_MAX)
-            projector.wake()
+                os.read(config.wake, _WAKES_MAX)
+            background.projector.wake()
 
-        asyncio.get_running_loop().add_reader(task.wake, woken)
-        _say_ready()
+        asyncio.get_running_loop().add_reader(config.wake, woken)
+        _report_ready()
         await stopping.wait()
 
 
-def _waking(pipe: int) -> Callable[[], None]:
-    def wake() -> None:
+def _waking(pipe: int) -> Observer:
+    def wake(_events: int, _seconds: float) -> None:
         with contextlib.suppress(BlockingIOError):  # full: it is awake
             os.write(pipe, b".")
 
@@ -101,8 +101,8 @@ async def _standard_input() -> asyncio.StreamReader:
     return reader
 
 
-async def _listen(told: asyncio.StreamReader, secrets: Secrets, stopping: asyncio.Event) -> None:
-    while line := await told.readline():
+async def _listen(lines: asyncio.StreamReader, secrets: Secrets, stopping: asyncio.Event) -> None:
+    while line := await lines.readline():
         secrets.renew(msgspec.json.decode(line, type=Secrets))
     stopping.set()
 
@@ -112,11 +112,11 @@ def _until_signal() -> asyncio.Event:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # for the supervisor to hear
+        signal.signal(number, signal.SIG_IGN)  # the supervisor's to handle
     return stopping
 
 
-def _say_ready() -> None:
+def _report_ready() -> None:
     sys.stdout.buffer.write(READY)
     sys.stdout.buffer.flush()
 

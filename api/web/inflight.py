@@ -1,62 +1,51 @@
-"""The requests in hand: how many there may be, and that a service that stops answers them first.
+"""Requests in flight: how many there may be, how large their bodies, and waiting for the last.
 
-aiohttp alone would not: once it is told to stop it takes no more of a body that is being received.
+aiohttp alone would not wait: once it stops it takes no more of a body that is being received.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from api.web.problems import Problem, unavailable
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
 _RETRY_AFTER_S = 1
 _BYTES = web.RequestKey("body_bytes", int)
 
 
-class InHand:
+class Inflight:
     """Counts requests, refuses those that are too many, and waits for the last one."""
 
     def __init__(self, requests_max: int, body_bytes_max: int) -> None:
-        """`body_bytes_max` is for the bodies of all requests in hand together."""
+        """`body_bytes_max` is for the bodies of all requests in flight together."""
         self._requests_max = requests_max
         self._body_bytes_max = body_bytes_max
         self._body_bytes = 0
         self._count = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._stopping = False
+        self.stopping = False
 
-    @web.middleware
-    async def counted(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        """Count a request; once the service stops, it is its connection's last."""
-        if self._count >= self._requests_max and not request.path.startswith("/health/"):
-            raise _too_much()
+    def enter(self, request: web.Request) -> bool:
+        """Count a request; return False if it is one too many, unless it asks for health."""
         self._count += 1
         self._idle.clear()
-        try:
-            response = await handler(request)
-            if self._stopping:
-                response.force_close()
-            return response
-        finally:
-            self._body_bytes -= request.get(_BYTES, 0)
-            self._count -= 1
-            if not self._count:
-                self._idle.set()
+        return self._count <= self._requests_max or request.path.startswith("/health/")
+
+    def leave(self, request: web.Request) -> None:
+        """Count it no longer."""
+        self._body_bytes -= request.get(_BYTES, 0)
+        self._count -= 1
+        if not self._count:
+            self._idle.set()
 
     async def read(self, request: web.Request) -> bytes:
-        """Read a body; it counts among those in hand until its request is answered.
+        """Read a body; its bytes count until its request is answered.
 
-        Bytes count when they have come: who only claims to send many keeps nobody out.
+        Bytes count when they have arrived: announcing many keeps no other request out.
 
         Raises:
             Problem: there is no room for more (503), it is too large, or can't be read.
@@ -71,7 +60,7 @@ class InHand:
                 raise _too_large()
             others = self._body_bytes > size
             if others and self._body_bytes + len(part) > self._body_bytes_max:
-                raise _too_much()
+                raise too_many()
             self._body_bytes += len(part)
             request[_BYTES] = size = size + len(part)
             parts.append(part)
@@ -79,7 +68,7 @@ class InHand:
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until none is left, but not for longer than that."""
-        self._stopping = True
+        self.stopping = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
@@ -100,8 +89,5 @@ def _too_large() -> Problem:
     return Problem(413, "Body too large", "see USERLOG_BODY_BYTES_MAX for the limit")
 
 
-def _too_much() -> Problem:
+def too_many() -> Problem:
     return unavailable("too much is in hand already; send it again", _RETRY_AFTER_S)
-
-
-IN_HAND = web.AppKey("in_hand", InHand)

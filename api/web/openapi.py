@@ -1,6 +1,6 @@
 """The description of the HTTP interface, OpenAPI 3.1, made from the route table.
 
-Schemas are those that msgspec makes of the answers' types. Nothing is said here a second time.
+Schemas are those that msgspec makes of the answers' types. Nothing is described here twice.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
-from api.routes import JSON, WEBHOOK_PATH, Route
 from api.web import params, problems
 from api.web.problems import ProblemDocument
-from api.webhook import send, verify
+from api.web.route import JSON, Delivery, Route
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,21 +35,11 @@ Times are RFC 3339 in UTC with `Z`; as parameters they may carry any offset, or 
 milliseconds. Positions are opaque. Everything but success is a problem document (RFC 9457), also
 404 for any other path and 405, with `Allow`, for any other method. Every GET takes HEAD too.
 """
-_DELIVERY = """\
-What the platform sends. Whatever was signed is answered with 200: other events are ignored, what
-can't be read is kept in quarantine.
-"""
 _SECURITY = {
     "token": {
         "type": "http",
         "scheme": "bearer",
         "description": "Made by `userlog token create`; its scope stands at each request.",
-    },
-    "signature": {
-        "type": "apiKey",
-        "in": "header",
-        "name": verify.HEADER,
-        "description": "Lower-case hex HMAC-SHA256 of the raw body under a webhook secret.",
     },
 }
 _HEADERS = {
@@ -83,7 +72,7 @@ def described(table: Sequence[Route]) -> Sequence[Route]:
     return whole
 
 
-def document(table: Iterable[Route]) -> Schema:
+def document(table: Sequence[Route]) -> Schema:
     """Describe a route table."""
     types = {one: None for route in table for one in (route.answer, ProblemDocument)}
     template = "#/components/schemas/{name}"
@@ -108,7 +97,7 @@ def document(table: Iterable[Route]) -> Schema:
                 str(one): _problem(one, schema_of[ProblemDocument]) for one in problems.MEANINGS
             },
             "headers": _HEADERS,
-            "securitySchemes": _SECURITY,
+            "securitySchemes": _security_schemes(table),
         },
     }
 
@@ -127,8 +116,8 @@ def _operation(route: Route, schema_of: dict[type, Schema]) -> Schema:
     }
     if rest:
         found["description"] = rest
-    if route.path == WEBHOOK_PATH:
-        found["requestBody"] = _delivery()
+    if route.delivery:
+        found["requestBody"] = _delivery(route.delivery)
     return found
 
 
@@ -138,13 +127,13 @@ def _ids(path: str) -> list[Parameter[str]]:
 
 def _parameter(parameter: Parameter[Any]) -> Schema:
     schema = dict(parameter.rule.schema)
-    if isinstance(parameter.default, str | int) and parameter.place != "path":
+    if isinstance(parameter.default, str | int) and parameter.location != "path":
         schema["default"] = parameter.default
     found: Schema = {
         "name": parameter.name,
-        "in": parameter.place,
-        "required": parameter.place == "path",
-        "description": parameter.says,
+        "in": parameter.location,
+        "required": parameter.location == "path",
+        "description": parameter.description,
         "schema": schema,
     }
     if parameter.example is not None:
@@ -186,24 +175,29 @@ def _ref(what: str, name: str) -> Schema:
 
 
 def _security(route: Route) -> list[Schema]:
-    if route.path == WEBHOOK_PATH:
+    if route.delivery:
         return [{"signature": []}]
     return [{"token": [str(route.scope)]}] if route.scope else []
 
 
-def _delivery() -> Schema:
-    samples = {name.removesuffix(".json"): body for name, body in send.deliveries([])}
-    return {
-        "description": _DELIVERY,
-        "content": {
-            JSON: {
-                "schema": {},
-                "examples": {
-                    name: {"value": msgspec.json.decode(body)} for name, body in samples.items()
-                },
+def _delivery(delivery: Delivery) -> Schema:
+    examples = {name: {"value": value} for name, value in delivery.examples.items()}
+    content = {JSON: {"schema": {}, "examples": examples}}
+    return {"description": delivery.description, "content": content}
+
+
+def _security_schemes(table: Iterable[Route]) -> Schema:
+    """Return the schemes: bearer tokens, and the signature of deliveries."""
+    schemes = dict(_SECURITY)
+    for route in table:
+        if route.delivery:
+            schemes["signature"] = {
+                "type": "apiKey",
+                "in": "header",
+                "name": route.delivery.signature_header,
+                "description": "Lower-case hex HMAC-SHA256 of the raw body under a webhook secret.",
             }
-        },
-    }
+    return schemes
 
 
 def _plain(schema: Schema) -> Schema:

@@ -38,10 +38,10 @@ class Parameter(msgspec.Struct, Generic[T], frozen=True):
 
     name: str
     rule: Rule[T]
-    says: str
+    description: str
     default: T
     example: Any = None
-    place: Literal["query", "header", "path"] = "query"
+    location: Literal["query", "header", "path"] = "query"
 
 
 class Params:
@@ -59,7 +59,7 @@ class Params:
         self._errors: list[ParameterError] = []
         self._values = {one.name: self._read(one, query, headers) for one in known}
         if strict:
-            self._refuse_unknown([one.name for one in known if one.place == "query"], query)
+            self._refuse_unknown([one.name for one in known if one.location == "query"], query)
         if self._errors:
             raise bad_parameters(self._errors)
 
@@ -72,7 +72,7 @@ class Params:
         self, parameter: Parameter[T], query: MultiMapping[str], headers: Mapping[str, str]
     ) -> T:
         name = parameter.name
-        if parameter.place == "header":
+        if parameter.location == "header":
             given = [headers[name]] if name in headers else []
         else:
             given = query.getall(name, [])
@@ -96,20 +96,20 @@ class Params:
                 self._errors.append(ParameterError(shown, f"unknown; known here: {listed}"))
 
 
+# The parameters of a request that has none.
 NOTHING = Params((), MultiDict(), {})
-"""What a request says that is not asked for anything."""
 
 
 VALID_AT: Maybe[datetime] = Parameter(
     "valid_at",
-    rules.MOMENT,
+    rules.TIME,
     "only what had happened by then, inclusive",
     None,
     "2023-06-13T09:48:47.621Z",
 )
 KNOWN_AT: Maybe[datetime] = Parameter(
     "known_at",
-    rules.MOMENT,
+    rules.TIME,
     "only what had been recorded by then, inclusive; together with `valid_at`: both",
     None,
 )
@@ -125,7 +125,7 @@ LIFECYCLE: Maybe[Lifecycle] = Parameter(
     "lifecycle", rules.one_of(LIFECYCLES), "users who are this now", None
 )
 UPDATED_SINCE: Parameter[datetime] = Parameter(
-    "updated_since", rules.MOMENT, "users whose newest event occurred then or later", EVER
+    "updated_since", rules.TIME, "users whose newest event occurred then or later", EVER
 )
 FROM: Maybe[date] = Parameter(
     "from", rules.DAY, "first day; if not given, 29 days before the last", None, "2023-06-01"
@@ -134,8 +134,8 @@ TO: Maybe[date] = Parameter(
     "to", rules.DAY, "last day, inclusive; if not given, today in UTC", None, "2023-06-30"
 )
 _NEXT = "`next` of the page before"
-HISTORY_AFTER: Maybe[users.Mark] = Parameter("after", rules.HISTORY_MARK, _NEXT, None)
-SEARCH_AFTER: Maybe[search.Mark] = Parameter("after", rules.SEARCH_MARK, _NEXT, None)
+HISTORY_AFTER: Maybe[users.PageKey] = Parameter("after", rules.HISTORY_PAGE_KEY, _NEXT, None)
+SEARCH_AFTER: Maybe[search.PageKey] = Parameter("after", rules.SEARCH_PAGE_KEY, _NEXT, None)
 WAIT_S: Parameter[int] = Parameter(
     "wait_s",
     rules.number(0, _WAIT_S_MAX),
@@ -164,8 +164,8 @@ def limit(rows_max: int) -> Parameter[int]:
     return Parameter("limit", rules.number(1, rows_max), "how many on a page", min(_ROWS, rows_max))
 
 
-class Places:
-    """Parameters that name a place in a log of so many partitions."""
+class PositionParams:
+    """Parameters that name a position in a log of so many partitions."""
 
     def __init__(self, partitions: int) -> None:
         """Positions in other partitions are refused."""

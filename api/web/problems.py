@@ -6,6 +6,7 @@ import msgspec
 from aiohttp import web
 
 CONTENT_TYPE = "application/problem+json"
+# When each status is answered.
 MEANINGS = {
     400: "what was sent can't be read; `errors` names each parameter that is wrong or unknown",
     401: "the token, or the signature of a delivery, is missing or wrong",
@@ -18,7 +19,6 @@ MEANINGS = {
     500: "a defect of userlog; its log has a line with this X-Request-Id",
     503: "not now; send it again after the seconds in Retry-After, without it ask the operator",
 }
-"""When each status is answered."""
 
 
 class ParameterError(msgspec.Struct, frozen=True):

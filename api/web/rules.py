@@ -36,7 +36,7 @@ class Rule(msgspec.Struct, Generic[T_co], frozen=True):
     schema: Schema
 
 
-def moment(text: str) -> datetime:
+def parse_time(text: str) -> datetime:
     """Read RFC 3339 with any offset, or epoch milliseconds; ValueError says what is wrong."""
     if text.isascii() and text.isdecimal():
         if len(text) > _MILLISECONDS_DIGITS_MAX:
@@ -131,8 +131,8 @@ def position(partitions: int) -> Rule[Position]:
     return Rule(read, {"type": "string", "pattern": f"^{first}:(0|[1-9][0-9]{{0,17}})$"})
 
 
-MOMENT = Rule(
-    moment,
+TIME = Rule(
+    parse_time,
     {
         "anyOf": [
             {"type": "string", "format": "date-time"},
@@ -143,8 +143,8 @@ MOMENT = Rule(
 ID = Rule(str, {"type": "string", "minLength": 1})
 DAY = Rule(day, {"type": "string", "format": "date"})
 TEXT = Rule(text, {"type": "string", "pattern": r"\S", "maxLength": _TEXT_CHARACTERS_MAX})
-HISTORY_MARK = Rule(users.parse_mark, {"type": "string", "pattern": "^[0-9a-f]{83,97}$"})
-SEARCH_MARK = Rule(
-    search.parse_mark,
+HISTORY_PAGE_KEY = Rule(users.parse_page_key, {"type": "string", "pattern": "^[0-9a-f]{83,97}$"})
+SEARCH_PAGE_KEY = Rule(
+    search.parse_page_key,
     {"type": "string", "pattern": "^(-[0-9]{1,13}|[0-9]{1,14})-[0-9a-f]{32}$"},
 )

@@ -1,9 +1,9 @@
-"""Bearer tokens: who may ask for what.
+"""Bearer tokens, and what each opens.
 
-The database has a token's hash only. Each process keeps the few that there are in memory and looks
-again every few seconds, so a token that was revoked opens nothing after `REFRESH_S`. For an unknown
-one it looks at once, as it may have been made just now, but not twice within `_PAUSE_S`: a flood of
-wrong tokens waits, and costs the database little.
+The database has a token's hash only. Each process keeps the few that there are in memory and reads
+them again every few seconds, so a revoked token opens nothing after `REFRESH_S`. For an unknown one
+they are read at once, as it may have been made just now, but not twice within `_PAUSE_S`: a flood
+of wrong tokens waits, and costs the database little.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from api.config.secret_files import Secrets
-    from eventstore.postgres.database import Pool
+    from eventstore.postgres.pool import Pool
 
-_SQL = statements.load("api")
+_SQL = statements.load("api.web")
 _PREFIX = "userlog"
 REFRESH_S = 5.0
 _PAUSE_S = 0.5
@@ -72,17 +72,17 @@ class Token(msgspec.Struct, frozen=True):
 
 
 class Tokens:
-    """Knows who a token lets in; makes, lists and revokes tokens."""
+    """Checks, makes, lists and revokes tokens."""
 
     def __init__(self, pool: Pool, secrets: Secrets | None = None) -> None:
         """The token among the secrets opens everything."""
         self._pool = pool
         self._secrets = secrets
         self._known: dict[str, tuple[bytes, Access]] = {}
-        self._looked_at = -float("inf")
+        self._read_at = -float("inf")
         self._noted_at = time.monotonic()
         self._used: dict[str, datetime] = {}
-        self._looking = asyncio.Lock()
+        self._reading = asyncio.Lock()
 
     async def access(self, token: str) -> Access | None:
         """Return what a token opens, None if nothing; UnavailableError if that can't be known."""
@@ -95,23 +95,23 @@ class Tokens:
         if prefix != _PREFIX:
             return None
         if token_id in self._known:
-            await self._look(since=time.monotonic() - REFRESH_S)
+            await self._refresh(since=time.monotonic() - REFRESH_S)
         else:
-            await self._look(since=time.monotonic(), pause_s=_PAUSE_S)
+            await self._refresh(since=time.monotonic(), pause_s=_PAUSE_S)
         known, access = self._known.get(token_id, (b"", None))
         if access is None or not hmac.compare_digest(digest, known):
             return None
         self._used[token_id] = datetime.now(UTC)
         return access
 
-    async def _look(self, since: float, pause_s: float = 0) -> None:
+    async def _refresh(self, since: float, pause_s: float = 0) -> None:
         """Read the tokens unless they have been read `since`; not sooner than after a pause."""
-        await asyncio.sleep(max(0, self._looked_at + pause_s - time.monotonic()))
-        async with self._looking:
-            if self._looked_at >= since:
+        await asyncio.sleep(max(0, self._read_at + pause_s - time.monotonic()))
+        async with self._reading:
+            if self._read_at >= since:
                 return
-            looked_at = time.monotonic()
-            if self._used and looked_at - self._noted_at > _NOTE_USE_S:
+            read_at = time.monotonic()
+            if self._used and read_at - self._noted_at > _NOTE_USE_S:
                 await self.note_use()
             with database_errors():
                 rows = await self._pool.fetch(_SQL["tokens"])
@@ -120,7 +120,7 @@ class Tokens:
                 for row in rows
                 if row["revoked_at"] is None
             }
-            self._looked_at = looked_at
+            self._read_at = read_at
 
     async def note_use(self) -> None:
         """Write down which tokens were used since the last time."""

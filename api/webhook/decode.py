@@ -13,15 +13,12 @@ from projections.deliveries.envelope import (
     PING_TOPIC,
     USER_TOPIC,
     Delivery,
-    Entry,
-    UnreadableError,
-    identifier,
     read_delivery,
     read_entry,
-    read_usual,
-    refuse_too_deep,
+    read_fast,
     split_payload,
 )
+from projections.deliveries.values import UnreadableError, UserEntry, refuse_too_deep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,14 +29,14 @@ _KINDS = {
     "update": Kind.UPDATED,
     "delete": Kind.DELETED,
 }
-_PLACES_MAX = 100
+_OCCURRENCES_MAX = 100
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
 class Decoded(msgspec.Struct, frozen=True):
     """What a delivery says.
 
-    `topic` is what it is about; for any but users there is nothing else. `rejected` are the
+    `topic` is what it is about; of any but users there is nothing else. `rejected` are the
     reasons why the delivery, or a part of it, could not be read; the rest of it is in `events`.
     """
 
@@ -59,12 +56,12 @@ def is_ping(body: bytes) -> bool:
 def decode(body: bytes) -> Decoded:
     """Read a delivery; what can't be read is reported, never raised."""
     try:
-        usual = read_usual(body)
-        delivery = usual[0] if usual else read_delivery(body)
+        fast = read_fast(body)
+        delivery = fast[0] if fast else read_delivery(body)
         if delivery.topic != USER_TOPIC:
             return Decoded(delivery.topic, [], [])
         refuse_too_deep(body)
-        found = [(usual[1], body)] if usual else _entries(body, delivery.payload)
+        found = [(fast[1], body)] if fast else _entries(body, delivery.payload)
     except UnreadableError as error:
         return Decoded("", [], [error])
     if delivery.type not in _KINDS:
@@ -80,7 +77,9 @@ def _entries(body: bytes, payload: bytes) -> list[tuple[bytes, bytes]]:
     return list(zip(raws, alone, strict=True))
 
 
-def _decode_entries(delivery: Delivery, entries: Sequence[tuple[Entry | bytes, bytes]]) -> Decoded:
+def _decode_entries(
+    delivery: Delivery, entries: Sequence[tuple[UserEntry | bytes, bytes]]
+) -> Decoded:
     events: list[NewEvent] = []
     rejected: list[UnreadableError] = []
     nth: Counter[tuple[str, str]] = Counter()
@@ -95,9 +94,9 @@ def _decode_entries(delivery: Delivery, entries: Sequence[tuple[Entry | bytes, b
 
 
 def _event(
-    delivery: Delivery, given: Entry | bytes, alone: bytes, nth: Counter[tuple[str, str]]
+    delivery: Delivery, given: UserEntry | bytes, alone: bytes, nth: Counter[tuple[str, str]]
 ) -> NewEvent:
-    entry = given if isinstance(given, Entry) else read_entry(given)
+    entry = given if isinstance(given, UserEntry) else read_entry(given)
     kind = _KINDS[delivery.type]
     application_id = entry.identifier("application_id", "applicationId") or delivery.application_id
     user_id = entry.identifier("user_id", "userId", "_id", "id")
@@ -125,22 +124,21 @@ def _identity(
     By the platform's id, else by what it says and when. A delivery may hold the same user more
     than once below one id: `nth` tells these apart.
     """
-    event_id = identifier(delivery.event_id)
-    if event_id is not None:
-        return f"id\0{event_id}\0{nth}".encode(), False
+    if delivery.event_id is not None:
+        return f"id\0{delivery.event_id}\0{nth}".encode(), False
     return b"content\0" + occurred_at.isoformat().encode() + b"\0" + content, True
 
 
 def _restrict(body: bytes, payload: bytes, raws: list[bytes]) -> list[bytes]:
     """Return for each entry the delivery with it alone in its payload, every other byte as it was.
 
-    The decoder does not tell where in the body the payload stands, so the places where its bytes
-    occur are tried until reading the body without them finds the payload empty.
+    The decoder does not report where in the body the payload stands, so each occurrence of its
+    bytes is tried until reading the body without them finds the payload empty.
     """
     if not raws:
         raise UnreadableError("no-users", "`payload` is an empty list")
     start = -1
-    for _ in range(_PLACES_MAX):
+    for _ in range(_OCCURRENCES_MAX):
         start = body.find(payload, start + 1)
         if start < 0:
             break

@@ -6,24 +6,25 @@ for its content.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
 from api.webhook.decode import decode
 from eventstore.events import Appended, Outcome
-from projections.deliveries.envelope import UnreadableError
-from projections.query.views import Place
+from projections.deliveries.values import UnreadableError
+from projections.query.formats import PositionText
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from eventstore.log import EventLog
     from eventstore.quarantine import Quarantine
 
-    Headers: TypeAlias = Callable[[], Mapping[str, str]]
+# Kept with a delivery in quarantine, to find out who sent it.
+_KEPT_HEADERS = ("content-type", "user-agent", "x-fp-event-id")
 
 _log = structlog.stdlib.get_logger("userlog.ingest")
 
@@ -35,32 +36,30 @@ class Receipt(msgspec.Struct, frozen=True):
     duplicates: int
     ignored: int
     quarantined: int
-    positions: list[Place]
+    positions: list[PositionText]
 
 
+# The answer where there was nothing to take.
 IGNORED = Receipt(0, 0, 1, 0, [])
-"""What is answered where there was nothing to take."""
 
 
 class Ingest:
     """Takes deliveries whose signature has been verified."""
 
     def __init__(self, log: EventLog, quarantine: Quarantine) -> None:
-        """Everything goes to one of the two."""
         self._log = log
         self._quarantine = quarantine
 
-    async def deliver(self, body: bytes, headers: Headers | None = None) -> Receipt:
+    async def deliver(self, body: bytes, headers: Mapping[str, str] | None = None) -> Receipt:
         """Read a delivery and keep what is in it; UnavailableError means: send it again.
 
-        `headers` are asked for, and kept, beside what has to go into quarantine.
+        A few of the `headers` are kept beside what has to go into quarantine.
         """
         receipt, problem = await self._take(body)
         if problem is not None:
-            kept = headers() if headers else None
-            key = await self._quarantine.put(body, problem.reason, problem.detail, kept)
-            said = {"reason": problem.reason, "detail": problem.detail}
-            _log.warning("delivery quarantined", quarantine_id=str(key), **said)
+            about = {"reason": problem.reason, "detail": problem.detail}
+            key = await self._quarantine.put(body, **about, headers=_kept(headers or {}))
+            _log.warning("delivery quarantined", quarantine_id=str(key), **about)
         return receipt
 
     async def replay(self, key: uuid.UUID) -> bool:
@@ -83,6 +82,15 @@ class Ingest:
         appended = await self._log.append(decoded.events) if decoded.events else []
         problems = [*decoded.rejected, *_conflicts(appended)]
         return _receipt(appended, len(problems)), problems[0] if problems else None
+
+
+def _kept(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers to keep; bytes that are no UTF-8 could not be stored, so are replaced."""
+    return {
+        name: headers[name].encode(errors="surrogateescape").decode(errors="replace")
+        for name in _KEPT_HEADERS
+        if name in headers
+    }
 
 
 def _conflicts(appended: list[Appended]) -> list[UnreadableError]:

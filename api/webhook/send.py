@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import msgspec
 
+from api.webhook import samples
 from api.webhook.verify import HEADER, sign
 
 if TYPE_CHECKING:
@@ -35,9 +35,8 @@ def deliveries(files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
     Without files, the three samples of the platform's documentation.
     """
     if not files:
-        samples = resources.files("api.webhook").joinpath("samples").iterdir()
-        for sample in sorted(samples, key=lambda one: one.name):
-            yield f"sample {sample.name}", sample.read_bytes()
+        for name, body in samples.load().items():
+            yield f"{name}.json", body
     for path in files:
         if path.suffix not in _LINES:
             yield str(path), path.read_bytes()

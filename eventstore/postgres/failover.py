@@ -7,7 +7,7 @@ and the others are never asked.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
@@ -15,7 +15,7 @@ import asyncpg
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from eventstore.postgres.database import Connection
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
 
 HOST_TIMEOUT_S = 2.0
 _connect: Callable[..., Awaitable[Connection]] = asyncpg.connect

@@ -1,9 +1,7 @@
 -- What only a single server has; distributed PostgreSQL refuses triggers on its tables, and this file
 -- is left out as a whole.
 
--- append() as it would be planned for any batch, once for each session. Left to itself PostgreSQL
--- plans it anew for every batch, since for the few items of this one it thinks that cheaper, which
--- takes longer than a small append does.
+-- docs/planner.md, 2.
 ALTER FUNCTION userlog.append SET plan_cache_mode = force_generic_plan;
 
 -- A guard: nobody, the owner included, changes the log's rows by accident. Where it is left out, the

@@ -1,4 +1,4 @@
-"""Millions of small things in little memory, found by name; the least recently put leave first."""
+"""Millions of small values in little memory, found by name; the oldest leave first."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ NAME_BYTES = 16
 _WAYS = 16
 
 
-class PackedTable:
+class CompactTable:
     """Values of one size by names of 16 random bytes, in buckets of 16.
 
     A name's bucket is chosen by its first bytes, and a full bucket lets its oldest go; so with 1.2
@@ -16,7 +16,6 @@ class PackedTable:
     """
 
     def __init__(self, capacity: int, value_bytes: int) -> None:
-        """Take memory only as it fills."""
         self._slot = NAME_BYTES + value_bytes
         self._full = self._slot * _WAYS
         self._buckets: list[bytearray | None] = [None] * max(1, capacity // _WAYS)

@@ -1,4 +1,4 @@
-"""The users' keys that this process has at hand, looked up and made as they are needed."""
+"""The users' keys: looked up and made as they are needed, the recently used kept in memory."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
 import msgspec
 
-from eventstore.errors import database_errors
+from eventstore.errors import SealBrokenError, WrongKeyError, database_errors
+from eventstore.group_commit import Batcher
 from eventstore.postgres import statements
-from eventstore.sealing.compact_table import PackedTable
-from eventstore.sealing.keys import KEY_BYTES, DataKey, MasterKey
+from eventstore.sealing.compact_table import CompactTable
+from eventstore.sealing.keys import KEY_BYTES, NO_PAYLOAD, Ciphers, DataKey, MasterKey, context_of
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections import deque
+    from collections.abc import Iterable, Sequence
 
     import asyncpg
 
     from eventstore.events import Stream
-    from eventstore.postgres.database import Pool
+    from eventstore.postgres.pool import Pool
 
     _Found: TypeAlias = dict[uuid.UUID, "StreamKey"]
 
-_SQL = statements.load("eventstore")
+_SQL = statements.load("eventstore.sealing")
 _KEY_ID_BITS = 63
 _KEY_ID_BYTES = 8
 _ROUNDS_MAX = 8
@@ -55,53 +57,41 @@ class StreamKey(msgspec.Struct, gc=False):
         return self.key_id.to_bytes(_KEY_ID_BYTES) + self.data_key.packed()
 
 
-class _Asked:
-    """Whose keys the next look-up in one partition is for, and who waits for it."""
+class _LookUp(NamedTuple):
+    """Whose keys one caller waits for."""
 
-    __slots__ = ("answers", "streams")
-
-    def __init__(self) -> None:
-        self.streams: dict[uuid.UUID, Stream] = {}
-        self.answers: list[asyncio.Future[_Found]] = []
-
-    def take(self) -> tuple[dict[uuid.UUID, Stream], list[asyncio.Future[_Found]]]:
-        """Take all of it; what comes now is for the one after."""
-        taken = self.streams, self.answers
-        self.streams, self.answers = {}, []
-        return taken
+    streams: list[Stream]
+    answer: asyncio.Future[_Found]
 
 
 class KeyringLimits(NamedTuple):
-    """How many users' keys are at hand: those met last, at 0.5 kB each, and others at 0.1 kB."""
+    """How many users' keys are kept: the last used take 0.5 kB each, compact ones 0.1 kB."""
 
     recent: int = 50_000
-    packed: int = 2_400_000
+    compact: int = 2_400_000
 
 
 class Keyring:
-    """Finds and makes users' keys; keeps the most recently used in memory."""
+    """Finds and makes users' keys, and opens what they sealed."""
 
     def __init__(
         self, pool: Pool, master_key: MasterKey, limits: KeyringLimits | None = None
     ) -> None:
-        """Nothing is read until the first key is asked for."""
         limits = limits or KeyringLimits()
         self._pool = pool
         self._master = master_key
         self._recent_max = limits.recent
+        # By the bytes of their streams' ids, of which the garbage collector knows nothing; the
+        # least recently used first. A plain dict would look past all that have left.
         self._recent: OrderedDict[bytes, StreamKey] = OrderedDict()
-        """By the bytes of their streams' ids, of which the garbage collector knows nothing.
-
-        The least recently used first. A plain dict would look past all that have left.
-        """
-        self._packed = PackedTable(limits.packed, _KEY_ID_BYTES + 2 * KEY_BYTES)
-        """Where they go from there."""
+        # Where they go from there.
+        self._compact = CompactTable(limits.compact, _KEY_ID_BYTES + 2 * KEY_BYTES)
+        # Unwrapped for the last row: they come user by user.
         self._last: tuple[tuple[uuid.UUID, bytes], DataKey] | None = None
-        """Unwrapped for the last row: they come user by user."""
-        self._asked: dict[int, _Asked] = {}
-        self._running: dict[int, asyncio.Task[None]] = {}
+        self._look_ups: Batcher[_LookUp] = Batcher("keys", self._run)
+        self.ciphers = Ciphers()
 
-    def at_hand(self, streams: Sequence[Stream]) -> list[StreamKey] | None:
+    def cached(self, streams: Sequence[Stream]) -> list[StreamKey] | None:
         """Return a key for each stream, or None if one would have to be looked up."""
         found: list[StreamKey] = []
         for stream in streams:
@@ -112,12 +102,12 @@ class Keyring:
         return found
 
     def _find(self, name: bytes) -> StreamKey | None:
-        """Return a key if it is at hand, and make it the most recently used."""
+        """Return a cached key, and make it the most recently used."""
         key = self._recent.get(name)
         if key is not None:
             self._recent.move_to_end(name)
             return key
-        packed = self._packed.take(name)
+        packed = self._compact.take(name)
         if packed is None:
             return None
         return self._keep(name, StreamKey.unpacked(packed))
@@ -127,11 +117,11 @@ class Keyring:
         if len(self._recent) > self._recent_max:
             oldest, old = self._recent.popitem(last=False)
             if old.stored and not old.erased:
-                self._packed.put(oldest, old.packed())
+                self._compact.put(oldest, old.packed())
         return key
 
     async def find_or_make(self, streams: Iterable[Stream]) -> list[StreamKey]:
-        """Return a key for each stream; one look-up per partition for those not at hand."""
+        """Return a key for each stream; one look-up per partition for those not cached."""
         wanted = list(streams)
         found: dict[uuid.UUID, StreamKey] = {}
         missing: dict[int, list[Stream]] = {}
@@ -145,36 +135,29 @@ class Keyring:
         return [self._remember(stream, found[stream.stream_id]) for stream in wanted]
 
     def _look_up(self, partition: int, absent: list[Stream]) -> asyncio.Future[_Found]:
-        """Look up with others; while one look-up is under way, those who come share the next.
+        """Look up with others; while one look-up is in flight, those who come share the next.
 
-        Each has a future of their own: one who leaves takes nothing from the others.
+        Each has a future of its own: one that is abandoned takes nothing from the others.
         """
-        asked = self._asked.get(partition)
-        if asked is None:
-            asked = self._asked[partition] = _Asked()
-        asked.streams.update((stream.stream_id, stream) for stream in absent)
         answer: asyncio.Future[_Found] = asyncio.get_running_loop().create_future()
-        asked.answers.append(answer)
-        if partition not in self._running:
-            task = asyncio.create_task(self._drive(partition, asked), name=f"keys-{partition}")
-            self._running[partition] = task
+        self._look_ups.put(partition, _LookUp(absent, answer))
         return answer
 
-    async def _drive(self, partition: int, asked: _Asked) -> None:
+    async def _run(self, partition: int, queue: deque[_LookUp]) -> None:
+        await _until_nobody_joins(queue)
+        batch = list(queue)
+        queue.clear()
+        wanted = {stream.stream_id: stream for one in batch for stream in one.streams}
         try:
-            while asked.answers:
-                await _until_nobody_joins(asked)
-                streams, answers = asked.take()
-                try:
-                    found = await self._fetch(partition, streams)
-                except Exception as error:  # noqa: BLE001 - it is theirs who asked
-                    for answer in _awaited(answers):
-                        answer.set_exception(error)
-                else:
-                    for answer in _awaited(answers):
-                        answer.set_result(found)
-        finally:
-            del self._running[partition]
+            found = await self._fetch(partition, wanted)
+        except Exception as error:  # noqa: BLE001 - each caller gets it
+            for one in batch:
+                if not one.answer.done():
+                    one.answer.set_exception(error)
+        else:
+            for one in batch:
+                if not one.answer.done():
+                    one.answer.set_result(found)
 
     async def _fetch(self, partition: int, wanted: dict[uuid.UUID, Stream]) -> _Found:
         with database_errors():
@@ -200,6 +183,11 @@ class Keyring:
         name = stream.stream_id.bytes
         return self._find(name) or self._keep(name, key)
 
+    def mark_stored(self, keys: Iterable[StreamKey]) -> None:
+        """Note that an append has written these keys: later ones need not bring them along."""
+        for key in keys:
+            key.stored = True
+
     def tombstone(self, stream: Stream) -> StreamKey:
         """Make what is left of a user's key when they are erased: it names, and opens nothing."""
         naming = self._master.tombstone_key(stream.stream_id.bytes)
@@ -207,8 +195,11 @@ class Keyring:
 
     def forget(self, stream: Stream) -> None:
         """Drop a key that turned out to be another one in the database."""
-        self._recent.pop(stream.stream_id.bytes, None)
-        self._packed.take(stream.stream_id.bytes)
+        name = stream.stream_id.bytes
+        packed = self._compact.take(name)
+        key = self._recent.pop(name, None) or (packed and StreamKey.unpacked(packed))
+        if key:
+            key.data_key.drop_from(self.ciphers)
         self._last = None
 
     def of_row(self, row: asyncpg.Record) -> DataKey | None:
@@ -225,20 +216,34 @@ class Keyring:
             last = self._last = (stream_id, wrapped), self._master.unwrap(wrapped, stream_id.bytes)
         return last[1]
 
+    def open(self, row: asyncpg.Record) -> bytes | None:
+        """Return the payload of such a row; None if there is none, or the user is erased."""
+        key = self.of_row(row)
+        if key is None or row["payload"] == NO_PAYLOAD:
+            return None
+        context = context_of(row["stream_id"], row["identity"])
+        return key.open(row["payload"], context, self.ciphers)
 
-async def _until_nobody_joins(asked: _Asked) -> None:
+    async def check_master_key(self) -> None:
+        """WrongKeyError if the users' keys in the database were wrapped with another master key."""
+        with database_errors():
+            row = await self._pool.fetchrow(_SQL["any_key"])
+        try:
+            if row is not None:
+                self.of_row(row)
+        except SealBrokenError as error:
+            msg = "the master key is not the one that this database was written with"
+            raise WrongKeyError(msg) from error
+
+
+async def _until_nobody_joins(queue: deque[_LookUp]) -> None:
     """Give way until a round of the loop has brought nobody: callers are answered a few a round.
 
     A look-up costs almost as much for one user as for thirty. Where somebody joins in each round,
     it does not wait for the last.
     """
     for _ in range(_ROUNDS_MAX):
-        there = len(asked.answers)
+        there = len(queue)
         await asyncio.sleep(0)
-        if len(asked.answers) == there:
+        if len(queue) == there:
             break
-
-
-def _awaited(answers: list[asyncio.Future[_Found]]) -> Iterator[asyncio.Future[_Found]]:
-    """Leave out those whose callers have gone."""
-    return (answer for answer in answers if not answer.done())

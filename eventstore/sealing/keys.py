@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from functools import lru_cache
+from collections import OrderedDict
 from importlib import resources
 from typing import TYPE_CHECKING, Self
 
@@ -22,10 +22,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from eventstore.errors import SealBrokenError
 
 if TYPE_CHECKING:
+    import uuid
     from collections.abc import Collection
 
 KEY_BYTES = 32
 PAYLOAD_BYTES_MAX = 64 * 1024 * 1024
+NO_PAYLOAD = b""
 _NONCE_BYTES = 12
 
 
@@ -36,12 +38,12 @@ def _dictionary(version: int) -> zstandard.ZstdCompressionDict:
     return zstandard.ZstdCompressionDict(found, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
 
 
+# The version byte of a user's key, which is not compressed.
 _WRAPPED = 1
-"""The version byte of a user's key, which is not compressed."""
+# That of payloads as they are sealed now.
 _PAYLOAD = 2
-"""That of payloads as they are sealed now."""
+# The first knows deliveries without white space, the second those with line breaks as well.
 _DICTIONARIES = {version: _dictionary(version) for version in (1, _PAYLOAD)}
-"""The first knows deliveries without white space, the second those with line breaks as well."""
 _COMPRESSOR = zstandard.ZstdCompressor(
     level=3, dict_data=_DICTIONARIES[_PAYLOAD], write_checksum=False
 )
@@ -49,8 +51,37 @@ _DECOMPRESSORS = {
     version: zstandard.ZstdDecompressor(dict_data=one) for version, one in _DICTIONARIES.items()
 }
 
-_cipher = lru_cache(maxsize=4_096)(AESGCM)
-"""A cipher takes 2.4 kB and three microseconds to make: few are kept, and of the keys many."""
+
+class Ciphers:
+    """The ciphers of the keys that were used last.
+
+    Making one takes three microseconds, keeping one 2.4 kB: of the keys many are kept, of the
+    ciphers few.
+    """
+
+    def __init__(self, kept_max: int = 4_096) -> None:
+        self._kept: OrderedDict[bytes, AESGCM] = OrderedDict()
+        self._kept_max = kept_max
+
+    def of(self, secret: bytes) -> AESGCM:
+        """Return the cipher of a key."""
+        cipher = self._kept.get(secret)
+        if cipher is not None:
+            self._kept.move_to_end(secret)
+            return cipher
+        cipher = self._kept[secret] = AESGCM(secret)
+        if len(self._kept) > self._kept_max:
+            self._kept.popitem(last=False)
+        return cipher
+
+    def drop(self, secret: bytes) -> None:
+        """Forget a key."""
+        self._kept.pop(secret, None)
+
+
+def context_of(stream_id: uuid.UUID, identity: bytes) -> bytes:
+    """Return what a payload is bound to: it opens nowhere else."""
+    return stream_id.bytes + identity
 
 
 def _derive(secret: bytes, purpose: bytes) -> bytes:
@@ -116,14 +147,20 @@ class DataKey(msgspec.Struct, frozen=True, gc=False):
         """Return the 8-byte keyed digest of an event's content."""
         return hashlib.blake2b(content, key=self._naming, person=b"digest", digest_size=8).digest()
 
-    def seal(self, payload: bytes, context: bytes) -> bytes:
+    def seal(self, payload: bytes, context: bytes, ciphers: Ciphers | None = None) -> bytes:
         """Compress and encrypt; `context` must be given again to open."""
-        return _seal(_cipher(self._sealing), _COMPRESSOR.compress(payload), context, _PAYLOAD)
+        cipher = ciphers.of(self._sealing) if ciphers else AESGCM(self._sealing)
+        return _seal(cipher, _COMPRESSOR.compress(payload), context, _PAYLOAD)
 
-    def open(self, sealed: bytes, context: bytes) -> bytes:
+    def open(self, sealed: bytes, context: bytes, ciphers: Ciphers | None = None) -> bytes:
         """Return the payload; SealBrokenError if anything about it changed."""
-        frame = _open(_cipher(self._sealing), sealed, context, _DECOMPRESSORS)
+        cipher = ciphers.of(self._sealing) if ciphers else AESGCM(self._sealing)
+        frame = _open(cipher, sealed, context, _DECOMPRESSORS)
         return _DECOMPRESSORS[sealed[0]].decompress(frame, max_output_size=PAYLOAD_BYTES_MAX)
+
+    def drop_from(self, ciphers: Ciphers) -> None:
+        """Remove this key from those whose ciphers are kept."""
+        ciphers.drop(self._sealing)
 
 
 class MasterKey:

@@ -16,10 +16,10 @@ from eventstore.postgres import statements
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from eventstore.postgres.database import Pool
+    from eventstore.postgres.pool import Pool
     from eventstore.sealing.keys import MasterKey
 
-_SQL = statements.load("eventstore")
+_SQL = statements.load("eventstore.sealing")
 _PAGE_ROWS = 1_000
 _FIRST = uuid.UUID(int=0)
 
@@ -29,7 +29,7 @@ async def rotate(
 ) -> int:
     """Wrap all keys, of users and of the quarantine, with the new key; return how many were not.
 
-    `progress` is told how many have been looked at. The pool must be the schema owner's.
+    `progress` is called with the number of keys looked at. The pool must be the schema owner's.
     SealBrokenError if a key opens with neither of the two master keys.
     """
     looked_at = rewrapped = 0

@@ -1,4 +1,4 @@
-"""How to read a delivery of the platform: the one place that knows its envelopes.
+"""How to read a delivery of the platform: the one place that knows its envelopes. Pure.
 
 Two envelopes exist. *Delivered*, as the platform's SDKs read it: `event{name, type, id?,
 created_timestamp?}`, `company_id`, `application_id` and `payload` at the top level. *Documented*,
@@ -12,38 +12,24 @@ is in the log is read by the best reader there is, not by the one that was there
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime, timedelta
-from typing import Any, TypeGuard
+from datetime import datetime
+from typing import Any
 
 import msgspec
 
+from projections.deliveries.values import (
+    TOO_DEEP,
+    UnreadableError,
+    UserEntry,
+    identifier,
+    is_object,
+    only_identifier,
+    read_number,
+    read_time,
+)
+
 USER_TOPIC = "user"
 PING_TOPIC = "ping"
-_SECONDS_BELOW = 100_000_000_000
-"""A number below is epoch seconds (until the year 5138), one above epoch milliseconds."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ID_CHARACTERS_MAX = 200
-_NUMBERS = 10**18
-_DEPTH_MAX = 100
-_TOO_DEEP = "nested too deeply"
-_BRACKET_OR_STRING = re.compile(rb'[\[{\]}]|"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-
-
-class UnreadableError(Exception):
-    """A delivery, or an entry of it, that can't be read.
-
-    `reason` is one of a few fixed words, `detail` says what and where in a sentence that quotes
-    nothing of the content.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        """Keep both for whoever shows or stores them."""
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-
-
 _NOTHING = msgspec.Raw(b"null")
 
 
@@ -90,29 +76,6 @@ class Delivery(msgspec.Struct, frozen=True):
     payload: bytes
 
 
-class Entry(msgspec.Struct, frozen=True):
-    """One user of a delivery: what stands below `user`, and beside it."""
-
-    user: dict[str, Any]
-    beside: dict[str, Any]
-
-    def identifier(self, *names: str) -> str | None:
-        """Return the first of these fields that holds an id: a short string or a number."""
-        for name in names:
-            found = identifier(self.user.get(name))
-            if found is not None:
-                return found
-        return None
-
-    def time(self) -> datetime | None:
-        """Return when the user says they were last touched."""
-        for name in ("updated_at", "updatedAt", "created_at", "createdAt"):
-            found = moment(self.user.get(name))
-            if found is not None:
-                return found
-        return None
-
-
 _decode_body = msgspec.json.Decoder(_Body).decode
 _decode_single = msgspec.json.Decoder(_Single).decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -127,10 +90,10 @@ def read_delivery(body: bytes) -> Delivery:
     return _delivery(found, bytes(found.payload))
 
 
-def read_usual(body: bytes) -> tuple[Delivery, Entry] | None:
-    """Read a delivery of one user in one go, the same as step by step; None if it has to be that.
+def read_fast(body: bytes) -> tuple[Delivery, UserEntry] | None:
+    """Read a delivery of one user in one go; None if it has to be read step by step.
 
-    The payload's bytes, which nobody needs then, are left out.
+    The result is the same, but for the payload's bytes, which are left out.
     """
     try:
         found = _decode_single(body)
@@ -138,15 +101,16 @@ def read_usual(body: bytes) -> tuple[Delivery, Entry] | None:
         return None
     if (found.event or found.meta) and len(found.payload) == 1:
         (value,) = found.payload
-        if is_object(value.get("user")):
-            return _delivery(found, b""), _entry(value)
+        if isinstance(value.get("user"), dict):
+            entry = _entry(value)
+            return _delivery(found, b""), entry
     return None
 
 
-def read_single(body: bytes) -> tuple[Delivery, Entry]:
+def read_single(body: bytes) -> tuple[Delivery, UserEntry]:
     """Read a delivery of one user, as the log keeps them; UnreadableError if it is none."""
-    if usual := read_usual(body):
-        return usual
+    if fast := read_fast(body):
+        return fast
     delivery = read_delivery(body)
     (raw,) = split_payload(delivery.payload)
     return delivery, read_entry(raw)
@@ -163,9 +127,9 @@ def _delivery(found: _Body | _Single, payload: bytes) -> Delivery:
         topic=event.name,
         type=event.type if isinstance(event.type, str) else "",
         event_id=identifier(event.id),
-        occurred_at=moment(meta.created_timestamp if happened is None else happened),
-        company_id=_number(meta.company_id if found.company_id is None else found.company_id),
-        application_id=_only(found.application_id) or _only(meta.application_id),
+        occurred_at=read_time(meta.created_timestamp if happened is None else happened),
+        company_id=read_number(meta.company_id if found.company_id is None else found.company_id),
+        application_id=only_identifier(found.application_id, meta.application_id),
         payload=payload,
     )
 
@@ -179,7 +143,7 @@ def split_payload(payload: bytes) -> list[bytes]:
     raise UnreadableError("no-users", "`payload` is neither a list of users nor a user")
 
 
-def read_entry(raw: bytes) -> Entry:
+def read_entry(raw: bytes) -> UserEntry:
     """Read one user's entry; UnreadableError if there is no user in it."""
     value = _decode(_decode_any, raw)
     user = value.get("user") if is_object(value) else None
@@ -188,25 +152,25 @@ def read_entry(raw: bytes) -> Entry:
     return _entry(value)
 
 
-def _entry(value: dict[str, Any]) -> Entry:
+def _entry(value: dict[str, Any]) -> UserEntry:
     beside = {name: other for name, other in value.items() if name != "user"}
-    return Entry(value["user"], beside)
+    return UserEntry(value["user"], beside)
 
 
 def _decode(decoder: Any, raw: bytes) -> Any:  # noqa: ANN401 - as wide as the decoders
     try:
         return decoder(raw)
     except msgspec.ValidationError as error:
-        raise UnreadableError("unknown-envelope", _place(str(error), raw)) from None
+        raise UnreadableError("unknown-envelope", _with_line(str(error), raw)) from None
     except msgspec.DecodeError as error:
-        raise UnreadableError("not-json", _place(str(error), raw)) from None
+        raise UnreadableError("not-json", _with_line(str(error), raw)) from None
     except UnicodeDecodeError:
         raise UnreadableError("not-json", "a string is not valid UTF-8") from None
     except RecursionError:
-        raise UnreadableError("not-json", _TOO_DEEP) from None
+        raise UnreadableError("not-json", TOO_DEEP) from None
 
 
-def _place(message: str, raw: bytes) -> str:
+def _with_line(message: str, raw: bytes) -> str:
     """Add line and column to the decoder's message, which names a byte and quotes nothing."""
     head, found, tail = message.partition("(byte ")
     if not found:
@@ -215,82 +179,3 @@ def _place(message: str, raw: bytes) -> str:
     line = raw.count(b"\n", 0, offset) + 1
     column = offset - raw.rfind(b"\n", 0, offset)
     return f"{head}(line {line}, column {column}, byte {offset})"
-
-
-def refuse_too_deep(raw: bytes) -> None:
-    """UnreadableError if JSON is nested deeper than whoever reads it later is sure to follow.
-
-    Where the decoder itself gives up depends on its caller's stack: what it accepted here it
-    might refuse elsewhere.
-    """
-    if raw.count(b"[") + raw.count(b"{") <= _DEPTH_MAX:
-        return
-    depth = 0
-    for found in _BRACKET_OR_STRING.finditer(raw):
-        sign = raw[found.start()]
-        depth += (sign in b"[{") - (sign in b"]}")
-        if depth > _DEPTH_MAX:
-            raise UnreadableError("not-json", _TOO_DEEP)
-
-
-def is_object(value: object) -> TypeGuard[dict[str, Any]]:
-    """Say whether a decoded JSON value is an object."""
-    return isinstance(value, dict)
-
-
-def is_list(value: object) -> TypeGuard[list[Any]]:
-    """Say whether a decoded JSON value is a list."""
-    return isinstance(value, list)
-
-
-def identifier(value: object) -> str | None:
-    """Return an id as text: a string as it is, a whole number in decimal, else None."""
-    text = str(value) if type(value) is int else value  # True is no id
-    if isinstance(text, str) and 0 < len(text) <= _ID_CHARACTERS_MAX and "\0" not in text:
-        return text
-    return None
-
-
-def _only(value: object) -> str | None:
-    """Return the id, or the only id in a list of one; of several none can be chosen."""
-    if is_list(value):
-        return identifier(value[0]) if len(value) == 1 else None
-    return identifier(value)
-
-
-def _number(value: object) -> int | None:
-    if type(value) is int and 0 <= value < _NUMBERS:
-        return value
-    found = identifier(value)
-    if found is None or not found.isdecimal() or len(found) > 18:  # noqa: PLR2004 - fits 64 bits
-        return None
-    return int(found)
-
-
-def moment(value: object) -> datetime | None:
-    """Read a time: epoch milliseconds or seconds, as number or text, or ISO 8601, else None.
-
-    In UTC, cut to the millisecond. ISO without an offset counts as UTC, as the platform means it.
-    """
-    if isinstance(value, str):
-        if not value.isdecimal():
-            return _iso(value)
-        value = int(value) if len(value) <= 18 else None  # noqa: PLR2004 - fits 64 bits
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    milliseconds = value * 1000 if abs(value) < _SECONDS_BELOW else value
-    try:
-        return _EPOCH + timedelta(milliseconds=int(milliseconds))
-    except (OverflowError, ValueError):  # infinity, NaN
-        return None
-
-
-def _iso(text: str) -> datetime | None:
-    try:
-        found = datetime.fromisoformat(text)
-        if found.tzinfo is not UTC:
-            found = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        return None
-    beyond = found.microsecond % 1000
-    return found.replace(microsecond=found.microsecond - beyond) if beyond else found

@@ -1,19 +1,21 @@
-"""Folding what the log holds of a user, as far as that can be done. No I/O.
+"""Folding sealed rows of the log: opened, read and folded, user by user. No I/O.
 
-Works on sealed rows of the log: each is opened on its own, so that one which does not open, can't
-be read or makes the fold fail is known by its position, and stops nothing but its user.
+Each row is opened on its own, so that one which does not open, can't be read or makes the fold
+fail is known by its position, and stops nothing but its user.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from eventstore import store
-from eventstore.events import Position
-from projections.fold.history import HistoryEntry, late_ones, replaying, step
-from projections.fold.poison import PoisonError, blaming
-from projections.fold.state import UserEvent, UserState, read_event
-from projections.tables import Folded
+import msgspec
+
+from eventstore import read
+from eventstore.events import Position, Stream
+from projections.fold.events import UserEvent, read_event
+from projections.fold.history import HistoryEntry, late_positions, replaying, step
+from projections.fold.poison import PoisonError, errors_as_poison
+from projections.fold.state import UserState
 
 if TYPE_CHECKING:
     import uuid
@@ -21,14 +23,26 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from eventstore.events import Stream
     from eventstore.sealing.keyring import Keyring
-    from projections.fold.steps import Steps
+    from projections.fold.work import Work
 
     Rows: TypeAlias = list[asyncpg.Record]
 
 
-def by_user(rows: Iterable[asyncpg.Record]) -> dict[uuid.UUID, Rows]:
+class Folded(msgspec.Struct, frozen=True):
+    """What the fold makes of one user.
+
+    `entries` are those that are new or, if `whole`, all there are: then they replace what a read
+    model has. Without a state the user is erased.
+    """
+
+    stream: Stream
+    state: UserState | None
+    entries: list[HistoryEntry]
+    whole: bool
+
+
+def group_by_user(rows: Iterable[asyncpg.Record]) -> dict[uuid.UUID, Rows]:
     """Group rows by user, as they came."""
     found: dict[uuid.UUID, Rows] = {}
     for row in rows:
@@ -40,27 +54,26 @@ class Folder:
     """Folds rows of one partition."""
 
     def __init__(self, partition: int, keyring: Keyring) -> None:
-        """The keyring opens what has no key of its own at hand."""
         self._partition = partition
         self._keyring = keyring
 
     def read(self, row: asyncpg.Record) -> UserEvent:
         """Open and read an event; PoisonError if that is impossible."""
-        with blaming(Position(self._partition, row["position"])):
-            return read_event(store.recorded(row, self._partition, self._keyring))
+        with errors_as_poison(Position(self._partition, row["position"])):
+            return read_event(read.open_event(row, self._partition, self._keyring))
 
-    def reading(self, rows: Rows) -> Steps[list[UserEvent]]:
-        """Read events, a step for each."""
+    def reading(self, rows: Rows) -> Work[list[UserEvent]]:
+        """Read events; the work can be interrupted after each."""
         events: list[UserEvent] = []
         for row in rows:
             events.append(self.read(row))
             yield
         return events
 
-    def advancing(self, state: UserState | None, rows: Rows) -> Steps[Folded | None]:
+    def advancing(self, state: UserState | None, rows: Rows) -> Work[Folded | None]:
         """Fold a user's next events onto their state; None if one came late: refold them."""
         events = yield from self.reading(rows)
-        if late_ones(events, state.last.order_key if state else b""):
+        if late_positions(events, state.last.order_key if state else b""):
             return None
         entries: list[HistoryEntry] = []
         for event in events:
@@ -69,13 +82,13 @@ class Folder:
             yield
         return Folded(self._stream(rows), state, entries, whole=False)
 
-    def refolding(self, rows: Rows) -> Steps[Folded]:
+    def refolding(self, rows: Rows) -> Work[Folded]:
         """Fold all events of a user, in whatever order they came."""
         events = yield from self.reading(rows)
         state, entries = yield from replaying(events)
         return Folded(self._stream(rows), state, entries, whole=True)
 
-    def refolding_until_poison(self, rows: Rows) -> Steps[tuple[Folded | None, PoisonError | None]]:
+    def refolding_until_poison(self, rows: Rows) -> Work[tuple[Folded | None, PoisonError | None]]:
         """Fold the events below the first that can't be projected; return its error, if any."""
         poison: PoisonError | None = None
         while rows:
@@ -88,15 +101,15 @@ class Folder:
                 return folded, poison
         return None, poison
 
-    def folding(self, rows: Rows) -> Steps[Folded]:
+    def folding(self, rows: Rows) -> Work[Folded]:
         """Fold all events of a user who may have been erased; PoisonError names a bad one."""
         return self.erased(rows) or (yield from self.refolding(rows))
 
     def erased(self, rows: Rows) -> Folded | None:
         """Return what is left of a user if they are erased, which leaves nothing to read."""
-        if all(store.has_payload(row) for row in rows):
+        if all(read.has_payload(row) for row in rows):
             return None
         return Folded(self._stream(rows), None, [], whole=True)
 
     def _stream(self, rows: Rows) -> Stream:
-        return store.stream_of(rows[0], self._partition)
+        return read.stream_of(rows[0], self._partition)

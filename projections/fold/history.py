@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from eventstore.events import Kind
-from projections.deliveries.envelope import is_list, is_object
-from projections.fold.poison import blaming
-from projections.fold.state import Fields, Lifecycle, UserEvent, UserState, fold
-from projections.fold.steps import at_once
+from projections.deliveries.values import is_list, is_object
+from projections.fold.events import Fields, UserEvent
+from projections.fold.poison import errors_as_poison
+from projections.fold.state import Lifecycle, UserState, fold
+from projections.fold.work import run_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from projections.fold.steps import Steps
+    from projections.fold.work import Work
 
 _CONTACTS = {"emails": ("e-mail", "email"), "phone_numbers": ("phone", "phone")}
 _BOOKKEEPING = frozenset(
@@ -38,7 +39,7 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
 class HistoryEntry(msgspec.Struct, frozen=True):
     """One event and what it changed; `late` when an event after it had been recorded before.
 
-    `before` and `after` say where in their life the user was; `before` is None at the first event.
+    `before` and `after` are the user's lifecycle; `before` is None at the first event.
     """
 
     event: UserEvent
@@ -51,17 +52,17 @@ class HistoryEntry(msgspec.Struct, frozen=True):
 
 def replay(events: Iterable[UserEvent]) -> tuple[UserState | None, list[HistoryEntry]]:
     """Fold all events of one user, in whatever order they are given."""
-    return at_once(replaying(events))
+    return run_at_once(replaying(events))
 
 
 def replaying(
     events: Iterable[UserEvent],
-) -> Steps[tuple[UserState | None, list[HistoryEntry]]]:
-    """Do the same step by step."""
+) -> Work[tuple[UserState | None, list[HistoryEntry]]]:
+    """Do the same as work that can be interrupted after each event."""
     state: UserState | None = None
     entries: list[HistoryEntry] = []
     known = list(events)
-    late = late_ones(known)
+    late = late_positions(known)
     for event in sorted(known, key=lambda e: (e.order_key, e.position)):
         state, made = step(state, event, late=event.position in late)
         entries.append(made)
@@ -73,12 +74,12 @@ def step(
     before: UserState | None, event: UserEvent, *, late: bool
 ) -> tuple[UserState, HistoryEntry]:
     """Apply the next event in effective order and describe it; PoisonError if that fails."""
-    with blaming(event.position):
+    with errors_as_poison(event.position):
         after = fold(before, event)
         return after, entry(before, after, late=late)
 
 
-def late_ones(events: Iterable[UserEvent], newest: bytes = b"") -> set[Any]:
+def late_positions(events: Iterable[UserEvent], newest: bytes = b"") -> set[Any]:
     """Return the positions of events recorded after one that follows them in effective order.
 
     `newest` is the highest order key among events recorded before these.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from projections.deliveries.envelope import UnreadableError
+from projections.deliveries.values import UnreadableError
 
 if TYPE_CHECKING:
     from eventstore.events import Position
@@ -21,8 +21,8 @@ class PoisonError(Exception):
 
     def __init__(self, position: Position, reason: str, detail: str = "") -> None:
         """`detail` may say more of the reason, in fixed words as well."""
-        said = f"{reason}, {detail}" if detail else reason
-        super().__init__(f"event {position} can't be read ({said})")
+        why = f"{reason}, {detail}" if detail else reason
+        super().__init__(f"event {position} can't be read ({why})")
         self.position = position
         self.reason = reason
 
@@ -32,22 +32,19 @@ class PoisonError(Exception):
         return self.reason not in _WORDS.values()
 
 
-class blaming:  # noqa: N801 - to be read as a verb
+class errors_as_poison:  # noqa: N801 - a context manager, read as a function
     """Turn whatever goes wrong inside into this event's PoisonError, but for a lack of memory."""
 
     __slots__ = ("_position",)
 
     def __init__(self, position: Position) -> None:
-        """Nothing has gone wrong yet."""
         self._position = position
 
-    def __enter__(self) -> None:
-        """Do nothing."""
+    def __enter__(self) -> None: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
-        """Raise the PoisonError."""
         if not isinstance(error, Exception) or isinstance(error, MemoryError):
             return
         name = type(error).__name__

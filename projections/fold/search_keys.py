@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from projections.deliveries.envelope import is_list, is_object
+from projections.deliveries.values import is_list, is_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from projections.fold.state import Fields
+    from projections.fold.events import Fields
 
 What: TypeAlias = Literal["email", "phone", "username"]
 FIELDS = frozenset(("emails", "phone_numbers", "username"))

@@ -1,4 +1,4 @@
-"""Long work, a few milliseconds at a time, so that whoever waits for an answer goes first.
+"""Long work, a few milliseconds at a time, so that requests in the same process go first.
 
 Not in a thread: a thread that computes takes the interpreter from the one that answers for 5 ms at
 each of its system calls, which left it a tenth of its answers a second.
@@ -11,40 +11,41 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from projections.fold.steps import Steps
+    from projections.fold.work import Work
 
 T = TypeVar("T")
 
-TURN_S = 0.002
-_IDLE_S = 0.0002
-_PATIENCE_S = 0.004
+SLICE_S = 0.002
+# The patience of work that no request waits for.
 BACKGROUND_S = 0.005
-"""The patience of what nobody waits for at the moment."""
+_PATIENCE_S = 0.004
+# A round of the event loop that took no longer had nothing to do for others.
+_IDLE_S = 0.0002
 
 
-class Turns:
-    """Turns of one piece of work, which may be the steps of many."""
+class Timeslices:
+    """The timeslices of one piece of work, which may consist of many."""
 
     def __init__(self, patience_s: float = _PATIENCE_S, rest_s: float = 0) -> None:
-        """The first turn begins. The next ones do, however busy others are, after `patience_s`.
+        """The first timeslice begins; the next begins when others are idle, or after `patience_s`.
 
-        Or, whether others have something to do or not, after `rest_s`.
+        With `rest_s` it begins after that time, whether others are idle or not.
         """
         self._patience_s = patience_s
         self._rest_s = rest_s
-        self._until = time.perf_counter() + TURN_S
+        self._until = time.perf_counter() + SLICE_S
 
-    async def do(self, steps: Steps[T]) -> T:
-        """Do all steps; return what they come to."""
+    async def run(self, work: Work[T]) -> T:
+        """Do all of it; return its result."""
         while True:
             try:
-                next(steps)
+                next(work)
             except StopIteration as end:
-                found: T = end.value
-                return found
+                result: T = end.value
+                return result
             if time.perf_counter() > self._until:
                 await (asyncio.sleep(self._rest_s) if self._rest_s else self._give_way())
-                self._until = time.perf_counter() + TURN_S
+                self._until = time.perf_counter() + SLICE_S
 
     async def _give_way(self) -> None:
         """Wait until a round of the loop had nothing to do for others."""

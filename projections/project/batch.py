@@ -1,8 +1,8 @@
-"""A batch of the log's events, into one generation of the read models.
+"""A batch of the log's events, projected into one generation of the read models.
 
 Users are folded one by one: a user whose event comes late, or can't be folded onto their row, is
 folded again from the log, as far as the first event that can't be projected, if there is one. A
-user who is set aside is passed over.
+user who is parked is passed over.
 """
 
 from __future__ import annotations
@@ -10,51 +10,50 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from eventstore import store
+from eventstore import read
 from eventstore.events import Position
 from projections import tables
-from projections.fold.folder import Folder, by_user
+from projections.fold.folder import Folder, group_by_user
 from projections.fold.poison import PoisonError
-from projections.fold.timeslice import BACKGROUND_S, Turns
+from projections.fold.timeslice import BACKGROUND_S, Timeslices
 from projections.project import parked
 
 if TYPE_CHECKING:
     import uuid
 
-    from eventstore.postgres.database import Connection
+    from eventstore.postgres.pool import Connection
     from eventstore.sealing.keyring import Keyring
-    from projections.fold.folder import Rows
-    from projections.tables import Folded, Generation
+    from projections.fold.folder import Folded, Rows
+    from projections.tables import Generation
 
 
 class Batch:
-    """What becomes of a batch; `poison` has the first event of each user that can't be projected.
+    """Folds and writes a batch; `poison` has each user's first event that can't be projected.
 
-    To be used within the transaction that holds the checkpoint; `done` is its position.
+    To be used within the transaction that locks the checkpoint; `done` is its position.
     """
 
     def __init__(
         self, connection: Connection, keyring: Keyring, where: Generation, done: int
     ) -> None:
-        """Nothing is read or written until `fold` and `write`."""
         self._connection = connection
         self._where = where
         self._done = done
         self._folder = Folder(where.partition, keyring)
-        self._turns = Turns(BACKGROUND_S)
+        self._timeslices = Timeslices(BACKGROUND_S)
         self._found: list[Folded] = []
         self._erased: list[uuid.UUID] = []
         self.poison: dict[uuid.UUID, PoisonError] = {}
 
     async def fold(self, rows: Rows) -> None:
         """Fold the batch's users upon what the read models have of them."""
-        users = by_user(rows)
+        users = group_by_user(rows)
         for stream_id, ours in users.items():
             if left := self._folder.erased(ours):
                 self._erased.append(stream_id)
                 self._found.append(left)
-        aside = await parked.among(self._connection, self._where, list(users))
-        passed_over = aside.union(self._erased)
+        passed_over = await parked.among(self._connection, self._where, list(users))
+        passed_over.update(self._erased)
         others = await self._advance(
             {one: ours for one, ours in users.items() if one not in passed_over}
         )
@@ -68,7 +67,9 @@ class Batch:
         for stream_id, rows in users.items():
             folded = None
             with suppress(PoisonError):
-                folded = await self._turns.do(self._folder.advancing(states.get(stream_id), rows))
+                folded = await self._timeslices.run(
+                    self._folder.advancing(states.get(stream_id), rows)
+                )
             if folded:
                 self._found.append(folded)
             else:
@@ -77,9 +78,9 @@ class Batch:
 
     async def _refold(self, stream_ids: list[uuid.UUID], until: Position) -> None:
         """Fold users from the beginning, as far as an event that can't be projected."""
-        rows = await store.rows_of_streams(self._connection, stream_ids, until)
-        for stream_id, ours in by_user(rows).items():
-            folded, poison = await self._turns.do(self._folder.refolding_until_poison(ours))
+        rows = await read.rows_of_streams(self._connection, stream_ids, until)
+        for stream_id, ours in group_by_user(rows).items():
+            folded, poison = await self._timeslices.run(self._folder.refolding_until_poison(ours))
             if poison:
                 self.poison[stream_id] = poison
             # If it is an old event that has gone bad, the rows are better than a fold without it.
@@ -87,9 +88,9 @@ class Batch:
                 self._found.append(folded)
 
     async def write(self) -> None:
-        """Write the rows, and whom to set aside."""
+        """Write the rows, and park the users with poison."""
         await tables.write(self._connection, self._where, self._found)
         if self._erased:
-            await parked.drop(self._connection, self._where, self._erased)
+            await parked.unpark(self._connection, self._where, self._erased)
         if self.poison:
-            await parked.put(self._connection, self._where, self.poison)
+            await parked.park(self._connection, self._where, self.poison)

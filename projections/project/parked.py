@@ -1,6 +1,6 @@
-"""Users who are set aside: an event of theirs can't be projected, so their rows stand still.
+"""Parked users: an event of theirs can't be projected, so their rows stay as they were before it.
 
-They are marked for each generation, in the transaction that would have projected the event.
+A user is parked for each generation, in the transaction that would have projected the event.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from eventstore.events import Stream
-    from eventstore.postgres.database import Connection, Pool
+    from eventstore.postgres.pool import Connection, Pool
     from projections.fold.poison import PoisonError
     from projections.tables import Generation
 
-_SQL = statements.load("projections")
+_SQL = statements.load("projections.project")
 
 
-class SetAside(msgspec.Struct, frozen=True):
-    """A user who is set aside, the event that is in the way, and since when it is."""
+class ParkedUser(msgspec.Struct, frozen=True):
+    """A parked user, the event that can't be projected, and since when they are parked."""
 
     position: str
     reason: str
@@ -39,23 +39,25 @@ class SetAside(msgspec.Struct, frozen=True):
 async def among(
     connection: Connection, where: Generation, stream_ids: list[uuid.UUID]
 ) -> set[uuid.UUID]:
-    """Return which of some users are set aside."""
+    """Return which of some users are parked."""
     rows = await connection.fetch(_SQL["aside_of"], where.partition, where.number, stream_ids)
     return {row["stream_id"] for row in rows}
 
 
-async def put(
+async def park(
     connection: Connection, where: Generation, poison: Mapping[uuid.UUID, PoisonError]
 ) -> None:
-    """Set users aside, each because of an event; one who is already, because of another."""
+    """Park users, each because of an event; one who is parked already, because of another."""
     numbers = [error.position.number for error in poison.values()]
     reasons = [error.reason for error in poison.values()]
     args = (where.partition, where.number, list(poison), numbers, reasons)
     await connection.execute(_SQL["aside_put"], *args)
 
 
-async def drop(connection: Connection, where: Generation, stream_ids: Iterable[uuid.UUID]) -> None:
-    """Let users go on."""
+async def unpark(
+    connection: Connection, where: Generation, stream_ids: Iterable[uuid.UUID]
+) -> None:
+    """Let users be projected again."""
     keys = [(where.partition, where.number, stream_id) for stream_id in stream_ids]
     await connection.executemany(_SQL["aside_drop"], keys)
 
@@ -63,7 +65,7 @@ async def drop(connection: Connection, where: Generation, stream_ids: Iterable[u
 async def position_of(
     connection: Connection, where: Generation, stream_id: uuid.UUID
 ) -> int | None:
-    """Return the number of the event that keeps a user set aside."""
+    """Return the number of the event because of which a user is parked."""
     number: int | None = await connection.fetchval(
         _SQL["aside_at"], where.partition, where.number, stream_id
     )
@@ -71,7 +73,7 @@ async def position_of(
 
 
 async def reason_for(pool: Pool, stream: Stream) -> tuple[Position, str, datetime] | None:
-    """Return what keeps a user set aside in the generation that answers, and since when."""
+    """Return why a user is parked in the active generation, and since when, if they are."""
     with database_errors():
         row = await pool.fetchrow(_SQL["aside"], stream.partition, stream.stream_id)
     if row is None:
@@ -80,20 +82,25 @@ async def reason_for(pool: Pool, stream: Stream) -> tuple[Position, str, datetim
 
 
 async def count(pool: Pool) -> int:
-    """Return how many users are set aside in the generation that answers."""
+    """Return how many users are parked in the active generation."""
     with database_errors():
         number: int = await pool.fetchval(_SQL["aside_count"])
     return number
 
 
-async def everyone(pool: Pool) -> list[SetAside]:
-    """Return all who are set aside in the generation that answers."""
+async def list_all(pool: Pool) -> list[ParkedUser]:
+    """Return all who are parked in the active generation."""
     with database_errors():
         rows = await pool.fetch(_SQL["aside_list"])
     return [
-        SetAside(
+        ParkedUser(
             str(Position(row["partition"], row["position"])),
             *(row["reason"], row["since"], row["application_id"], row["user_id"]),
         )
         for row in rows
     ]
+
+
+async def forget_generation(connection: Connection, number: int) -> None:
+    """Forget who was parked in a generation that is gone."""
+    await connection.execute(_SQL["aside_forget"], number)

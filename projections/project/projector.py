@@ -16,25 +16,23 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 import structlog
 
-from eventstore import store
-from eventstore.errors import UnavailableError, database_errors
+from eventstore import read
+from eventstore.errors import UnavailableError
 from eventstore.events import Position
-from eventstore.postgres import statements
+from projections.project import checkpoints
 from projections.project.batch import Batch
-from projections.project.stuck_sessions import end_frozen
+from projections.project.stuck_sessions import end_stuck_sessions
 from projections.tables import Generation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from eventstore.log import EventLog
 
-    Observe: TypeAlias = Callable[[Generation, int, float], None]
+    Observer: TypeAlias = Callable[[Generation, int, float], None]
 
-_SQL = statements.load("projections")
-_PROJECTION = "users"
+# Between two batches: one of a single event costs almost as much as one of twenty.
 _GATHER_S = 0.02
-"""Between two looks: a batch of one event costs almost as much as one of twenty."""
 _log = structlog.stdlib.get_logger("userlog.projector")
 
 
@@ -53,21 +51,19 @@ async def project_batch(
     Returns None if another projector has this partition, or the generation is gone. An event that
     can't be projected sets its user aside if the generation is `live`; else PoisonError.
     """
-    with database_errors():
-        async with log.pool.acquire() as connection, connection.transaction():
-            key = (where.partition, _PROJECTION, where.number)
-            done: int | None = await connection.fetchval(_SQL["checkpoint_lock"], *key)
-            if done is None:
-                return None
-            rows = await store.rows_after(connection, Position(where.partition, done), batch_max)
-            batch = Batch(connection, log.keyring, where, done)
-            if rows:
-                await batch.fold(rows)
-                _check(batch, live=live)
-                await batch.write()
-                done = int(rows[-1]["position"])
-                await connection.execute(_SQL["checkpoint_move"], *key, done)
-    _say(batch, where.number)
+    async with log.transaction() as connection:
+        done = await checkpoints.lock(connection, where)
+        if done is None:
+            return None
+        rows = await read.rows_after(connection, Position(where.partition, done), batch_max)
+        batch = Batch(connection, log.keyring, where, done)
+        if rows:
+            await batch.fold(rows)
+            _check(batch, live=live)
+            await batch.write()
+            done = int(rows[-1]["position"])
+            await checkpoints.move(connection, where, done)
+    _log_parked(batch, where.number)
     return Projected(len(rows), Position(where.partition, done))
 
 
@@ -76,37 +72,28 @@ def _check(batch: Batch, *, live: bool) -> None:
         raise min(batch.poison.values(), key=lambda error: error.position)
 
 
-def _say(batch: Batch, generation: int) -> None:
+def _log_parked(batch: Batch, generation: int) -> None:
     for error in batch.poison.values():
         about = {"position": str(error.position), "reason": error.reason, "generation": generation}
         _log.error("user set aside", **about, exc_info=error if error.is_defect else None)
 
 
-async def generations(log: EventLog, state: str) -> list[int]:
-    """Return the numbers of the generations that are `live`, or `building`."""
-    with database_errors():
-        found = await log.pool.fetch(_SQL["generations"], _PROJECTION, state)
-    return [row["generation"] for row in found]
-
-
-def _nobody_observes(_where: Generation, _events: int, _seconds: float) -> None:
-    return
-
-
-async def catch_up(log: EventLog, batch_max: int, observe: Observe = _nobody_observes) -> int:
+async def catch_up(log: EventLog, batch_max: int, observers: Sequence[Observer] = ()) -> int:
     """Project until nothing is left in any partition and live generation; return how many.
 
-    `observe` is told of each batch: where, how many events, and how many seconds it took.
+    `observers` are called after each batch: where, how many events, and how many seconds it took.
     What a partition can't do stops its own generation of it alone; the error is raised when the
     others have caught up. That the database is away is raised at once.
     """
     projected = 0
     stopped: Exception | None = None
-    for number in await generations(log, "live"):
+    async with log.connection() as connection:
+        live = await checkpoints.generations(connection, "live")
+    for number in live:
         for partition in range(log.partitions):
             where = Generation(partition, number)
             try:
-                projected += await _follow(log, where, batch_max, observe)
+                projected += await _catch_up_partition(log, where, batch_max, observers)
             except UnavailableError:
                 raise
             except Exception as error:  # noqa: BLE001 - raised below
@@ -116,17 +103,20 @@ async def catch_up(log: EventLog, batch_max: int, observe: Observe = _nobody_obs
     return projected
 
 
-async def _follow(log: EventLog, where: Generation, batch_max: int, observe: Observe) -> int:
+async def _catch_up_partition(
+    log: EventLog, where: Generation, batch_max: int, observers: Sequence[Observer]
+) -> int:
     projected = 0
     while True:
         began = time.perf_counter()
         done = await project_batch(log, where, batch_max, live=True)
-        if done is None:  # held, maybe for good
-            await end_frozen(log)
+        if done is None:  # locked, maybe by a process that is frozen
+            await end_stuck_sessions(log)
             return projected
         if done.events:
             projected += done.events
-            observe(where, done.events, time.perf_counter() - began)
+            for observe in observers:
+                observe(where, done.events, time.perf_counter() - began)
         if done.events < batch_max:
             return projected
 
@@ -134,20 +124,18 @@ async def _follow(log: EventLog, where: Generation, batch_max: int, observe: Obs
 class Projector:
     """Keeps the read models up to date until stopped.
 
-    Woken by `wake`, and looks by itself every `poll_s` seconds: whoever else appends to the
-    database wakes nobody here.
+    Woken by `wake`, and looks by itself every `poll_s` seconds, because other processes append
+    to the database too. `observers` are called after each batch, as by `catch_up`.
     """
 
     def __init__(self, log: EventLog, *, batch_max: int, poll_s: float) -> None:
-        """Nothing runs until `start`."""
         self._log = log
         self._batch_max = batch_max
         self._poll_s = poll_s
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
-        self.observe: Observe = _nobody_observes
-        """Told of each batch, as by `catch_up`."""
+        self.observers: list[Observer] = []
 
     def wake(self) -> None:
         """Look at the log now."""
@@ -160,7 +148,7 @@ class Projector:
             self._task = asyncio.create_task(self._run(), name="projector")
 
     async def stop(self) -> None:
-        """Finish or roll back the batch in hand; idempotent."""
+        """Finish or roll back the batch in progress; idempotent."""
         if self._task is not None:
             # A cancellation alone can get lost: a connection that breaks meanwhile hides it.
             self._stopping = True
@@ -173,22 +161,22 @@ class Projector:
         trouble = ""
         while not self._stopping:
             self._woken.clear()
-            trouble = await self._look(trouble)
+            trouble = await self._catch_up(trouble)
             await asyncio.sleep(_GATHER_S)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), self._poll_s)
 
-    async def _look(self, said: str) -> str:
-        """Catch up; say what stands in the way, unless it is what was said last, and return it."""
+    async def _catch_up(self, logged: str) -> str:
+        """Catch up; return what stands in the way, logged unless it was `logged` before."""
         try:
-            await catch_up(self._log, self._batch_max, self.observe)
+            await catch_up(self._log, self._batch_max, self.observers)
         except UnavailableError as error:
             trouble = "unavailable"
-            if trouble != said:
+            if trouble != logged:
                 _log.warning("projector waits for the database", problem=str(error))
         except Exception as error:  # noqa: BLE001 - a projector that ends in silence is worse
             trouble = type(error).__name__
-            if trouble != said:
+            if trouble != logged:
                 _log.error("projector stands still", problem=trouble, exc_info=error)
         else:
             trouble = ""

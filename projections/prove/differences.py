@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
-from projections.deliveries.envelope import is_object
+from projections.deliveries.values import is_object
 
 if TYPE_CHECKING:
     import uuid
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 class Row(Protocol):
     """A row as it was made, or as the driver read it."""
 
-    def __getitem__(self, place: int, /) -> Any: ...  # noqa: ANN401 - a column's value
+    def __getitem__(self, index: int, /) -> Any: ...  # noqa: ANN401 - a column's value
 
     def __iter__(self) -> Iterator[Any]: ...
 
 
+# Columns of JSON objects whose names say more than the column's.
 _OBJECTS = ("state", "since")
-"""Columns of JSON objects whose names say more than the column's."""
 _KEPT_MAX = 1_000
 
 
@@ -92,8 +92,8 @@ def compare(
 
 
 def _by_key(table: Table, rows: Sequence[Row]) -> dict[tuple[Any, ...], Row]:
-    places = [table.columns.index(name) for name in table.key]
-    return {tuple(row[n] for n in places): row for row in rows}
+    indexes = [table.columns.index(name) for name in table.key]
+    return {tuple(row[n] for n in indexes): row for row in rows}
 
 
 def _name(partition: int, table: Table, key: tuple[Any, ...]) -> str | None:

@@ -1,4 +1,4 @@
-"""Parts of the users: whoever's stream id lies between two bounds, folded one after the other.
+"""Ranges of users: those whose stream ids lie between two bounds, user by user.
 
 Stream ids are uniform hashes, so ranges of equal width hold about equally many users and events.
 """
@@ -43,8 +43,8 @@ async def merged(
     """Yield, user by user, what each source has of them; each comes ordered by stream id."""
     nothing: list[asyncpg.Record] = []
     heads = [await anext(source, nothing) for source in sources]
-    while at_hand := [head[0]["stream_id"] for head in heads if head]:
-        first = min(at_hand)
+    while left := [head[0]["stream_id"] for head in heads if head]:
+        first = min(left)
         ours = [head if head and head[0]["stream_id"] == first else [] for head in heads]
         yield ours
         for n, taken in enumerate(ours):

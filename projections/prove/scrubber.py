@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from eventstore.errors import LogError, UnavailableError, database_errors
+from eventstore.errors import LogError, UnavailableError
 from eventstore.events import Position
 from eventstore.postgres import statements
 from projections.fold.poison import PoisonError
-from projections.fold.timeslice import TURN_S
+from projections.fold.timeslice import SLICE_S
 from projections.prove.proof import prove
 from projections.prove.ranges import Range
-from projections.query.views import Time, rfc3339
+from projections.query.formats import Time, rfc3339
 
 if TYPE_CHECKING:
     from eventstore.log import EventLog
     from projections.prove.differences import Difference, Differences
 
-_SQL = statements.load("projections")
+_SQL = statements.load("projections.prove")
+# So few that the projector, which runs in the same process, is not held up by them.
 _USERS = 10
-"""So few that the projector, which runs in the same process, is not held up by them."""
-_REST_S = 4 * TURN_S
-"""Nobody waits for the scrubber, and a question that comes meanwhile meets it rarely."""
+# No request waits for the scrubber, and one that comes meanwhile meets it rarely.
+_REST_S = 4 * SLICE_S
 _FIRST = uuid.UUID(int=0)
 _LAST = uuid.UUID(int=(1 << 128) - 1)
 _log = structlog.stdlib.get_logger("userlog.scrubber")
@@ -47,8 +47,8 @@ async def scrub(
     log: EventLog, partition: int, first: uuid.UUID, users: int = _USERS
 ) -> Differences:
     """Prove the next users of a partition from a stream id on."""
-    with database_errors():
-        last = await log.pool.fetchval(_SQL["scrub_last"], partition, first, users)
+    async with log.connection() as connection:
+        last = await connection.fetchval(_SQL["scrub_last"], partition, first, users)
     return await prove(log, Range(partition, first, last or _LAST), rest_s=_REST_S)
 
 
@@ -56,13 +56,12 @@ class Scrubber:
     """Proves a random range of users every `interval_s` seconds until stopped; 0: never."""
 
     def __init__(self, log: EventLog, *, interval_s: float) -> None:
-        """Nothing runs until `start`."""
         self._log = log
         self._interval_s = interval_s
         self._task: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
+        # None where it has not been started: another process may be the one that scrubs.
         self.scrubbed: Scrubbed | None = None
-        """None where it has not been started: another process may be the one that scrubs."""
 
     def start(self) -> None:
         """Begin; idempotent."""
@@ -72,7 +71,7 @@ class Scrubber:
             self._task = asyncio.create_task(self._run(), name="scrubber")
 
     async def stop(self) -> None:
-        """End, whatever is in hand; idempotent."""
+        """End, whatever is in progress; idempotent."""
         if self._task is not None:
             # A cancellation alone can get lost: a connection that breaks meanwhile hides it.
             self._stopped.set()
@@ -83,38 +82,39 @@ class Scrubber:
     async def _run(self) -> None:
         trouble = ""
         while not self._stopped.is_set():
-            trouble = await self._try(trouble)
+            trouble = await self._attempt(trouble)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), self._interval_s)
 
-    async def _try(self, said: str) -> str:
-        """Look once; say what stands in the way, unless it was said last, and return it."""
+    async def _attempt(self, logged: str) -> str:
+        """Scrub once; return what stands in the way, logged unless it was `logged` before."""
         try:
-            await self.look()
+            await self.scrub_some()
         except UnavailableError:
-            return "unavailable"  # the projector says so
+            return "unavailable"  # the projector logs it
         except (LogError, PoisonError) as error:
             trouble = str(error)
         except Exception as error:  # noqa: BLE001 - it must not end in silence
             trouble = type(error).__name__
         else:
             return ""
-        if trouble != said:
+        if trouble != logged:
             _log.error("scrubber can't prove some users", problem=trouble)
         return trouble
 
-    async def look(self) -> None:
+    async def scrub_some(self) -> None:
         """Prove some users of a partition; which, is chance."""
         partition = random.randrange(self._log.partitions)  # noqa: S311 - nobody gains by guessing
         found = await scrub(self._log, partition, uuid.UUID(int=random.getrandbits(128)))
         if not found.users:  # behind the last one
             found = await scrub(self._log, partition, _FIRST)
-        self.take(found)
-        with database_errors():  # for who watches: another process may be the one that is asked
-            await self._log.pool.execute(_SQL["scrubbed"], partition, found.users, found.differing)
+        self.record(found)
+        # For monitoring, which may ask another process.
+        async with self._log.connection() as connection:
+            await connection.execute(_SQL["scrubbed"], partition, found.users, found.differing)
 
-    def take(self, found: Differences) -> None:
-        """Remember and say what was found."""
+    def record(self, found: Differences) -> None:
+        """Count and log what was found."""
         now = rfc3339(datetime.now(UTC))
         so_far = self.scrubbed or Scrubbed(0, 0, None)
         self.scrubbed = Scrubbed(
@@ -123,10 +123,10 @@ class Scrubber:
             now if found.differing else so_far.last_difference_at,
         )
         for one in found.first:
-            _say(one)
+            _log_difference(one)
 
 
-def _say(one: Difference) -> None:
+def _log_difference(one: Difference) -> None:
     position = Position(one.partition, one.position) if one.position else None
     _log.error(
         "read model differs from the log",

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
     from eventstore.events import Stream
     from eventstore.log import EventLog
-    from projections.fold.state import Fields
+    from eventstore.postgres.pool import Pool
+    from projections.fold.events import Fields
 
-_SQL = statements.load("projections")
+_SQL = statements.load("projections.query")
 _PAGE_ROWS_FIRST = 2
 _PAGE_ROWS_MAX = 2_048
 _PAGE_GROWTH = 8
@@ -37,7 +38,7 @@ _LAST_POSITION = 2**63 - 1
 
 
 async def state_at(
-    log: EventLog, stream: Stream, valid_at: datetime, known_at: datetime
+    log: EventLog, pool: Pool, stream: Stream, valid_at: datetime, known_at: datetime
 ) -> UserState | None:
     """Return a user by what had occurred by `valid_at` and was recorded by `known_at`.
 
@@ -47,12 +48,12 @@ async def state_at(
     recall: Recall | None = None
     folder = Folder(stream.partition, log.keyring)
     until = min(valid_at, _latest_known(known_at))
-    async with aclosing(_moments(log, stream, until, known_at)) as moments:
-        async for moment in moments:
-            if moment[0]["data_key"] is None:
+    async with aclosing(_newest_first(pool, stream, until, known_at)) as simultaneous:
+        async for rows in simultaneous:
+            if rows[0]["data_key"] is None:
                 return None
-            recall = recall or Recall(_wanted(moment[0], until))
-            events = map(folder.read, moment)
+            recall = recall or Recall(_wanted(rows[0], until))
+            events = map(folder.read, rows)
             for event in sorted(events, key=lambda e: (e.order_key, e.position), reverse=True):
                 recall.add(event)
             if recall.complete:
@@ -68,8 +69,8 @@ def _latest_known(known_at: datetime) -> datetime:
         return known_at
 
 
-async def _moments(
-    log: EventLog, stream: Stream, until: datetime, known_at: datetime
+async def _newest_first(
+    pool: Pool, stream: Stream, until: datetime, known_at: datetime
 ) -> AsyncGenerator[list[asyncpg.Record]]:
     """Yield a user's events by the time they occurred, latest first, those of one time together.
 
@@ -80,12 +81,12 @@ async def _moments(
     while True:
         args = (stream.partition, stream.stream_id, until, position, known_at, head, rows_max)
         with database_errors():
-            rows = await log.pool.fetch(_SQL["events_back"], *args)
-        moments = [list(same) for _, same in groupby(held + rows, lambda row: row["occurred_at"])]
+            rows = await pool.fetch(_SQL["events_back"], *args)
+        groups = [list(same) for _, same in groupby(held + rows, lambda row: row["occurred_at"])]
         ended = len(rows) < rows_max
-        held = [] if ended or not moments else moments.pop()  # more of it may be on the next page
-        for moment in moments:
-            yield moment
+        held = [] if ended or not groups else groups.pop()  # more of it may be on the next page
+        for group in groups:
+            yield group
         if ended:
             return
         head, until, position = rows[0]["head"], rows[-1]["occurred_at"], rows[-1]["position"] - 1

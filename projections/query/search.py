@@ -12,44 +12,47 @@ import msgspec
 
 from eventstore.errors import database_errors
 from eventstore.postgres import statements
+from projections.fold.events import milliseconds
 from projections.fold.search_keys import What, term
-from projections.fold.state import Lifecycle, milliseconds
+from projections.fold.state import Lifecycle
 from projections.query.users import FOREVER
 from projections.query.views import Users, user_of
 
 if TYPE_CHECKING:
-    from eventstore.log import EventLog
+    from eventstore.postgres.pool import Pool
 
-_SQL = statements.load("projections")
+_SQL = statements.load("projections.query")
 EVER = datetime.min.replace(tzinfo=UTC)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_ID = uuid.UUID(int=2**128 - 1)
-_MARK = re.compile(r"(-?[0-9]{1,15})-([0-9a-f]{32})")
+_PAGE_KEY = re.compile(r"(-?[0-9]{1,15})-([0-9a-f]{32})")
 LIFECYCLES: tuple[Lifecycle, ...] = get_args(Lifecycle)
 
-Mark: TypeAlias = tuple[datetime, uuid.UUID]
-"""The place of a user in a list: when they last changed, and their stream."""
+# Where a user stands in a list: when they last changed, and their stream.
+PageKey: TypeAlias = tuple[datetime, uuid.UUID]
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """Whom to look for: users of whom all of this is true.
+    """Whom to look for: users of an application of whom all of this is true.
 
     `values` are e-mail, phone and username, None for any. `changed_since` compares with the time at
     which the newest event of a user occurred, inclusively.
     """
 
+    application_id: str
     values: Mapping[What, str | None] = {}
     lifecycle: Lifecycle | None = None
     changed_since: datetime = EVER
 
 
 async def search(
-    log: EventLog, application_id: str, wanted: Wanted, *, limit: int, after: Mark | None = None
+    pool: Pool, partitions: int, wanted: Wanted, *, limit: int, after: PageKey | None = None
 ) -> Users:
-    """Return a page of an application's users; nobody if a value has nothing to look for."""
+    """Return a page of an application's users; none if a value has nothing to look for."""
+    application_id = wanted.application_id
     if "\0" in application_id:  # which no text in the database can hold
         return Users([], None)
-    partitions = list(range(log.partitions))
+    numbers = list(range(partitions))
     lifecycles = [wanted.lifecycle] if wanted.lifecycle else list(LIFECYCLES)
     terms = [
         term(application_id, what, value)
@@ -61,10 +64,10 @@ async def search(
         if None in terms:
             rows = []
         elif terms:
-            args = (partitions, terms[0], terms[1:], *rest)
-            rows = await log.pool.fetch(_SQL["users_found"], *args)
+            args = (numbers, terms[0], terms[1:], *rest)
+            rows = await pool.fetch(_SQL["users_found"], *args)
         else:
-            rows = await log.pool.fetch(_SQL["users_listed"], partitions, application_id, *rest)
+            rows = await pool.fetch(_SQL["users_listed"], numbers, application_id, *rest)
     following = None
     if len(rows) > limit:
         last = rows[limit - 1]
@@ -72,9 +75,9 @@ async def search(
     return Users([user_of(row) for row in rows[:limit]], following)
 
 
-def parse_mark(text: str) -> Mark:
+def parse_page_key(text: str) -> PageKey:
     """Read a page's `next`; ValueError for anything else."""
-    found = _MARK.fullmatch(text)
+    found = _PAGE_KEY.fullmatch(text)
     try:
         at = _EPOCH + timedelta(milliseconds=int(found[1])) if found else None
     except OverflowError:

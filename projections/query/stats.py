@@ -11,9 +11,9 @@ from eventstore.errors import database_errors
 from eventstore.postgres import statements
 
 if TYPE_CHECKING:
-    from eventstore.log import EventLog
+    from eventstore.postgres.pool import Pool
 
-_SQL = statements.load("projections")
+_SQL = statements.load("projections.query")
 
 
 class Day(msgspec.Struct, frozen=True):
@@ -26,13 +26,15 @@ class Day(msgspec.Struct, frozen=True):
     active: int
 
 
-async def days_of(log: EventLog, application_id: str, first: date, last: date) -> list[Day]:
+async def days_of(
+    pool: Pool, partitions: int, application_id: str, first: date, last: date
+) -> list[Day]:
     """Return every day from first to last, both included; none if nothing is known by then."""
     if "\0" in application_id:  # which no text in the database can hold
         return []
-    args = (list(range(log.partitions)), application_id, first, last)
+    args = (list(range(partitions)), application_id, first, last)
     with database_errors():
-        rows = await log.pool.fetch(_SQL["activity"], *args)
+        rows = await pool.fetch(_SQL["activity"], *args)
     if not rows:
         return []
     counted = {row["day"]: (row["created"], row["deleted"], row["blocked"]) for row in rows}

@@ -1,8 +1,8 @@
-"""Generations of the read models: their tables, what state they are in, and which one answers.
+"""Generations of the read models: their tables, their states, and which one is active.
 
 A generation is built in tables of its own that no query sees, gets its indexes, and only then
 becomes a part of the read models. Every step can be taken again after it was interrupted, and
-holds the generation's row, so that two rebuilds at once can't spoil each other's work.
+locks the generation's row, so that two rebuilds at once can't spoil each other's work.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import asyncpg
 from eventstore.errors import LogError, database_errors
 from eventstore.postgres import statements
 from projections.fold.state import FOLD_VERSION
+from projections.project import checkpoints, parked
 from projections.rebuild import shards
 from projections.tables import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from eventstore.postgres.database import Connection
+    from eventstore.postgres.pool import Connection
     from projections.rebuild.shards import Shard
 
-_SQL = statements.load("projections")
+_SQL = statements.load("projections.rebuild")
 
 
 class RebuildRunningError(LogError):
@@ -38,7 +39,7 @@ def code_version() -> str:
 
 
 @contextlib.asynccontextmanager
-async def only_one(connection: Connection) -> AsyncGenerator[None]:
+async def exclusive(connection: Connection) -> AsyncGenerator[None]:
     """Keep other rebuilds away; RebuildRunningError if there is one."""
     with database_errors():
         if not await connection.fetchval(_SQL["rebuild_lock"]):
@@ -48,20 +49,14 @@ async def only_one(connection: Connection) -> AsyncGenerator[None]:
 
 
 async def active(connection: Connection) -> int:
-    """Return the number of the generation that answers."""
+    """Return the number of the active generation."""
     number: int = await connection.fetchval(_SQL["active"])
     return number
 
 
-async def find(connection: Connection, state: str) -> list[int]:
-    """Return the numbers of the generations in a state, the newest first."""
-    rows = await connection.fetch(_SQL["generations"], "users", state)
-    return [row["generation"] for row in rows]
-
-
 async def resume(connection: Connection) -> int | None:
-    """Take up the unfinished generation, if this version of the code has begun it."""
-    for number in await find(connection, "building"):
+    """Resume the unfinished generation, if this version of the code has begun it."""
+    for number in await checkpoints.generations(connection, "building"):
         if await connection.fetchval(_SQL["generation_resume"], number, code_version()):
             return number
     return None
@@ -88,7 +83,7 @@ async def create(connection: Connection, plan: Sequence[Shard]) -> int:
 
 
 async def set_phase(connection: Connection, number: int, phase: str) -> None:
-    """Say what a rebuild is at."""
+    """Record the phase of a rebuild."""
     if await connection.fetchval(_SQL["generation_phase"], number, phase) is None:
         raise _gone(number)
 
@@ -104,7 +99,7 @@ async def finish(connection: Connection, number: int) -> None:
         if table.name not in attached:
             await _index(connection, number, table.name)
             await connection.execute(f"ANALYZE userlog.{table.name}_g{number}")
-    async with _held(connection, number):
+    async with _locked(connection, number):
         for table in TABLES:
             if table.name not in attached:
                 await _attach(connection, number, table.name)
@@ -113,7 +108,7 @@ async def finish(connection: Connection, number: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _held(connection: Connection, number: int) -> AsyncGenerator[None]:
+async def _locked(connection: Connection, number: int) -> AsyncGenerator[None]:
     async with connection.transaction():
         if await connection.fetchval(_SQL["generation_hold"], number) is None:
             raise _gone(number)
@@ -122,7 +117,7 @@ async def _held(connection: Connection, number: int) -> AsyncGenerator[None]:
 
 async def _index(connection: Connection, number: int, table: str) -> None:
     part = f"{table}_g{number}"
-    async with _held(connection, number):
+    async with _locked(connection, number):
         for row in await connection.fetch(_SQL["generation_indexes"], table, part):
             await connection.execute(row["statement"])
 
@@ -137,23 +132,25 @@ async def _attach(connection: Connection, number: int, table: str) -> None:
 
 
 async def flip(connection: Connection, number: int, old: int) -> None:
-    """Let another generation answer, in a transaction of the caller's."""
+    """Make another generation the active one, in a transaction of the caller's."""
     if await connection.fetchval(_SQL["flip"], number, old) is None:
         msg = f"generation {old} does not answer any more: another rebuild has flipped"
         raise LogError(msg)
 
 
 async def set_live(connection: Connection, number: int) -> None:
-    """From now on the projector keeps a generation up to date."""
+    """Let the projector keep a generation up to date from now on."""
     if await connection.fetchval(_SQL["generation_live"], number) is None:
         raise _gone(number)
 
 
 async def drop_others(connection: Connection, *kept: int | None) -> list[int]:
-    """Remove every generation but these and the one that answers; return their numbers."""
+    """Remove every generation but these and the active one; return their numbers."""
     spared = {*kept, await active(connection)}
-    known = {*await find(connection, "live"), *await find(connection, "building")}
-    others = sorted({number for _, number, _ in await _all_tables(connection)} | known)
+    live = await checkpoints.generations(connection, "live")
+    building = await checkpoints.generations(connection, "building")
+    with_tables = {number for _, number, _ in await _all_tables(connection)}
+    others = sorted(with_tables.union(live, building))
     dropped = [number for number in others if number not in spared]
     for number in dropped:
         await _drop(connection, number)
@@ -161,9 +158,10 @@ async def drop_others(connection: Connection, *kept: int | None) -> list[int]:
 
 
 async def _drop(connection: Connection, number: int) -> None:
-    """Remove a generation that answers nobody; readers that still use it are waited for."""
-    for forget in ("generation_forget", "checkpoints_forget", "shards_forget", "aside_forget"):
+    """Remove a generation that is not active; readers that still use it are waited for."""
+    for forget in ("generation_forget", "checkpoints_forget", "shards_forget"):
         await connection.execute(_SQL[forget], number)
+    await parked.forget_generation(connection, number)
     for table, attached in await _tables(connection, number):
         if attached:
             await _detach(connection, table, f"{table}_g{number}")

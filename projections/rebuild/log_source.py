@@ -1,4 +1,4 @@
-"""How a process that is not the service opens the log, for work on whole tables."""
+"""Opening the log in another process, for work on whole tables."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from eventstore.log import EventLog
-from eventstore.postgres import database
+from eventstore.postgres.pool import open_pool
 from eventstore.sealing.keys import MasterKey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+# A rebuild's lock, what it locks, a snapshot, a batch, and one to look at its progress.
 _CONNECTIONS = 5
-"""A rebuild's lock, what it holds, a snapshot, a batch, and one to look at its progress."""
 
 
-class Source(msgspec.Struct, frozen=True):
+class LogSource(msgspec.Struct, frozen=True):
     """What it takes to open the log in another process."""
 
     url: str
@@ -32,15 +32,13 @@ class Source(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         """Show no secret."""
-        return "Source(…)"
+        return "LogSource(…)"
 
 
 @contextlib.asynccontextmanager
-async def opened(source: Source) -> AsyncGenerator[EventLog]:
+async def opened(source: LogSource) -> AsyncGenerator[EventLog]:
     """Open the log as its owner, with connections of its own and no limit on a statement's time."""
-    pool = await database.open_pool(
-        source.url, size=_CONNECTIONS, timeout_s=source.timeout_s, owner=True
-    )
+    pool = await open_pool(source.url, size=_CONNECTIONS, timeout_s=source.timeout_s, owner=True)
     try:
         yield await EventLog.open(pool, source.master())
         await pool.close()

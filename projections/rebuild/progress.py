@@ -1,4 +1,4 @@
-"""How far a rebuild has come, read from the database: any process can tell."""
+"""How far a rebuild has come, read from the database, so that any process can show it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import msgspec
 
 from eventstore.errors import database_errors
 from eventstore.postgres import statements
-from projections.query.views import Time, rfc3339
+from projections.query.formats import Time, rfc3339
 
 if TYPE_CHECKING:
     import asyncpg
 
-    from eventstore.postgres.database import Connection, Pool
+    from eventstore.postgres.pool import Connection, Pool
 
-_SQL = statements.load("projections")
+_SQL = statements.load("projections.rebuild")
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """An unfinished rebuild: what it is at, and what is loaded.
+    """An unfinished rebuild: its phase, and what is loaded.
 
-    The rate is that since it was begun or taken up again, and the time left that to load the
-    rest at this rate; None while nothing can be said.
+    The rate is that since it was started or resumed, and the time left that to load the rest at
+    this rate; None while neither is known.
     """
 
     generation: int

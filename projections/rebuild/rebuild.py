@@ -1,14 +1,14 @@
-"""Rebuild: make the read models again from the log, beside the ones that answer, then flip.
+"""Rebuild: make the read models again from the log, beside the active generation, then flip.
 
   building      shards of users are folded and written, by any number of processes
   indexing      the new tables get their indexes and become a part of the read models
   catching up   the projector's batches, from the position where the build began to the present
-  proving       the new generation is compared with the one that answers, at one position
-  flip          one row says which generation answers
+  proving       the new generation is compared with the active one, at one position
+  flip          one row names the active generation
 
 Reads and appends go on all the time. The old generation goes on following, so that `roll_back`
 is a flip too, until the next rebuild drops it. What is done is in the database: a rebuild that
-was interrupted goes on where it stopped. Proof and flip hold the old generation's checkpoint,
+was interrupted goes on where it stopped. Proof and flip lock the old generation's checkpoint,
 so no reader ever sees the read model go back.
 """
 
@@ -22,15 +22,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventstore.errors import LogError, database_errors
+from eventstore.errors import LogError
 from eventstore.events import Position
 from eventstore.postgres import statements
+from projections.project import checkpoints
 from projections.project.projector import project_batch
 from projections.prove.differences import Differences
-from projections.prove.proof import compare_generations, snapshot
+from projections.prove.proof import compare_generations
 from projections.rebuild import generations, progress, shards
-from projections.rebuild.log_source import Source, opened
-from projections.rebuild.worker import Load, Prove, Proved, Word
+from projections.rebuild.log_source import LogSource, opened
+from projections.rebuild.worker import Load, Prove, Proved, Report
 from projections.rebuild.worker_pool import run_all
 from projections.tables import Generation
 
@@ -38,24 +39,24 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from eventstore.log import EventLog
-    from eventstore.postgres.database import Connection
+    from eventstore.postgres.pool import Connection
 
-_SQL = statements.load("projections")
+_SQL = statements.load("projections.rebuild")
 _SHARD_EVENTS = 25_000
 _BATCH_MAX = 500
 _BEHIND_EVENTS = 50_000
 _TURN_S = 0.01
 
 
-class NothingToGoBackToError(LogError):
+class NoFormerGenerationError(LogError):
     """There is no other generation that is kept up to date."""
 
 
 class Plan(msgspec.Struct, frozen=True):
     """How to rebuild: in how many processes, in shards of how many events, whether from scratch.
 
-    `patience_s` is how long to wait for shards that somebody else holds, such as a session whose
-    client has just died. A generation that answers and is more than `behind_max` events behind, as
+    `patience_s` is how long to wait for shards that another session has locked, such as one whose
+    client has just died. An active generation that is more than `behind_max` events behind, as
     after an import, is not brought level to be compared: the new one is proven by the log instead.
     """
 
@@ -76,14 +77,16 @@ class Rebuilt(msgspec.Struct, frozen=True):
     proof: Differences
 
 
-async def rebuild(source: Source, plan: Plan, begun: Callable[[], None] = lambda: None) -> Rebuilt:
-    """Rebuild every read model; return when the new generation answers.
+async def rebuild(
+    source: LogSource, plan: Plan, started: Callable[[], None] = lambda: None
+) -> Rebuilt:
+    """Rebuild every read model; return when the new generation is active.
 
-    `begun` is called when no other rebuild can begin any more.
+    `started` is called when no other rebuild can begin any more.
     RebuildRunningError if another rebuild works on this database.
     """
-    async with _alone(source) as (log, connection):
-        begun()
+    async with _exclusive(source) as (log, connection):
+        started()
         unfinished = None if plan.fresh else await generations.resume(connection)
         await generations.drop_others(connection, unfinished)
         number = unfinished or await _begin(connection, log, plan)
@@ -92,16 +95,16 @@ async def rebuild(source: Source, plan: Plan, begun: Callable[[], None] = lambda
         await generations.finish(connection, number)
         await generations.set_phase(connection, number, "catching up")
         old = await generations.active(connection)
-        await _pass_erasures(log, number)
-        abandoned = await _distance(log, number, old) > plan.behind_max
+        await _project_past_erasures(log, number)
+        abandoned = await _lead(log, number, old) > plan.behind_max
         if not abandoned:
-            await _draw_level(log, number, old)
+            await _align(log, number, old)
         await generations.set_phase(connection, number, "proving")
         if abandoned:
             found = await _prove_with_log(log, source, plan, number)
         else:
             found = await _prove(connection, log, number, old)
-            await _draw_level(log, number, old)
+            await _align(log, number, old)
         built = await progress.read(connection)
         async with connection.transaction():
             await generations.set_live(connection, number)
@@ -113,11 +116,11 @@ async def rebuild(source: Source, plan: Plan, begun: Callable[[], None] = lambda
 
 
 @contextlib.asynccontextmanager
-async def _alone(source: Source) -> AsyncGenerator[tuple[EventLog, Connection]]:
+async def _exclusive(source: LogSource) -> AsyncGenerator[tuple[EventLog, Connection]]:
     async with (
         opened(source) as log,
-        log.pool.acquire() as connection,
-        generations.only_one(connection),
+        log.connection() as connection,
+        generations.exclusive(connection),
     ):
         yield log, connection
 
@@ -129,7 +132,7 @@ async def _begin(connection: Connection, log: EventLog, plan: Plan) -> int:
 
 
 async def _build(
-    connection: Connection, log: EventLog, source: Source, number: int, plan: Plan
+    connection: Connection, log: EventLog, source: LogSource, number: int, plan: Plan
 ) -> None:
     """Load the shards that are not loaded yet."""
     patient_until = math.inf
@@ -143,14 +146,15 @@ async def _build(
         await asyncio.sleep(_TURN_S)
 
 
-async def _pass_erasures(log: EventLog, number: int) -> None:
+async def _project_past_erasures(log: EventLog, number: int) -> None:
     """Project everything from before the new tables became a part of the read models.
 
     An erasure from then on takes its rows from them; one from before could not. The head's lock is
     waited for, because an erasure that has it may have begun before.
     """
     for partition in range(log.partitions):
-        head: int = await log.pool.fetchval(_SQL["head_settled"], partition)
+        async with log.connection() as connection:
+            head: int = await connection.fetchval(_SQL["head_settled"], partition)
         await _advance(log, Generation(partition, number), head)
 
 
@@ -158,16 +162,16 @@ async def _prove(connection: Connection, log: EventLog, number: int, old: int) -
     """Compare two generations, each partition as it is when both stand at one position."""
     found = Differences()
     for partition in range(log.partitions):
-        await _draw_level_in(log, partition, number, old)
-        async with snapshot(log) as seen:
+        await _align_partition(log, partition, number, old)
+        async with log.snapshot() as seen:
             async with connection.transaction():
                 until = await _hold(connection, log, partition, number, old)
-                await generations.active(seen)  # its first look: what both hold at this position
+                await generations.active(seen)  # its first look: what both have at this position
             found.join(await compare_generations(seen, until, number, old))
     return found
 
 
-async def _distance(log: EventLog, number: int, old: int) -> int:
+async def _lead(log: EventLog, number: int, old: int) -> int:
     """Return by how many events one generation is ahead of another one."""
     ahead = 0
     for partition in range(log.partitions):
@@ -176,12 +180,12 @@ async def _distance(log: EventLog, number: int, old: int) -> int:
     return ahead
 
 
-async def _draw_level(log: EventLog, number: int, old: int) -> None:
+async def _align(log: EventLog, number: int, old: int) -> None:
     for partition in range(log.partitions):
-        await _draw_level_in(log, partition, number, old)
+        await _align_partition(log, partition, number, old)
 
 
-async def _draw_level_in(log: EventLog, partition: int, number: int, old: int) -> None:
+async def _align_partition(log: EventLog, partition: int, number: int, old: int) -> None:
     """Bring whichever generation is behind to where the other one is, but for a last batch."""
     ours, theirs = Generation(partition, number), Generation(partition, old)
     while not 0 <= await _position(log, theirs) - await _position(log, ours) <= _BATCH_MAX:
@@ -192,8 +196,8 @@ async def _draw_level_in(log: EventLog, partition: int, number: int, old: int) -
 async def _hold(
     connection: Connection, log: EventLog, partition: int, number: int, old: int
 ) -> Position:
-    """Hold a generation's checkpoint, and bring another one to the same position."""
-    held = await connection.fetchval(_SQL["checkpoint_hold"], partition, "users", old)
+    """Lock a generation's checkpoint, and bring another one to the same position."""
+    held = await checkpoints.hold(connection, Generation(partition, old))
     if held is None:
         raise LogError(f"generation {old} was removed meanwhile")
     await _advance(log, Generation(partition, number), held)
@@ -208,65 +212,65 @@ async def _advance(log: EventLog, where: Generation, until: int, *, live: bool =
 
 
 async def _position(log: EventLog, where: Generation) -> int:
-    with database_errors():
-        found: int | None = await log.pool.fetchval(
-            _SQL["checkpoint_of"], where.partition, "users", where.number
-        )
+    async with log.connection() as connection:
+        found = await checkpoints.find(connection, where)
     if found is None:
         raise LogError(f"generation {where.number} was removed meanwhile")
     return found
 
 
 async def _flip(connection: Connection, log: EventLog, number: int, old: int) -> None:
-    """Let another generation answer, from where the old one is."""
+    """Make another generation the active one, from where the old one is."""
     for partition in range(log.partitions):
         await _hold(connection, log, partition, number, old)
     await generations.flip(connection, number, old)
 
 
-async def roll_back(source: Source) -> int:
-    """Let the generation answer that did before; return its number."""
-    async with _alone(source) as (log, connection):
+async def roll_back(source: LogSource) -> int:
+    """Make the former generation the active one again; return its number."""
+    async with _exclusive(source) as (log, connection):
         old = await generations.active(connection)
-        others = [n for n in await generations.find(connection, "live") if n != old]
+        others = [n for n in await checkpoints.generations(connection, "live") if n != old]
         if not others:
-            raise NothingToGoBackToError("there is no other generation that follows the log")
-        await _draw_level(log, others[0], old)
+            raise NoFormerGenerationError("there is no other generation that follows the log")
+        await _align(log, others[0], old)
         async with connection.transaction():
             await _flip(connection, log, others[0], old)
         return others[0]
 
 
-async def drop_others(source: Source) -> list[int]:
-    """Remove every generation that answers nobody; return their numbers."""
-    async with _alone(source) as (_, connection):
+async def drop_others(source: LogSource) -> list[int]:
+    """Remove every generation that is not active; return their numbers."""
+    async with _exclusive(source) as (_, connection):
         return await generations.drop_others(connection)
 
 
-async def prove_all(source: Source, plan: Plan, told: Callable[[int, int], None]) -> Differences:
-    """Compare all that the read models say with the log; tell (users' ranges done, in all)."""
+async def prove_all(
+    source: LogSource, plan: Plan, counted: Callable[[int, int], None]
+) -> Differences:
+    """Compare all rows of the read models with the log; `counted`: (ranges done, in all)."""
     async with opened(source) as log:
-        return await _prove_with_log(log, source, plan, None, told)
+        return await _prove_with_log(log, source, plan, None, counted)
 
 
 async def _prove_with_log(
     log: EventLog,
-    source: Source,
+    source: LogSource,
     plan: Plan,
     number: int | None,
-    told: Callable[[int, int], None] = lambda _done, _all: None,
+    counted: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Differences:
-    """Compare a generation with the log, or the one that answers."""
+    """Compare a generation, or the active one, with the log."""
     found = Differences()
     planned = shards.plan(await log.heads(), plan.shard_events_max, plan.workers)
     done = 0
 
-    def take(word: Word) -> None:
+    def take(report: Report) -> None:
         nonlocal done
-        if isinstance(word, Proved):
+        if isinstance(report, Proved):
             done += 1
-            found.join(word.found)
-            told(done, len(planned))
+            found.join(report.found)
+            counted(done, len(planned))
 
     workers = min(plan.workers, len(planned))
     jobs = [Prove([s.users for s in planned[n::workers]], number) for n in range(workers)]

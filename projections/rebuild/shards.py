@@ -10,26 +10,25 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventstore import store
-from eventstore.errors import database_errors
+from eventstore import read
 from eventstore.events import Position
 from eventstore.postgres import statements
-from projections.fold.folder import Folder
-from projections.fold.steps import at_once
+from projections.fold.folder import Folded, Folder
+from projections.fold.work import run_at_once
 from projections.prove.ranges import Range, split
-from projections.tables import TABLES, Folded, Row, Table
+from projections.tables import TABLES, Row, Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from eventstore.log import EventLog
-    from eventstore.postgres.database import Connection
-    from eventstore.store import Head
+    from eventstore.postgres.pool import Connection
+    from eventstore.read import Head
 
-_SQL = statements.load("projections")
+_SQL = statements.load("projections.rebuild")
 _PIECE_ROWS = 4_000
+# Sealed; what is folded from them takes about ten times as much.
 _PIECE_BYTES = 1 << 20
-"""Sealed; what is folded from them takes about ten times as much."""
 
 
 class Shard(msgspec.Struct, frozen=True):
@@ -68,13 +67,12 @@ async def store_plan(connection: Connection, generation: int, shards: Sequence[S
 
 
 async def load_open(log: EventLog, generation: int, begin: int = 0) -> None:
-    """Load shards until none is left that nobody works at, from one partition on."""
-    with database_errors():
-        async with log.pool.acquire() as connection:
-            for n in range(log.partitions):
-                partition = (begin + n) % log.partitions
-                while await _load_next(connection, log, partition, generation):
-                    pass
+    """Load shards until all are loaded or claimed by other workers, from one partition on."""
+    async with log.connection() as connection:
+        for n in range(log.partitions):
+            partition = (begin + n) % log.partitions
+            while await _load_next(connection, log, partition, generation):
+                pass
 
 
 async def _load_next(
@@ -89,8 +87,8 @@ async def _load_next(
         load = _Load(connection, partition, generation)
         until = Position(partition, row["until"])
         folder = Folder(partition, log.keyring)
-        async for rows in store.rows_of_range(connection, users.first, users.last, until):
-            one = at_once(folder.folding(rows))
+        async for rows in read.rows_of_range(connection, users.first, users.last, until):
+            one = run_at_once(folder.folding(rows))
             await load.add(one, len(rows), sum(len(event["payload"]) for event in rows))
         await load.flush()
         done = (partition, generation, row["shard"], load.events, load.users)
@@ -122,7 +120,7 @@ class _Load:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what is at hand."""
+        """Write the rows that are collected."""
         for table, piece in self._pieces:
             if piece:
                 await self._connection.copy_records_to_table(

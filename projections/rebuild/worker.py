@@ -1,6 +1,6 @@
 """A worker process: opens the log for itself, does its job, and ends when its parent does.
 
-It is told its job in one line on standard input and answers in lines on standard output.
+It reads its job from one line of standard input and writes its reports to standard output.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from projections.fold.poison import PoisonError
 from projections.prove.differences import Differences
 from projections.prove.proof import prove
 from projections.prove.ranges import Range
-from projections.rebuild.log_source import Source, opened
+from projections.rebuild.log_source import LogSource, opened
 from projections.rebuild.shards import load_open
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from eventstore.log import EventLog
 
+# The service on the same machine goes first.
 _NICENESS = 10
-"""The service on the same machine goes first."""
+# Objects made between two looks for cycles, of which folding makes none.
 _GARBAGE = 50_000
-"""Objects made between two looks for cycles, of which folding makes none."""
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
@@ -41,7 +41,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
 
 
 class Prove(msgspec.Struct, frozen=True, tag=True):
-    """Compare these users with what the log says, in a generation or the one that answers."""
+    """Compare these users with what the log says, in a generation or the active one."""
 
     ranges: list[Range]
     generation: int | None = None
@@ -60,33 +60,33 @@ class Proved(msgspec.Struct, frozen=True, tag=True):
 
 
 Job: TypeAlias = Load | Prove
-Word: TypeAlias = Proved | Failed
+Report: TypeAlias = Proved | Failed
 
 
-class Task(msgspec.Struct, frozen=True):
-    """All that a worker is told."""
+class Assignment(msgspec.Struct, frozen=True):
+    """What a worker reads when it starts."""
 
-    source: Source
+    source: LogSource
     job: Load | Prove
 
 
-async def do(job: Job, log: EventLog, say: Callable[[Word], None]) -> None:
+async def run_job(job: Job, log: EventLog, report: Callable[[Report], None]) -> None:
     """Do a job, in whatever process."""
     match job:
         case Load():
             await load_open(log, job.generation, job.begin)
         case Prove():
             for users in job.ranges:
-                say(Proved(await prove(log, users, job.generation)))
+                report(Proved(await prove(log, users, job.generation)))
 
 
-async def _work(task: Task) -> None:
-    async with opened(task.source) as log:
-        await do(task.job, log, _say)
+async def _work(assignment: Assignment) -> None:
+    async with opened(assignment.source) as log:
+        await run_job(assignment.job, log, _report)
 
 
-def _say(word: Word) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(word) + b"\n")
+def _report(report: Report) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
     sys.stdout.buffer.flush()
 
 
@@ -97,18 +97,18 @@ def _end_with_parent() -> None:
 
 def main() -> None:
     """Do the job of a worker process."""
-    task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
+    assignment = msgspec.json.decode(sys.stdin.buffer.readline(), type=Assignment)
     os.nice(_NICENESS)
     gc.freeze()
     gc.set_threshold(_GARBAGE)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        uvloop.run(_work(task))
+        uvloop.run(_work(assignment))
     except (LogError, PoisonError) as error:
-        _say(Failed(str(error)))
+        _report(Failed(str(error)))
     except Exception as error:  # noqa: BLE001 - its message may quote data
         trace = error.__traceback__
         while trace and trace.tb_next:
             trace = trace.tb_next
         place = f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace else "?"
-        _say(Failed(f"{type(error).__name__} in {place}"))
+        _report(Failed(f"{type(error).__name__} in {place}"))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from api.config.settings import Settings
-from api.server.unready import lobby
+from api.server.unready import unready
 from api.webhook.verify import sign
 from tests.conftest import MASTER_KEY
 from tests.support.database import PATIENCE_S, connected, delivery
@@ -36,6 +36,7 @@ MEGABYTES = 1 << 20
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 HEAD = b"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+# Requests that are none.
 NO_HTTP = {
     "another protocol": b"\x16\x03\x01" + MARK + b"\r\n\r\n",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + MARK,
@@ -55,7 +56,6 @@ NO_HTTP = {
     "a chunk that is longer than it says": CHUNKED + b"1\r\n" + MARK + b"\r\n",
     "many trailers": CHUNKED + b"0\r\n" + 65 * (b"A: " + MARK + b"\r\n") + b"\r\n",
 }
-"""Requests that are none."""
 
 
 @pytest.fixture
@@ -492,7 +492,7 @@ async def test_before_the_database_is_there() -> None:
     """The service that still waits quotes nothing either, and has the same limits."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        async with lobby([listening], Settings(connections_max=1)):
+        async with unready([listening], Settings(connections_max=1)):
             for request in NO_HTTP.values():
                 connection = await asyncio.open_connection("127.0.0.1", port)
                 assert_quotes_nothing(await exchange(connection, [request]), 400)

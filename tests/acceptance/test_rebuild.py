@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from eventstore import store
+from eventstore import read
 from projections.rebuild import generations, shards
 from tests.support.database import APP, blocked, delivery
 
@@ -116,7 +116,7 @@ async def _stopped(
 
 async def _begin(database: Database) -> None:
     """Leave a rebuild in four small shards to be gone on with."""
-    heads = await store.heads(database)
+    heads = await read.heads(database)
     await generations.create(database, shards.plan(heads, USERS // 4, 2))
 
 

@@ -34,8 +34,8 @@ PATHS = (
     "/health/ready",
 )
 DEADLINE_S = Settings().request_timeout_s
+# For the way there and back, on a machine on which everything else runs too.
 SLACK_S = 1.0
-"""For the way there and back, on a machine on which everything else runs too."""
 
 
 class Outages(Crash):

@@ -23,8 +23,8 @@ import asyncpg
 from run import Crash, CrashError
 
 PATIENCE_S = 60
+# How often both are killed at once.
 BOTH = 0.5
-"""How often both are killed at once."""
 MOVED_ON = 100
 BUSY = """
 SELECT count(*) FROM pg_stat_activity

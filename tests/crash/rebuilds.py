@@ -27,9 +27,10 @@ from run import CrashError
 
 from api.config.settings import key_bytes
 from api.webhook.decode import decode
-from eventstore import store
+from eventstore import read
 from eventstore.log import EventLog
-from eventstore.postgres import database, embedded
+from eventstore.postgres import embedded
+from eventstore.postgres.pool import open_pool
 from eventstore.sealing.keys import MasterKey
 from projections.project.projector import catch_up
 from projections.rebuild import generations, shards
@@ -41,13 +42,13 @@ SELECT shard, done_at, events, users FROM userlog.rebuild_shards
 WHERE generation = $1 AND done_at IS NOT NULL ORDER BY shard
 """
 
+# The proof and the flip wait for the checkpoint of the generation that answers.
 HOLD = "SELECT FROM userlog.checkpoints WHERE generation = 1 FOR UPDATE"
-"""The proof and the flip wait for the checkpoint of the generation that answers."""
 
 
 async def fill(url: str, key: bytes, users: int, events_each: int) -> None:
     """Append events of users, and project them."""
-    pool = await database.open_pool(url, size=4, timeout_s=60)
+    pool = await open_pool(url, size=4, timeout_s=60)
     log = await EventLog.open(pool, MasterKey(key))
     for n in range(events_each):
         for start in range(0, users, 1_000):
@@ -125,7 +126,7 @@ async def crash(folder: Path, key: bytes, args: argparse.Namespace) -> None:
         connection = await asyncpg.connect(url)
         rebuilds = Rebuilds(folder, connection)
         events = args.users * args.events_each
-        plan = shards.plan(await store.heads(connection), -(-events // SHARDS), 2)
+        plan = shards.plan(await read.heads(connection), -(-events // SHARDS), 2)
         rebuilds.generation = await generations.create(connection, plan)
         async with connection.transaction():  # whoever is to be killed must not come to the end
             await connection.execute(HOLD)

@@ -11,8 +11,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from projections.fold.events import UserEvent, read_event
 from projections.fold.history import HistoryEntry, replay
-from projections.fold.state import Recall, UserEvent, UserState, encode_fields, names_by, read_event
+from projections.fold.state import Recall, UserState, encode_fields, names_by
 from tests.support.deliveries import AT, only, record
 from tests.support.lives import Told, identified, in_effective_order, reference, tellings
 

@@ -13,17 +13,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eventstore import store
 from eventstore.events import Appended, Kind, NewEvent, Outcome, Position
 from eventstore.log import EventLog
-from eventstore.postgres import database
+from eventstore.postgres.pool import open_pool
 from eventstore.sealing.keys import MasterKey
 from eventstore.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from eventstore.postgres.database import Pool
+    from eventstore.postgres.pool import Pool
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 KEY = MasterKey(bytes(32))
@@ -116,7 +115,7 @@ async def test_the_log_behaves_as_its_model(
     admin = await asyncpg.connect(server_url)
     await admin.execute(f"CREATE DATABASE {name} TEMPLATE {await templates(partitions)}")
     base, question, query = server_url.partition("?")
-    pool = await database.open_pool(
+    pool = await open_pool(
         f"{base.rsplit('/', 1)[0]}/{name}{question}{query}", size=4, timeout_s=30
     )
     try:
@@ -158,7 +157,7 @@ async def _check(log: EventLog, model: Model) -> None:
     heads = [head.position.number for head in await log.heads()]
     assert heads == [len(events) for events in model.partitions]
     for partition in range(len(heads)):
-        found = await store.read(log.pool, log.keyring, Position(partition, 0), 1_000)
+        found = await log.read(Position(partition, 0), 1_000)
         assert [event.position.number for event in found] == list(range(1, len(found) + 1))
-        read = [(event.stream.user_id, event.payload) for event in found]
-        assert read == model.read(partition)
+        readable = [(event.stream.user_id, event.payload) for event in found]
+        assert readable == model.read(partition)

@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from api.app import make_app
 from api.config.secret_files import Secrets
 from api.config.settings import Settings
-from api.runtime import opened
 from projections.project.projector import catch_up
 from tests.conftest import MASTER_KEY
 from tests.support.database import SAMPLE_USER, SAMPLES, delivery
+from tests.support.serving import served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -38,17 +37,11 @@ THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 async def serving(url: str) -> AsyncGenerator[str]:
     """Serve a log with some users in it."""
     settings = Settings(database_url=url, wait_timeout_s=0.05)
-    async with opened(settings, SECRETS) as runtime:
+    async with served(settings, SECRETS) as running:
         for body in (*SAMPLES, *(delivery(user_id, "create", **CONTACTS) for user_id in USERS)):
-            await runtime.ingest.deliver(body)
-        await catch_up(runtime.log, 100)
-        runner = web.AppRunner(make_app(runtime, SECRETS), access_log=None)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-        finally:
-            await runner.cleanup()
+            await running.runtime.ingest.deliver(body)
+        await catch_up(running.runtime.log, 100)
+        yield running.base
 
 
 async def description(base: str) -> dict[str, Any]:

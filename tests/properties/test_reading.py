@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from api.webhook.decode import Decoded, decode, is_ping
 from eventstore.events import Kind, NewEvent, Position, RecordedEvent, Stream
-from projections.deliveries.envelope import moment
+from projections.deliveries.values import read_time
+from projections.fold.events import read_event
 from projections.fold.history import replay
-from projections.fold.state import encode_fields, read_event
+from projections.fold.state import encode_fields
 from tests.support.deliveries import (
     CREATE,
     DELETE,
@@ -150,7 +151,7 @@ def test_an_entry_alone_is_the_same_event(parts: tuple[bytes, list[bytes], bytes
 @example("0001-01-01T00:00:00+23:59")
 def test_moment_never_raises(value: Any) -> None:
     """Anything is a moment in UTC to the millisecond, or none."""
-    found = moment(value)
+    found = read_time(value)
     assert found is None or (found.tzinfo is UTC and found.microsecond % 1000 == 0)
 
 
@@ -164,7 +165,7 @@ def test_moments_are_read_in_every_form(time: datetime) -> None:
     milliseconds = (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
     expected = time.astimezone(UTC).replace(microsecond=time.microsecond // 1000 * 1000)
     for form in (time.isoformat(), milliseconds, str(milliseconds)):
-        assert moment(form) == expected
+        assert read_time(form) == expected
 
 
 Rank: TypeAlias = tuple[datetime, Kind, datetime | None, int | None]

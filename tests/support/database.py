@@ -17,6 +17,7 @@ import asyncpg
 import structlog
 
 from eventstore.events import Kind, NewEvent
+from eventstore.postgres import statements
 
 if TYPE_CHECKING:
     import uuid
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
     Source = asyncpg.Pool[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]
 
+# A test that waits longer than this for something to happen has failed.
 PATIENCE_S = 30
-"""A test that waits longer than this for something to happen has failed."""
 APP = "000000000000000000000001"
 SAMPLE_USER = "6487fc9f66a6031a8b68f523"
 SAMPLES = [
@@ -233,6 +234,20 @@ async def tables(source: Source) -> list[list[tuple[Any, ...]]]:
     return found
 
 
+# The packages that have named statements.
+PACKAGES = (
+    *("eventstore", "eventstore.sealing", "projections", "projections.project"),
+    *("projections.query", "projections.prove", "projections.rebuild"),
+    *("api.web", "api.observe"),
+)
+
+
+def statement(name: str) -> str:
+    """Return a named statement, whose name is in one package only."""
+    (found,) = [named[name] for named in map(statements.load, PACKAGES) if name in named]
+    return found
+
+
 class Proxy:
     """Stands between the code and the server, so that a test can take the server away."""
 
@@ -244,13 +259,13 @@ class Proxy:
         self._path = parts.path
         self._user = query.get("user", [parts.username or "postgres"])[0]
         self._password = parts.password
+        # Where the code connects to.
         self.url = ""
-        """Where the code connects to."""
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._away = False
+        # While true, what the server answers does not reach the client.
         self.deaf = False
-        """While true, what the server answers does not reach the client."""
 
     async def listen(self) -> str:
         """Begin to let clients in; return the URL for them."""

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from api.webhook.decode import decode
 from eventstore.events import NewEvent, Position, RecordedEvent, Stream
+from projections.fold.events import read_event
 from projections.fold.history import HistoryEntry, replay
-from projections.fold.state import UserState, read_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from projections.fold.state import UserEvent
+    from projections.fold.events import UserEvent
+    from projections.fold.state import UserState
 
 _ROOT = Path(__file__).parents[2]
 CREATE, UPDATE, DELETE = (

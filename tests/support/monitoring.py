@@ -13,23 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.app import make_app
-from api.config.secret_files import Secrets
 from api.config.settings import Settings
-from api.runtime import opened
 from api.webhook.verify import HEADER, sign
-from tests.conftest import MASTER_KEY
+from tests.support.serving import AUTH, SECRETS, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
-    from api.runtime import Runtime
+    from tests.support.serving import Served
 
-SECRETS = Secrets(["secret"], MASTER_KEY, None, "token", [])
-AUTH = {"Authorization": "Bearer token"}
 DOCS = Path(__file__).parents[2] / "docs"
 RULES = DOCS / "alerts.yml"
 DASHBOARD = DOCS / "dashboard.json"
@@ -40,10 +35,11 @@ _LABELS = 'job="userlog",instance="watched"'
 class Client:
     """A service, and who asks it."""
 
-    def __init__(self, runtime: Runtime, session: ClientSession, port: int) -> None:
-        self.runtime = runtime
+    def __init__(self, running: Served, session: ClientSession) -> None:
+        self.runtime = running.runtime
+        self.scrubber = running.scrubber
         self.session = session
-        self.port = port
+        self.port = running.port
 
     async def post(self, body: bytes, secret: str = SECRETS.webhook_secrets[0]) -> int:
         headers = {HEADER: sign(body, secret)}
@@ -95,16 +91,8 @@ def _values(text: str) -> dict[tuple[str, ...], float]:
 async def serving(url: str, **changed: Any) -> AsyncGenerator[Client]:
     """Serve on a free port."""
     settings = Settings(**{"database_url": url, "database_timeout_s": 2, **changed})
-    async with opened(settings, SECRETS) as runtime:
-        runner = web.AppRunner(make_app(runtime, SECRETS), access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        port = runner.addresses[0][1]
-        try:
-            async with ClientSession(f"http://127.0.0.1:{port}") as session:
-                yield Client(runtime, session, port)
-        finally:
-            await runner.cleanup()
+    async with served(settings) as running, ClientSession(running.base) as session:
+        yield Client(running, session)
 
 
 def tool(name: str) -> str:

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventstore.sealing.compact_table import PackedTable
+from eventstore.sealing.compact_table import CompactTable
 
 WAYS = 16
 NAMES = [bytes(16), b"a" * 16, *(f"{n:016}".encode() for n in range(WAYS + 8))]
@@ -18,7 +18,7 @@ VALUES = st.sampled_from([bytes(20), b"a" * 20, b"b" * 20])
 @given(st.lists(st.tuples(st.sampled_from(NAMES), VALUES | st.none()), max_size=200))
 def test_one_bucket(steps: list[tuple[bytes, bytes | None]]) -> None:
     """What was put last is there until it is taken, or 16 others were put."""
-    table, model = PackedTable(WAYS, 20), OrderedDict[bytes, bytes]()
+    table, model = CompactTable(WAYS, 20), OrderedDict[bytes, bytes]()
     for name, value in steps:
         if value is None:
             assert table.take(name) == model.pop(name, None)
@@ -34,7 +34,7 @@ def test_one_bucket(steps: list[tuple[bytes, bytes | None]]) -> None:
 
 def test_many_buckets() -> None:
     """Names are spread by their first bytes; where all fit, all are found."""
-    table = PackedTable(64 * WAYS, 8)
+    table = CompactTable(64 * WAYS, 8)
     names = [n.to_bytes(4) + bytes(12) for n in range(64 * WAYS)]
     for name in names:
         table.put(name, name[:8])
@@ -45,7 +45,7 @@ def test_many_buckets() -> None:
 def test_the_garbage_collector_looks_past_it() -> None:
     """However much there is in it."""
     before = len(gc.get_objects())
-    table = PackedTable(1_000 * WAYS, 8)
+    table = CompactTable(1_000 * WAYS, 8)
     for n in range(1_000):
         table.put(n.to_bytes(4) + bytes(12), bytes(8))
     assert len(gc.get_objects()) - before < 10

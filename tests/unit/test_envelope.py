@@ -9,14 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from projections.deliveries.envelope import (
-    UnreadableError,
-    moment,
-    read_delivery,
-    read_entry,
-    read_single,
-    split_payload,
-)
+from projections.deliveries.envelope import read_delivery, read_entry, read_single, split_payload
+from projections.deliveries.values import UnreadableError, read_time
 from tests.support.deliveries import (
     AT,
     AT_MS,
@@ -47,7 +41,7 @@ from tests.support.deliveries import (
 )
 def test_forms(value: Any) -> None:
     """Milliseconds, seconds and ISO 8601 are one moment, in UTC and cut to the millisecond."""
-    assert moment(value) == AT
+    assert read_time(value) == AT
 
 
 @pytest.mark.parametrize(
@@ -66,7 +60,7 @@ def test_forms(value: Any) -> None:
 )
 def test_seconds_and_milliseconds(value: Any, expected: datetime) -> None:
     """A number below a hundred thousand million counts seconds, from there on milliseconds."""
-    assert moment(value) == expected
+    assert read_time(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -80,7 +74,7 @@ def test_seconds_and_milliseconds(value: Any, expected: datetime) -> None:
 )
 def test_no_moment(value: Any) -> None:
     """What is no time, or beyond the calendar, is none."""
-    assert moment(value) is None
+    assert read_time(value) is None
 
 
 ONE_USER: dict[str, Any] = {

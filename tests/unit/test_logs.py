@@ -135,16 +135,16 @@ def test_levels(level: str, expected: int, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err.count('"line"') == expected
 
 
-def test_seldom(capsys: pytest.CaptureFixture[str]) -> None:
+def test_throttled(capsys: pytest.CaptureFixture[str]) -> None:
     """What goes on happening is said at once, and then not before it is time, with its number."""
     logs.configure("info", "json")
-    seldom, log = logs.Seldom(every_s=3600), structlog.stdlib.get_logger("test")
+    throttled, log = logs.ThrottledLog(every_s=3600), structlog.stdlib.get_logger("test")
     for _ in range(3):
-        seldom.say(log, "away", why="gone")
-    seldom.say(log, "full")
-    often = logs.Seldom(every_s=0)
+        throttled.warning(log, "away", why="gone")
+    throttled.warning(log, "full")
+    often = logs.ThrottledLog(every_s=0)
     for _ in range(2):
-        often.say(log, "away")
+        often.warning(log, "away")
     said = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [(one["event"], one["times"]) for one in said] == [
         *(("away", 1), ("full", 1), ("away", 1), ("away", 1))

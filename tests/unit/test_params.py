@@ -10,7 +10,7 @@ from multidict import MultiDict
 
 from api.web.params import Parameter, Params
 from api.web.problems import Problem
-from api.web.rules import MOMENT, moment, number, one_of
+from api.web.rules import TIME, number, one_of, parse_time
 from tests.support.deliveries import AT, AT_MS, short
 
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 )
 def test_moments(text: str) -> None:
     """RFC 3339 with any offset, even one whose plus sign a URL has eaten, or milliseconds."""
-    assert moment(text) == AT
-    assert moment(text).tzinfo is UTC
+    assert parse_time(text) == AT
+    assert parse_time(text).tzinfo is UTC
 
 
 def test_small_numbers_are_milliseconds() -> None:
     """A number is milliseconds however small, unlike in a delivery."""
-    assert moment("1000") == datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
+    assert parse_time("1000") == datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_small_numbers_are_milliseconds() -> None:
 def test_no_moment(text: str, problem: str) -> None:
     """What is no moment is refused with what to do instead."""
     with pytest.raises(ValueError, match=f"^{problem}"):
-        moment(text)
+        parse_time(text)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("1", 1), ("100", 100), ("007", 7)])
@@ -101,8 +101,8 @@ def test_choices() -> None:
 
 LIMIT: Parameter[int] = Parameter("limit", number(1, 9), "how many", 5)
 ORDER: Parameter[str] = Parameter("order", one_of(("asc", "desc")), "which way", "asc")
-SINCE: Parameter[datetime | None] = Parameter("since", MOMENT, "how long ago", None)
-LAST = Parameter("Last-Seen", number(0, 9), "the last", 0, place="header")
+SINCE: Parameter[datetime | None] = Parameter("since", TIME, "how long ago", None)
+LAST = Parameter("Last-Seen", number(0, 9), "the last", 0, location="header")
 KNOWN: Sequence[Parameter[Any]] = (LIMIT, ORDER, SINCE, LAST)
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from eventstore.events import Position
-from eventstore.store import Head
+from eventstore.read import Head
 from projections.rebuild.shards import plan
 
 

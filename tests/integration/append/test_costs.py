@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from eventstore import store
+from eventstore import read
+from eventstore.append import append_batch
 from eventstore.events import Position
-from eventstore.postgres import statements
-from tests.support.database import APP, event
+from eventstore.sealing.keys import Ciphers
+from eventstore.sealing.seal import seal
+from tests.support.database import APP, event, statement
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from eventstore.postgres.database import Connection
+    from eventstore.postgres.pool import Connection
     from tests.conftest import Stack
 
 EVENTS = 100_000
@@ -74,9 +76,9 @@ async def append(stack: Stack, connection: Connection, names: list[str]) -> Coun
     events = [event(f"u{hash(name) % 7}", name) for name in names]
     streams = [stack.log.stream(one.application_id, one.user_id) for one in events]
     keys = await stack.log.keyring.find_or_make(streams)
-    batch = list(map(store.seal, events, streams, keys))
+    batch = [seal(*one, Ciphers()) for one in zip(events, streams, keys, strict=True)]
     async with counting(connection) as found:
-        await store.append_batch(connection, 0, batch)
+        await append_batch(connection, 0, batch)
     return found
 
 
@@ -104,13 +106,13 @@ async def test_reading_on_without_statistics(stack: Stack) -> None:
     await forget_statistics(stack)
     async with stack.pool.acquire() as connection:
         for _ in range(10):
-            assert not await store.rows_after(connection, Position(0, 0), 100)
-            assert not await store.rows_of_streams(connection, [uuid.uuid4()], Position(0, 1))
+            assert not await read.rows_after(connection, Position(0, 0), 100)
+            assert not await read.rows_of_streams(connection, [uuid.uuid4()], Position(0, 1))
         await stack.admin.execute(FILL)
         async with counting(connection) as following:
-            rows = await store.rows_after(connection, Position(0, EVENTS // 2), 100)
+            rows = await read.rows_after(connection, Position(0, EVENTS // 2), 100)
         async with counting(connection) as looking:
-            ours = await store.rows_of_streams(
+            ours = await read.rows_of_streams(
                 connection, [row["stream_id"] for row in rows[:5]], Position(0, EVENTS)
             )
     assert len(rows) == 100
@@ -168,7 +170,7 @@ async def test_looking_up_without_statistics(stack: Stack, name: str) -> None:
     """
     asked = f"EXECUTE asked ({LOOK_UPS[name]})"
     async with crowded(stack) as connection:
-        await connection.execute(f"PREPARE asked AS {statements.load('projections')[name]}")
+        await connection.execute(f"PREPARE asked AS {statement(name)}")
         for _ in range(10):
             await connection.execute(asked)
         await stack.admin.execute(STREAMS)
@@ -226,8 +228,7 @@ async def test_a_moment_before_statistics(stack: Stack) -> None:
     await stack.admin.execute("VACUUM userlog.events")
     async with stack.pool.acquire() as connection:
         types = "integer, uuid, timestamptz, bigint, timestamptz, bigint, bigint"
-        statement = statements.load("projections")["events_back"]
-        await connection.execute(f"PREPARE asked ({types}) AS {statement}")
+        await connection.execute(f"PREPARE asked ({types}) AS {statement('events_back')}")
         explained = await explain(
             connection,
             f"EXECUTE asked (0, md5('7')::uuid, 'epoch', {LAST}, 'infinity', {LAST}, 4)",
@@ -242,7 +243,7 @@ async def test_plans_are_kept(stack: Stack) -> None:
     """A question is planned once a session: planning it takes longer than answering it."""
     await stack.admin.execute(FILL)
     await stack.admin.execute("ANALYZE")
-    back = statements.load("projections")["events_back"]
+    back = statement("events_back")
     async with stack.pool.acquire() as connection:
         for n in range(1, 21):
             user = uuid.UUID(hashlib.md5(str(n).encode(), usedforsecurity=False).hexdigest())

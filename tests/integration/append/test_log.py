@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
-from eventstore import store
+from eventstore import read
 from eventstore.errors import QueueFullError, UnavailableError, WrongKeyError
 from eventstore.events import CLOCK_AHEAD_MAX, Appended, Kind, NewEvent, Outcome, Position
-from eventstore.group_commit import AppenderLimits
+from eventstore.group_commit import QueueLimits
 from eventstore.log import EventLog
 from eventstore.sealing.keyring import Keyring, KeyringLimits
 from eventstore.sealing.keys import MasterKey
@@ -62,7 +62,7 @@ def _outcomes(answers: list[Appended]) -> list[tuple[str, int]]:
 async def _everything(stack: Stack) -> list[RecordedEvent]:
     found: list[RecordedEvent] = []
     for partition in range(stack.log.partitions):
-        found += await store.read(stack.pool, stack.log.keyring, Position(partition, 0), 100_000)
+        found += await read.read(stack.pool, stack.log.keyring, Position(partition, 0), 100_000)
     return found
 
 
@@ -80,7 +80,7 @@ async def test_append_and_read(stack: Stack) -> None:
     assert [(e.stream.user_id, e.kind, e.occurred_at, e.payload) for e in read[:5]] == [
         (e.user_id, e.kind, e.occurred_at, e.payload) for e in given
     ]
-    page = await store.read(stack.pool, stack.log.keyring, Position(0, 2), 2)
+    page = await stack.log.read(Position(0, 2), 2)
     assert [e.position.number for e in page] == [3, 4]
     assert await assert_log_holds(stack) == 6
 
@@ -296,7 +296,7 @@ async def test_bad_event_among_good(stack: Stack, bad: NewEvent, error: type[Exc
     good = [event("a"), event("b")]
     with pytest.raises(error):
         await stack.log.append([good[0], bad, good[1]])
-    await stack.log.appender.drain()
+    await stack.log.close()
     answers = await stack.log.append(good)
     assert [a.position.number for a in answers] == [1, 2]
     assert await assert_log_holds(stack) == 2
@@ -304,7 +304,7 @@ async def test_bad_event_among_good(stack: Stack, bad: NewEvent, error: type[Exc
 
 async def test_full_queue(stack: Stack) -> None:
     """A call that does not fit into the queue is refused as a whole, and others are not hurt."""
-    limits = AppenderLimits(queue_rows_max=3)
+    limits = QueueLimits(queue_rows_max=3)
     log = await EventLog.open(stack.pool, MasterKey(b"a master key for tests only 32 b"), limits)
     async with holding(stack.url, HEADS):
         first = asyncio.create_task(log.append([event("a"), event("b")]))
@@ -313,7 +313,7 @@ async def test_full_queue(stack: Stack) -> None:
             await log.append([event("c"), event("d")])
         last = asyncio.create_task(log.append([event("e")]))
     assert _outcomes(await first + await last) == [("appended", n) for n in (1, 2, 3)]
-    assert log.appender.queued == 0
+    assert log.queued == 0
     assert [e.stream.user_id for e in await _everything(stack)] == ["a", "b", "e"]
 
 
@@ -321,7 +321,7 @@ async def test_full_queue(stack: Stack) -> None:
 async def test_batch_limits(stack: Stack, limits: dict[str, int]) -> None:
     """More than fits into one batch goes as several, in order."""
     key = MasterKey(b"a master key for tests only 32 b")
-    log = await EventLog.open(stack.pool, key, AppenderLimits(**limits))
+    log = await EventLog.open(stack.pool, key, QueueLimits(**limits))
     answers = await log.append([event(name=f"{n}") for n in range(7)])
     assert _outcomes(answers) == [("appended", n) for n in range(1, 8)]
     batches = "SELECT count(*) FROM userlog.events WHERE chain IS NOT NULL"
@@ -422,13 +422,13 @@ async def test_as_known_at(stack: Stack) -> None:
     first, second = await _everything(stack)
     step = timedelta(milliseconds=1)
 
-    async def read(known_at: datetime) -> list[int]:
-        rows = await store.rows_of_stream(stack.pool, stream, known_at)
+    async def known(known_at: datetime) -> list[int]:
+        rows = await stack.log.rows_of_stream(stream, known_at)
         return [row["position"] for row in rows]
 
-    assert await read(second.recorded_at) == [1, 2]
-    assert await read(second.recorded_at - step) == [1]
-    assert await read(first.recorded_at - step) == []
+    assert await known(second.recorded_at) == [1, 2]
+    assert await known(second.recorded_at - step) == [1]
+    assert await known(first.recorded_at - step) == []
 
 
 async def test_a_clock_that_runs_ahead(stack: Stack) -> None:
@@ -470,35 +470,35 @@ async def test_events_of_a_minute_stand_together(stack: Stack) -> None:
 
 async def test_keys_at_hand(stack: Stack) -> None:
     """The users' keys that were used last are kept as they are, others packed, and the rest not."""
-    keyring = Keyring(stack.pool, MasterKey(MASTER_KEY), KeyringLimits(recent=2, packed=16))
+    keyring = Keyring(stack.pool, MasterKey(MASTER_KEY), KeyringLimits(recent=2, compact=16))
     streams = [stack.log.stream(APP, f"{n}") for n in range(20)]
     await stack.log.append([event(f"{n}", f"event of {n}") for n in range(20)])
     made = [(await keyring.find_or_make([stream]))[0] for stream in streams]
-    assert keyring.at_hand(streams[:1]) is None
-    assert keyring.at_hand(streams[1:3]) is None
+    assert keyring.cached(streams[:1]) is None
+    assert keyring.cached(streams[1:3]) is None
     for stream, key in [*zip(streams, made, strict=True)][2:]:
-        assert keyring.at_hand([stream]) == [key]
-    assert keyring.at_hand(streams[2:]) == made[2:]
+        assert keyring.cached([stream]) == [key]
+    assert keyring.cached(streams[2:]) == made[2:]
     keyring.forget(streams[2])
     keyring.forget(streams[19])
-    assert keyring.at_hand([streams[2]]) is None
-    assert keyring.at_hand([streams[19]]) is None
+    assert keyring.cached([streams[2]]) is None
+    assert keyring.cached([streams[19]]) is None
 
 
 async def test_a_key_that_is_not_in_the_log_yet(stack: Stack) -> None:
     """Nobody else has it: where there is no room for it, another one is made."""
-    keyring = Keyring(stack.pool, MasterKey(MASTER_KEY), KeyringLimits(recent=1, packed=16))
+    keyring = Keyring(stack.pool, MasterKey(MASTER_KEY), KeyringLimits(recent=1, compact=16))
     first, second = stack.log.stream(APP, "1"), stack.log.stream(APP, "2")
     made = await keyring.find_or_make([first])
     assert await keyring.find_or_make([first]) == made
     await keyring.find_or_make([second])
-    assert keyring.at_hand([first]) is None
+    assert keyring.cached([first]) is None
     assert await keyring.find_or_make([first]) != made
 
 
 async def test_an_erased_users_key_is_not_packed(stack: Stack) -> None:
     """It opens nothing; who meets the user again learns from the log that they are erased."""
-    keyring = Keyring(stack.pool, MasterKey(MASTER_KEY), KeyringLimits(recent=1, packed=16))
+    keyring = Keyring(stack.pool, MasterKey(MASTER_KEY), KeyringLimits(recent=1, compact=16))
     erased, other = stack.log.stream(APP, "erased"), stack.log.stream(APP, "other")
     await stack.log.append([event("erased", "1"), event("other", "2")])
     await stack.log.erase(erased)
@@ -506,4 +506,4 @@ async def test_an_erased_users_key_is_not_packed(stack: Stack) -> None:
         (found,) = await keyring.find_or_make([erased])
         assert found.erased
         assert not (await keyring.find_or_make([other]))[0].erased
-        assert keyring.at_hand([erased]) is None
+        assert keyring.cached([erased]) is None

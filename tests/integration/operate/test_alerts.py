@@ -62,7 +62,7 @@ async def healthy(url: str, **settings: Any) -> AsyncGenerator[Client]:
             assert await client.post(body) == 200
         log = client.runtime.log
         await catch_up(log, 10)
-        await client.runtime.scrubber.look()
+        await client.scrubber.scrub_some()
         assert await verify(log, notes=[], progress=lambda _done, _total: None) == []
         yield client
 
@@ -200,7 +200,7 @@ async def test_damaged_row(stack: Stack, tmp_path: Path) -> None:
     async with healthy(stack.url) as client:
         before = await client.scrape()
         await stack.admin.execute("UPDATE userlog.users SET lifecycle = 'active'")
-        await client.runtime.scrubber.look()
+        await client.scrubber.scrub_some()
         during = await client.scrape()
     await assert_fires(tmp_path, before, during, {"UserlogReadModelDiffers"})
 

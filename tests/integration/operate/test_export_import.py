@@ -6,7 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from api.export_import import Importer, chunks, export_lines
-from eventstore.postgres import database
+from eventstore.postgres import schema
+from eventstore.postgres.pool import open_pool
 from eventstore.verify import verify
 from projections.project.projector import catch_up
 
@@ -61,9 +62,9 @@ async def empty_stack(
     url: str, open_stack: Callable[[str], Awaitable[Stack]], partitions: int
 ) -> Stack:
     """Install the schema with so many partitions in an empty database."""
-    pool = await database.open_pool(url, size=2, timeout_s=30, owner=True)
+    pool = await open_pool(url, size=2, timeout_s=30, owner=True)
     async with pool.acquire() as connection:
-        await database.install(connection, partitions)
+        await schema.install(connection, partitions)
     await pool.close()
     return await open_stack(url)
 

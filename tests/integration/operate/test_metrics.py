@@ -102,7 +102,7 @@ async def test_how_far_everything_is(client: Client) -> None:
     assert found["userlog_set_aside_users",] == found["userlog_rebuild_running",] == 0
     assert found["userlog_database_up",] == 1
     assert found["userlog_scrub_timestamp_seconds",] == 0
-    await client.runtime.scrubber.look()
+    await client.scrubber.scrub_some()
     found = await client.metrics()
     totals = ("userlog_scrub_users_total", "userlog_scrub_differences_total")
     assert [found[name,] for name in totals] == [1, 0]

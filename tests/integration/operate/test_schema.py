@@ -7,8 +7,8 @@ import asyncpg
 import pytest
 
 from eventstore.errors import SchemaError
-from eventstore.postgres import database, embedded, statements
-from tests.support.database import connected
+from eventstore.postgres import embedded, schema, statements
+from tests.support.database import PACKAGES, connected
 
 if TYPE_CHECKING:
     from tests.conftest import Stack
@@ -30,7 +30,7 @@ ORDER BY 1, 2
 async def _psql(url: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *(embedded.psql_path(), "--no-psqlrc", "--set=ON_ERROR_STOP=1"),
-        *(f"--file={database.schema_path()}", url),
+        *(f"--file={schema.schema_path()}", url),
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await process.communicate()
@@ -41,9 +41,9 @@ async def _psql(url: str) -> str:
 async def test_install_once(empty_database_url: str) -> None:
     """The first install installs, with the partitions asked for, and the second finds it."""
     async with connected(empty_database_url) as connection:
-        assert await database.install(connection, 3)
-        assert not await database.install(connection, 5)
-        assert await database.check(connection) == 3
+        assert await schema.install(connection, 3)
+        assert not await schema.install(connection, 5)
+        assert await schema.check(connection) == 3
         heads = await connection.fetch("SELECT partition FROM userlog.log_head ORDER BY 1")
         assert [row["partition"] for row in heads] == [0, 1, 2]
 
@@ -51,7 +51,7 @@ async def test_install_once(empty_database_url: str) -> None:
 async def test_two_installers(empty_database_url: str) -> None:
     """Of two installers at once one installs and the other finds it installed."""
     async with connected(empty_database_url) as one, connected(empty_database_url) as other:
-        did = await asyncio.gather(database.install(one), database.install(other))
+        did = await asyncio.gather(schema.install(one), schema.install(other))
     assert sorted(did) == [False, True]
 
 
@@ -60,7 +60,7 @@ async def test_impossible_partitions(empty_database_url: str, partitions: int) -
     """A number of partitions out of range installs nothing."""
     async with connected(empty_database_url) as connection:
         with pytest.raises(asyncpg.CheckViolationError):
-            await database.install(connection, partitions)
+            await schema.install(connection, partitions)
         assert await connection.fetchval("SELECT to_regnamespace('userlog')") is None
 
 
@@ -68,14 +68,14 @@ async def test_missing(empty_database_url: str) -> None:
     """A database without a schema is refused with the command that makes one."""
     async with connected(empty_database_url) as connection:
         with pytest.raises(SchemaError, match="run `userlog init`"):
-            await database.check(connection)
+            await schema.check(connection)
 
 
 async def test_other_version(database_url: str) -> None:
     """A schema of another version is refused by name and number, and left alone."""
     async with connected(database_url) as connection:
         await connection.execute("UPDATE userlog.meta SET schema_version = 99")
-        for refused in (database.check, database.install):
+        for refused in (schema.check, schema.install):
             with pytest.raises(SchemaError, match="version 99, this userlog needs 1"):
                 await refused(connection)
 
@@ -85,7 +85,7 @@ async def test_half_a_schema(database_url: str, damage: str) -> None:
     """A schema that does not say its version is refused, without advice that can't help."""
     async with connected(database_url) as connection:
         await connection.execute(damage)
-        for refused in (database.check, database.install):
+        for refused in (schema.check, schema.install):
             with pytest.raises(SchemaError, match=r"not complete.*another database"):
                 await refused(connection)
 
@@ -102,7 +102,7 @@ async def test_psql_alone(empty_database_url: str, database_url: str) -> None:
 
 async def test_statements_one_by_one(empty_database_url: str) -> None:
     """Each part that is sent alone is exactly one statement of the file."""
-    parts = database.statements(database.schema_path())
+    parts = schema.statements(schema.schema_path())
     async with connected(empty_database_url) as connection, connection.transaction():
         for part in parts:
             await connection.fetch(part)  # prepared, and so refused if it were two
@@ -110,7 +110,7 @@ async def test_statements_one_by_one(empty_database_url: str) -> None:
     assert len((await _psql(empty_database_url)).splitlines()) == len(parts)
 
 
-@pytest.mark.parametrize("package", ["eventstore", "projections", "api"])
+@pytest.mark.parametrize("package", PACKAGES)
 async def test_statements_prepare(stack: Stack, package: str) -> None:
     """Every named statement fits the schema."""
     named = statements.load(package)

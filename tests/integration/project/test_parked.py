@@ -187,7 +187,7 @@ async def test_answers_say_so(stack: Stack) -> None:
     assert b"stale" not in msgspec.json.encode(await stack.read_model.user(other))
     assert b"stale" not in msgspec.json.encode(await stack.read_model.history(other))
     assert await parked.count(stack.pool) == 1
-    (listed,) = await parked.everyone(stack.pool)
+    (listed,) = await parked.list_all(stack.pool)
     assert (listed.position, listed.application_id, listed.user_id) == ("0:3", APP, "u")
 
 

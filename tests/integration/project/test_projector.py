@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 
-from eventstore import store
+from eventstore import read
 from eventstore.errors import UnavailableError
 from eventstore.events import Position
 from projections.fold import timeslice
@@ -19,6 +19,7 @@ from projections.prove.differences import Differences
 from projections.prove.proof import prove
 from projections.prove.ranges import Range
 from projections.prove.scrubber import scrub
+from projections.query.lag import lags
 from projections.tables import Generation
 from tests.support.database import (
     APP,
@@ -224,15 +225,15 @@ async def test_other_partitions_go_on(stack: Stack) -> None:
     with pytest.raises(asyncpg.CheckViolationError):
         await catch_up(stack.log, 3)
     heads = [head.position.number for head in await stack.log.heads()]
-    lags = [lag.position for lag in await stack.read_model.lags()]
-    assert lags == [0, *heads[1:]]
+    found = [lag.position for lag in await lags(stack.pool)]
+    assert found == [0, *heads[1:]]
 
 
 async def test_lifecycle(stack: Stack) -> None:
     """Starting and stopping twice is starting and stopping once, and stopping needs no start."""
     projector = Projector(stack.log, batch_max=10, poll_s=3_600)
     await projector.stop()
-    stack.log.appended = projector.wake
+    stack.log.observers.append(lambda _events, _seconds: projector.wake())
     for n in range(2):
         projector.start()
         projector.start()
@@ -260,7 +261,7 @@ async def test_stop_while_database_goes(stack: Stack, open_stack: OpenStack) -> 
 async def test_append_wakes(stack: Stack) -> None:
     """An append in the same process is projected at once, not at the next look."""
     projector = Projector(stack.log, batch_max=10, poll_s=3_600)
-    stack.log.appended = projector.wake
+    stack.log.observers.append(lambda _events, _seconds: projector.wake())
     projector.start()
     for n in range(3):
         receipt = await stack.ingest.deliver(delivery(at_ms=n))
@@ -300,7 +301,7 @@ async def test_a_user_on_several_pages(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
     """What is read page by page comes user by user, wherever a page ends."""
-    monkeypatch.setattr(store, "_PAGE_ROWS", page)
+    monkeypatch.setattr(read, "_PAGE_ROWS", page)
     for user in range(7):
         for n in range(user):
             await stack.ingest.deliver(delivery(f"u{user}", at_ms=n, first_name=f"{n}"))
@@ -314,7 +315,7 @@ async def test_a_user_on_several_pages(
 async def test_scrubbing_rests(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """It leaves others most of the time, however long a user's history is."""
     ticks = itertools.count()
-    clock = SimpleNamespace(perf_counter=lambda: next(ticks) * timeslice.TURN_S / 4)
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks) * timeslice.SLICE_S / 4)
     rests: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -331,13 +332,13 @@ async def test_scrubbing_rests(stack: Stack, monkeypatch: pytest.MonkeyPatch) ->
     found = await scrub(stack.log, 0, uuid.UUID(int=0))
     assert (found.users, found.differing) == (1, 0)
     assert len(rests) > 100 / 4
-    assert min(rests) == 4 * timeslice.TURN_S
+    assert min(rests) == 4 * timeslice.SLICE_S
 
 
 async def test_folding_holds_up_nobody(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits gets a turn after every few events, of one user or many, whatever folds."""
     ticks = itertools.count()
-    clock = SimpleNamespace(perf_counter=lambda: next(ticks) * timeslice.TURN_S / 4)
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks) * timeslice.SLICE_S / 4)
     monkeypatch.setattr(timeslice, "time", clock)
     await asyncio.gather(
         *(stack.ingest.deliver(delivery("u", at_ms=n, first_name=f"{n}")) for n in range(100)),
@@ -345,12 +346,12 @@ async def test_folding_holds_up_nobody(stack: Stack, monkeypatch: pytest.MonkeyP
     )
     folded = 0
     runs: list[int] = []
-    recorded = store.recorded
+    open_event = read.open_event
 
     def counted(*args: Any) -> RecordedEvent:
         nonlocal folded
         folded += 1
-        return recorded(*args)
+        return open_event(*args)
 
     async def wait() -> None:
         nonlocal folded
@@ -359,7 +360,7 @@ async def test_folding_holds_up_nobody(stack: Stack, monkeypatch: pytest.MonkeyP
             runs.append(folded)
             folded = 0
 
-    monkeypatch.setattr(store, "recorded", counted)
+    monkeypatch.setattr(read, "open_event", counted)
     waiting = asyncio.create_task(wait())
     assert await catch_up(stack.log, 1_000) == 200
     await stack.ingest.deliver(delivery("u", at_ms=-1, first_name="late"))

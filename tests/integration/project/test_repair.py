@@ -251,7 +251,7 @@ async def test_while_everything_goes_on(
     chance = random.Random(7)
     projector = Projector(other.log, batch_max=3, poll_s=0.002)
     projector.start()
-    other.log.appended = projector.wake
+    other.log.observers.append(lambda _events, _seconds: projector.wake())
     users = [f"u{n}" for n in range(5)]
     bodies = [
         delivery(chance.choice(users), at_ms=chance.randrange(50), first_name=f"{n}", n=n)

@@ -16,7 +16,7 @@ import pytest
 from eventstore.errors import UnavailableError, database_errors
 from eventstore.events import Position
 from projections.project.projector import catch_up
-from projections.project.stuck_sessions import end_frozen
+from projections.project.stuck_sessions import end_stuck_sessions
 from tests.conftest import MASTER_KEY
 from tests.support.database import (
     PATIENCE_S,
@@ -102,7 +102,7 @@ async def test_who_is_only_slow_is_left_alone(stack: Stack, open_stack: OpenStac
         async with asyncio.timeout(PATIENCE_S):
             while await stack.admin.fetchval(YOUNG, pid, 2 * AFTER_S):
                 pass
-        assert await end_frozen(slow.log) == 0
+        assert await end_stuck_sessions(slow.log) == 0
     assert await projecting == 1
 
 

@@ -13,14 +13,11 @@ from urllib.parse import quote
 import msgspec
 import pytest
 import structlog
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession
 
-from api.app import make_app
 from api.config.secret_files import Secrets
 from api.config.settings import Settings
 from api.observe import logs
-from api.runtime import opened
-from api.server.connections import Runner
 from api.webhook.verify import HEADER, sign
 from projections.project.projector import Projector, catch_up
 from tests.support.database import (
@@ -40,6 +37,7 @@ from tests.support.database import (
     holding,
     proxied,
 )
+from tests.support.serving import served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -106,18 +104,9 @@ class Service:
 @contextlib.asynccontextmanager
 async def serving(url: str, **settings: Any) -> AsyncGenerator[Service]:
     """Serve as `userlog serve` does; aiohttp's test server would cancel handlers, ours must not."""
-    async with opened(
-        Settings(database_url=url, **{"wait_timeout_s": 0.05, **settings}), SECRETS
-    ) as runtime:
-        runner = Runner(make_app(runtime, SECRETS), runtime.settings)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            port = runner.addresses[0][1]
-            async with ClientSession(f"http://127.0.0.1:{port}") as client:
-                yield Service(runtime, client, port)
-        finally:
-            await runner.cleanup()
+    given = Settings(database_url=url, **{"wait_timeout_s": 0.05, **settings})
+    async with served(given, SECRETS) as running, ClientSession(running.base) as client:
+        yield Service(running.runtime, client, running.port)
 
 
 @pytest.fixture
@@ -596,7 +585,7 @@ async def test_read_your_writes(database_url: str) -> None:
     """With `min_position` an answer waits for what was written."""
     async with serving(database_url, wait_timeout_s=PATIENCE_S) as service:
         projector = Projector(service.runtime.log, batch_max=10, poll_s=3_600)
-        service.runtime.log.appended = projector.wake
+        service.runtime.log.observers.append(lambda _events, _seconds: projector.wake())
         projector.start()
         for n in range(5):
             body = SAMPLES[0].replace(SAMPLE_USER.encode(), b"new%d" % n)

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from eventstore.postgres import statements
 from projections.project.projector import catch_up
-from projections.query.search import Wanted, parse_mark, search
-from tests.support.database import APP, T0, delivery
+from projections.query.search import Wanted, parse_page_key, search
+from tests.support.database import APP, T0, delivery, statement
 
 if TYPE_CHECKING:
     from projections.query.views import Users
@@ -34,7 +33,8 @@ async def _tell(stack: Stack, *bodies: bytes) -> None:
 
 
 async def _ids(stack: Stack, application: str = APP, **wanted: Any) -> list[str]:
-    found = await search(stack.log, application, Wanted(**wanted), limit=100)
+    partitions = stack.log.partitions
+    found = await search(stack.pool, partitions, Wanted(application, **wanted), limit=100)
     assert found.next is None
     return [user.user_id for user in found.users]
 
@@ -103,9 +103,9 @@ async def test_pages(stack: Stack, values: dict[Any, str], limit: int) -> None:
     pages: list[Users] = []
     after = None
     while not pages or pages[-1].next:
-        wanted = Wanted(values)
-        pages.append(await search(stack.log, APP, wanted, limit=limit, after=after))
-        after = parse_mark(pages[-1].next) if pages[-1].next else None
+        wanted = Wanted(APP, values)
+        pages.append(await search(stack.pool, 1, wanted, limit=limit, after=after))
+        after = parse_page_key(pages[-1].next) if pages[-1].next else None
     assert [len(page.users) for page in pages[:-1]] == [limit] * (len(pages) - 1)
     assert len(pages) == -(-7 // limit)
     visited = [user.user_id for page in pages for user in page.users]
@@ -118,7 +118,7 @@ async def test_pages(stack: Stack, values: dict[Any, str], limit: int) -> None:
 def test_wrong_marks(text: str) -> None:
     """What no page gave is refused."""
     with pytest.raises(ValueError, match="unchanged"):
-        parse_mark(text)
+        parse_page_key(text)
 
 
 async def test_values_of_any_kind(stack: Stack) -> None:
@@ -164,8 +164,8 @@ async def test_plans(stack: Stack, name: str) -> None:
     )
     await stack.admin.execute("ANALYZE userlog.users, userlog.terms")
     async with stack.admin.acquire() as connection:
-        statement = statements.load("projections")[name]
-        await connection.execute(f"PREPARE asked ({_PREPARE[name]}) AS {statement}")
+        asked = statement(name)
+        await connection.execute(f"PREPARE asked ({_PREPARE[name]}) AS {asked}")
         explain = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE asked"
         rows = await connection.fetch(f"{explain} ({_ARGUMENTS[name]}{_REST})")
     plan = "\n".join(row[0] for row in rows)

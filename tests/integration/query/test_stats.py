@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import pytest
 
-from eventstore.postgres import statements
 from projections.project.projector import catch_up
 from projections.query.stats import days_of
 from projections.rebuild.rebuild import Plan, rebuild
-from tests.support.database import APP, T0, begin_again, delivery, tables
+from tests.support.database import APP, T0, begin_again, delivery, statement, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -88,7 +87,7 @@ def _counted(told: Iterable[Told]) -> dict[date, tuple[int, int, int, int]]:
 async def _served(
     stack: Stack, first: date = FIRST, last: date = LAST
 ) -> dict[date, tuple[int, int, int, int]]:
-    found = await days_of(stack.log, APP, first, last)
+    found = await days_of(stack.pool, stack.log.partitions, APP, first, last)
     return {d.date: (d.created, d.deleted, d.blocked, d.active) for d in found}
 
 
@@ -125,8 +124,8 @@ async def test_nothing_known(stack: Stack) -> None:
     """Of an application that is not known, or not by then, there are no days."""
     await _deliver(stack, [Told("u", 0, "create", None)])
     await catch_up(stack.log, 10)
-    assert await days_of(stack.log, "other", FIRST, LAST) == []
-    assert await days_of(stack.log, "a\0b", FIRST, LAST) == []
+    assert await days_of(stack.pool, stack.log.partitions, "other", FIRST, LAST) == []
+    assert await days_of(stack.pool, stack.log.partitions, "a\0b", FIRST, LAST) == []
     before = FIRST - timedelta(days=1)
     assert await _served(stack, before, before) == {}
     assert await _served(stack, before, FIRST) == {before: (0, 0, 0, 0), FIRST: (1, 0, 0, 1)}
@@ -183,9 +182,7 @@ async def test_the_index_alone_is_read(stack: Stack, generations: int) -> None:
         await stack.admin.execute(MUCH.format(generation=generation))
     await stack.admin.execute("VACUUM (ANALYZE) userlog.activity")
     args = ([0], "app 7", date(2023, 1, 20), date(2023, 2, 10))
-    query = (
-        "EXPLAIN (ANALYZE, BUFFERS OFF, FORMAT JSON) " + statements.load("projections")["activity"]
-    )
+    query = "EXPLAIN (ANALYZE, BUFFERS OFF, FORMAT JSON) " + statement("activity")
     async with stack.pool.acquire() as connection:
         shown = ""
         for _ in range(7):  # so often that PostgreSQL may keep its plan

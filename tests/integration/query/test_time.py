@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from api.cli import timeline
-from api.web.rules import moment
+from api.web.rules import parse_time
 from api.webhook.decode import decode
 from projections.project.projector import catch_up
 from tests.support.deliveries import encoded
@@ -38,7 +38,7 @@ async def told(stack: Stack) -> Stack:
         entry = {"user": {"user_id": "asha", **one["user"]}}
         body = encoded({"event": event, "application_id": "shop", "payload": [entry]})
         (made,) = decode(body).events
-        recorded_at = moment(one["recorded_at"])
+        recorded_at = parse_time(one["recorded_at"])
         (answer,) = await stack.log.append([msgspec.structs.replace(made, recorded_at=recorded_at)])
         assert str(answer.position) == one["position"]
         if one["position"] == "0:3":
@@ -58,7 +58,7 @@ async def test_answers(told: Stack) -> None:
     """Each line of the tables is what the service answers."""
     stream = told.log.stream("shop", "asha")
     for valid_at, known_at, *expected in ANSWERS:
-        times = (moment(text) if text else None for text in (valid_at, known_at))
+        times = (parse_time(text) if text else None for text in (valid_at, known_at))
         found = await told.read_model.user(stream, *times)
         if found is None:
             assert expected == ["", "", "", "", "nothing: 404"]
@@ -74,6 +74,6 @@ async def test_timelines(told: Stack, capsys: pytest.CaptureFixture[str]) -> Non
     """Both timelines are what the command prints, now and as known then."""
     stream = told.log.stream("shop", "asha")
     for known_at, expected in zip((None, "2026-03-05T12:00:00Z"), TIMELINES, strict=True):
-        times = moment(known_at) if known_at else None
+        times = parse_time(known_at) if known_at else None
         timeline.show(await told.read_model.history(stream, times), "user asha of shop")
         assert capsys.readouterr().out == expected

@@ -7,17 +7,16 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession
 
-from api.app import make_app
 from api.config.secret_files import Secrets
 from api.config.settings import Settings
-from api.runtime import opened
 from api.web import tokens as tokens_module
 from api.web.tokens import EVERYTHING, Access, Scope, Tokens
 from eventstore.errors import UnavailableError
 from tests.conftest import MASTER_KEY
 from tests.support.database import APP, proxied, retried
+from tests.support.serving import served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -44,20 +43,15 @@ PATHS = {
 async def serving(url: str, configured: str | None = None) -> AsyncGenerator[Ask]:
     """Serve, and ask with a token."""
     secrets = Secrets(["secret"], MASTER_KEY, None, configured, [])
-    async with opened(Settings(database_url=url), secrets) as runtime:
-        runner = web.AppRunner(make_app(runtime, secrets), access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        base = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        async with ClientSession(base) as client:
+    settings = Settings(database_url=url)
+    async with served(settings, secrets) as running, ClientSession(running.base) as client:
 
-            async def ask(method: str, path: str, token: str) -> int:
-                headers = {"Authorization": f"Bearer {token}"}
-                async with client.request(method, path, headers=headers) as response:
-                    return response.status
+        async def ask(method: str, path: str, token: str) -> int:
+            headers = {"Authorization": f"Bearer {token}"}
+            async with client.request(method, path, headers=headers) as response:
+                return response.status
 
-            yield ask
-        await runner.cleanup()
+        yield ask
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -9,7 +10,8 @@ import pytest
 from eventstore.events import Position
 from projections.fold.poison import PoisonError
 from projections.project.projector import catch_up
-from projections.query.users import NotReachedError, Page, parse_mark
+from projections.query.lag import lags
+from projections.query.users import NotReachedError, Page, parse_page_key
 from tests.support.database import APP, T0, delivery
 
 if TYPE_CHECKING:
@@ -150,7 +152,7 @@ async def test_pages(
     model = stack.read_model
 
     async def page(after: str | None) -> History:
-        mark = None if after is None else parse_mark(after)
+        mark = None if after is None else parse_page_key(after)
         return await model.history(stream, known_at, Page(order, limit, mark))
 
     pages = [await page(None)]
@@ -179,7 +181,7 @@ async def test_history_until(told: Stack, known_at: datetime | None) -> None:
             rest = Page(order, limit=1, valid_at=until)
             visited = [await told.read_model.history(stream, known_at, rest)]
             while visited[-1].next:
-                rest = msgspec.structs.replace(rest, after=parse_mark(visited[-1].next))
+                rest = msgspec.structs.replace(rest, after=parse_page_key(visited[-1].next))
                 visited.append(await told.read_model.history(stream, known_at, rest))
             assert [entry for one in visited for entry in one.entries] == expected
 
@@ -300,7 +302,7 @@ async def test_wait_for(stack: Stack) -> None:
 
 async def test_lag(stack: Stack) -> None:
     """The lag counts the events that wait and the time the oldest of them has waited."""
-    step: Callable[[], Any] = stack.read_model.lags
+    step: Callable[[], Any] = partial(lags, stack.pool)
     (lag,) = await step()
     assert (lag.lag_positions, lag.lag_s, lag.active, lag.state) == (0, 0.0, True, "live")
     for n in range(3):

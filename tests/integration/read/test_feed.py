@@ -8,14 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession
 
-from api.app import make_app
-from api.config.secret_files import Secrets
 from api.config.settings import Settings
 from api.endpoints import feed as feed_module
-from api.runtime import opened
-from tests.conftest import MASTER_KEY
 from tests.support.database import (
     APP,
     PATIENCE_S,
@@ -23,26 +19,26 @@ from tests.support.database import (
     delivery,
     proxied,
 )
+from tests.support.serving import AUTH, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
     from aiohttp import ClientResponse
 
-    from api.runtime import Runtime
     from tests.conftest import Stack
+    from tests.support.serving import Served
 
-SECRETS = Secrets(["secret"], MASTER_KEY, None, "token", [])
-AUTH = {"Authorization": "Bearer token"}
 STREAM = {**AUTH, "Accept": "text/event-stream"}
 
 
 class Service:
     """A running service."""
 
-    def __init__(self, runtime: Runtime, runner: web.AppRunner, session: ClientSession) -> None:
-        self.runtime = runtime
-        self.runner = runner
+    def __init__(self, served: Served, session: ClientSession) -> None:
+        self.runtime = served.runtime
+        self.server = served.runner.server
+        self.port = served.port
         self.session = session
 
     async def deliver(self, *bodies: bytes) -> None:
@@ -68,13 +64,11 @@ class Service:
 @contextlib.asynccontextmanager
 async def serving(url: str) -> AsyncGenerator[Service]:
     """Serve on a free port."""
-    async with opened(Settings(database_url=url, database_timeout_s=5), SECRETS) as runtime:
-        runner = web.AppRunner(make_app(runtime, SECRETS), access_log=None, shutdown_timeout=30)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        async with ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as session:
-            yield Service(runtime, runner, session)
-        await runner.cleanup()
+    async with (
+        served(Settings(database_url=url, database_timeout_s=5)) as running,
+        ClientSession(running.base) as session,
+    ):
+        yield Service(running, session)
 
 
 @pytest.fixture
@@ -209,11 +203,10 @@ async def test_a_reader_who_reads_nothing(
     for n in range(60):
         await service.deliver(delivery(at_ms=n, blob="x" * 200_000))
     assert len(await service.ids(limit="1")) == 1
-    server = service.runner.server
+    server = service.server
     assert server
     others = len(server.connections)
-    host, port = service.runner.addresses[0]
-    reader, writer = await asyncio.open_connection(host, port, limit=1 << 16)
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=1 << 16)
     writer.write(
         b"GET /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token\r\n"
         b"Accept: text/event-stream\r\n\r\n"
@@ -233,10 +226,13 @@ async def test_a_reader_who_reads_nothing(
 
 async def test_the_service_stops(database_url: str) -> None:
     """A service that stops ends its streams at once."""
-    async with serving(database_url) as service, service.stream() as response:
-        await response.content.readuntil(b"\n\n")
-        async with asyncio.timeout(10):  # less than it waits for requests in hand
-            await service.runner.cleanup()
+    settings = Settings(database_url=database_url, shutdown_timeout_s=60)
+    async with contextlib.AsyncExitStack() as stack, ClientSession() as session:
+        running = await stack.enter_async_context(served(settings))
+        async with session.get(f"{running.base}/v1/events", headers=STREAM) as response:
+            await response.content.readuntil(b"\n\n")
+            async with asyncio.timeout(10):  # less than it waits for requests in flight
+                await stack.aclose()
 
 
 async def test_the_database_goes_away(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

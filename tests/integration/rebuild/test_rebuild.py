@@ -13,20 +13,21 @@ import pytest
 from eventstore.errors import LogError, UnavailableError
 from eventstore.events import Position
 from projections.fold.poison import PoisonError
+from projections.processes import WorkerError
 from projections.project.projector import Projector, catch_up, project_batch
 from projections.prove.scrubber import Scrubber, scrub
+from projections.query.lag import lags
 from projections.query.users import Page
 from projections.rebuild import generations, progress, shards
 from projections.rebuild.generations import RebuildRunningError
 from projections.rebuild.rebuild import (
-    NothingToGoBackToError,
+    NoFormerGenerationError,
     Plan,
     drop_others,
     prove_all,
     rebuild,
     roll_back,
 )
-from projections.rebuild.worker_pool import WorkerError
 from projections.tables import Generation
 from tests.support.database import (
     APP,
@@ -436,7 +437,7 @@ async def test_drop(stack: Stack) -> None:
 async def test_roll_back(stack: Stack) -> None:
     """The generation that answered before follows on, and can answer again, up to date."""
     await _fill(stack)
-    with pytest.raises(NothingToGoBackToError):
+    with pytest.raises(NoFormerGenerationError):
         await roll_back(stack.source)
     await rebuild(stack.source, PLAN)
     await _damage(stack)  # in both
@@ -487,7 +488,7 @@ async def test_poison_stops(stack: Stack) -> None:
     with pytest.raises(WorkerError, match="0:101"):
         await rebuild(stack.source, Plan(2, 30, fresh=True))
     assert await tables(stack.pool) == before
-    (lag,) = [lag for lag in await stack.read_model.lags() if lag.active]
+    (lag,) = [lag for lag in await lags(stack.pool) if lag.active]
     assert (lag.generation, lag.position, lag.head) == (1, 100, 101)
 
 
@@ -551,7 +552,7 @@ async def test_differences_are_named(stack: Stack, lines: Lines, workers: int) -
     assert (_told(found.first), found.differing, found.users) == (expected, 4, 20)
     scrubber = Scrubber(stack.log, interval_s=60)
     for partition in range(stack.log.partitions):
-        scrubber.take(await scrub(stack.log, partition, uuid.UUID(int=0), 20))
+        scrubber.record(await scrub(stack.log, partition, uuid.UUID(int=0), 20))
     assert scrubber.scrubbed
     assert (scrubber.scrubbed.users_proven, scrubber.scrubbed.differences) == (20, 4)
     said = [await lines.until("read model differs from the log") for _ in range(4)]

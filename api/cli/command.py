@@ -36,7 +36,7 @@ class FailedError(Exception):
 
 
 class StoppedError(FailedError):
-    """Somebody pressed Ctrl-C."""
+    """The command was interrupted with Ctrl-C."""
 
 
 def new_group() -> typer.Typer:
@@ -83,9 +83,9 @@ def option(name: str, rule: Callable[[str], T], text: str | None) -> T | None:
         raise typer.BadParameter(str(error), param_hint=name) from None
 
 
-def moment(text: str | None, name: str) -> datetime | None:
+def time_option(text: str | None, name: str) -> datetime | None:
     """Read a time given as an option."""
-    return option(name, rules.moment, text)
+    return option(name, rules.parse_time, text)
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -96,7 +96,7 @@ def confirm(question: str, *, yes: bool) -> None:
 
 @contextlib.contextmanager
 def progress(what: str) -> Generator[Callable[[int, int], None]]:
-    """Show a bar on standard error; told (done, in all)."""
+    """Show a bar on standard error; call what it yields with (done, in all)."""
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=output.errors) as bar:
         task = bar.add_task(what, total=None)

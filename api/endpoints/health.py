@@ -1,0 +1,43 @@
+"""Health and metrics, for load balancers and monitoring systems."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from aiohttp import hdrs, web
+
+from api.observe.metrics import CONTENT_TYPE
+
+if TYPE_CHECKING:
+    from api.observe.metrics import Metrics
+    from api.web.params import Params
+    from eventstore.log import EventLog
+
+
+class Health(msgspec.Struct, frozen=True):
+    """All is well; what is not is said by a problem."""
+
+    status: Literal["ok"]
+
+
+class HealthEndpoints:
+    """Requests of load balancers and monitoring systems."""
+
+    def __init__(self, log: EventLog, metrics: Metrics) -> None:
+        self._log = log
+        self._metrics = metrics
+
+    async def metrics(self, _request: web.Request, _query: Params) -> web.Response:
+        """Answer what a monitoring system reads."""
+        headers = {hdrs.CONTENT_TYPE: CONTENT_TYPE}
+        return web.Response(body=await self._metrics.read(), headers=headers)
+
+    async def live(self, _request: web.Request, _query: Params) -> Health:
+        """Say that the process serves."""
+        return Health("ok")
+
+    async def ready(self, _request: web.Request, _query: Params) -> Health:
+        """Say that the database answers too."""
+        await self._log.heads()
+        return Health("ok")

@@ -1,0 +1,228 @@
+"""What surrounds every request: its id, errors turned into answers, limits, access, logging."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from http import HTTPStatus
+from random import getrandbits
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+from aiohttp import hdrs, web
+
+from api.observe.logs import ThrottledLog
+from api.web import timeouts
+from api.web.inflight import too_many
+from api.web.params import NOTHING, Params
+from api.web.problems import Problem, unavailable, unreadable
+from api.web.route import JSON
+from api.web.tokens import Access
+from eventstore.errors import QueueFullError, UnavailableError
+from projections.fold.poison import PoisonError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from api.observe.metrics import Metrics
+    from api.web.inflight import Inflight
+    from api.web.route import Route
+    from api.web.tokens import Tokens
+
+    Handler = Callable[[Any], Awaitable[web.StreamResponse]]
+
+_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+_RETRY_AFTER_S = 5
+# What a refused delivery is counted as.
+_REFUSALS = {
+    400: "incomplete",
+    401: "signature",
+    408: "slow",
+    413: "too-large",
+    503: "overloaded",
+}
+_ACCESS = web.RequestKey("access", Access)
+_encode = msgspec.json.Encoder().encode
+_log = structlog.stdlib.get_logger("userlog.http")
+
+
+class Middlewares:
+    """The stages that every request passes, from the outside in."""
+
+    def __init__(
+        self, metrics: Metrics, inflight: Inflight, tokens: Tokens, timeout_s: float
+    ) -> None:
+        """`timeout_s` is for a request, from its head to its answer."""
+        self._metrics = metrics
+        self._inflight = inflight
+        self._tokens = tokens
+        self._timeout_s = timeout_s
+        self._open_paths: frozenset[str] = frozenset()
+        self._delivery_path = ""
+        self._throttled = ThrottledLog()
+        # Unbound, a logger is made anew for each line, logged or not.
+        self._log = _log.bind()
+
+    def add(self, router: web.UrlDispatcher, table: Iterable[Route]) -> None:
+        """Let a router answer the requests of a table."""
+        for route in table:
+            # By default, an id with a brace matches nothing.
+            path = route.path.replace("}", ":[^/]+}")
+            for method in (route.method, *([hdrs.METH_HEAD] if route.method == "GET" else [])):
+                router.add_route(method, path, _handler(route))
+            if route.scope is None:
+                self._open_paths |= {route.path}
+            if route.delivery is not None:
+                self._delivery_path = route.path
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Count a request, give it its id, map its errors to answers, and log it."""
+        good = self._inflight.enter(request)
+        try:
+            given = request.headers.get("x-request-id", "")
+            chosen = given and _REQUEST_ID.fullmatch(given)
+            request_id = given if chosen else f"{getrandbits(128):032x}"
+            structlog.contextvars.bind_contextvars(request_id=request_id)
+            started = time.perf_counter()
+            try:
+                response = await self._limited(request, handler, good=good)
+            except Exception as error:  # noqa: BLE001 - the last place to turn it into an answer
+                if request.path == self._delivery_path:
+                    self._metrics.refused(_refusal(error))
+                response = self._problem_of(error).response()
+            response.headers["X-Request-Id"] = request_id
+            resource = request.match_info.route.resource
+            route = resource.canonical if resource else "no such path"
+            seconds = time.perf_counter() - started
+            self._metrics.request(route, response.status, seconds)
+            self._log_answer(request.method, route, response.status, seconds)
+            return response
+        finally:
+            self._inflight.leave(request)
+
+    def _log_answer(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Log a request without its contents."""
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:  # the platform repeats them
+            self._throttled.warning(_log, "requests are refused", route=route, status=status)
+            return
+        low, high = status < HTTPStatus.BAD_REQUEST, status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        log = self._log.debug if low else self._log.warning if high else self._log.info
+        milliseconds = round(1000 * seconds, 1)
+        log("request", method=method, route=route, status=status, duration_ms=milliseconds)
+
+    async def _limited(
+        self, request: web.Request, handler: Handler, *, good: bool
+    ) -> web.StreamResponse:
+        """Bound the requests in number and time, require a token.
+
+        Once the service stops, a request is its connection's last.
+        """
+        if not good:
+            raise too_many()
+        request[timeouts.DEADLINE] = limit = asyncio.timeout(self._timeout_s)
+        try:
+            async with limit:
+                if request.path not in self._open_paths:
+                    request[_ACCESS] = await self._access(request)
+                response = await handler(request)
+                if self._inflight.stopping:
+                    response.force_close()
+                return response
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise timeouts.expired(request, self._timeout_s) from None
+
+    async def _access(self, request: web.Request) -> Access:
+        """Require a bearer token; return what it opens."""
+        scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        access = await self._tokens.access(given.strip()) if scheme.lower() == "bearer" else None
+        if access is None:
+            raise Problem(
+                401,
+                "Token missing or wrong",
+                "send the header Authorization: Bearer <token>",
+                headers={hdrs.WWW_AUTHENTICATE: "Bearer"},
+            )
+        return access
+
+    def _problem_of(self, error: Exception) -> Problem:
+        """Map an error to its answer; a defect is logged as well."""
+        match error:
+            case Problem():
+                return error
+            case web.HTTPException():
+                return _of_http(error)
+            case QueueFullError():
+                self._throttled.warning(_log, "queue is full")
+                return unavailable("too much is waiting; send it again", 1)
+            case UnavailableError():
+                self._throttled.warning(_log, "database not available", problem=str(error))
+                return unavailable("the database is not available; send it again", _RETRY_AFTER_S)
+            case PoisonError():
+                about = {"position": str(error.position), "reason": error.reason}
+                _log.warning("event can't be read", **about)
+                return unreadable(**about)
+            case _:
+                _log.error("request failed", exc_info=error)
+                detail = "this is a defect of userlog; its log has a line with this X-Request-Id"
+                return Problem(500, "Internal error", detail)
+
+
+def _handler(route: Route) -> Handler:
+    """Require the route's scope, read its parameters, encode its answer."""
+    strict = route.scope is not None
+    has_parameters = strict or bool(route.parameters)
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        application_id = request.match_info.get("application_id")
+        if route.scope and not request[_ACCESS].allows(route.scope, application_id):
+            raise Problem(403, "Not allowed", "the token is good, but does not open this")
+        query = NOTHING
+        if has_parameters:
+            query = Params(route.parameters, request.query, request.headers, strict=strict)
+        found = await route.call(request, query)
+        if isinstance(found, web.StreamResponse):
+            return found
+        return web.Response(body=_encode(found), content_type=JSON)
+
+    return handle
+
+
+def _refusal(error: Exception) -> str:
+    match error:
+        case Problem():
+            return _REFUSALS.get(error.document.status, "defect")
+        case QueueFullError():
+            return "queue-full"
+        case UnavailableError():
+            return "unavailable"
+        case _:
+            return "defect"
+
+
+def _of_http(error: web.HTTPException) -> Problem:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allow = ", ".join(sorted(error.allowed_methods))
+        return Problem(
+            405, "Method not allowed", f"allowed here: {allow}", headers={hdrs.ALLOW: allow}
+        )
+    if error.status == HTTPStatus.NOT_FOUND:
+        return Problem(404, "No such path", "GET /openapi.json lists the paths that there are")
+    return Problem(error.status, error.reason, "this HTTP request can't be answered as it is")
+
+
+def without_quoting(handler: Handler) -> Handler:
+    """Answer what aiohttp refuses by itself without quoting it: an expectation, for one."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            detail = "see the README for what is understood here"
+            return Problem(error.status, error.reason, detail).response()
+
+    return answer

@@ -1,0 +1,70 @@
+"""The calls of `append()` and `erase()`, the only ways to change the log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from eventstore.errors import database_errors
+from eventstore.events import Appended, Outcome, Position
+from eventstore.postgres import statements
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from eventstore.events import Stream
+    from eventstore.postgres.pool import Connection, Pool
+    from eventstore.sealing.keyring import StreamKey
+    from eventstore.sealing.seal import SealedEvent
+
+# None: the user's key is not the one that the event was sealed with, so it is not in the log.
+Answer: TypeAlias = Appended | None
+
+_SQL = statements.load("eventstore")
+_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
+_ERASURE = b"erased"
+
+
+async def append_batch(
+    source: Pool | Connection, partition: int, batch: Sequence[SealedEvent]
+) -> list[Answer]:
+    """Append in one round trip; return an answer for each event, in order.
+
+    The driver's errors come as they are: who runs batches decides what they mean for each event.
+    """
+    *columns, recorded_ats, _, _ = map(list, zip(*batch, strict=True))
+    new = {one.key.key_id: one for one in batch if not one.key.stored}.values()
+    row = await source.fetchrow(
+        _SQL["append"],
+        partition,
+        recorded_ats if any(recorded_ats) else None,
+        [one.stream_id for one in new],
+        [one.stream.application_id for one in new],
+        [one.stream.user_id for one in new],
+        [one.key_id for one in new],
+        [one.key.wrapped for one in new],
+        *columns,
+    )
+    assert row is not None  # noqa: S101 - the function has one answer
+    answers: list[Answer] = []
+    for name, number in zip(row["outcomes"], row["positions"], strict=True):
+        outcome = _OUTCOMES.get(name)  # none for `stale`
+        answers.append(Appended(outcome, Position(partition, number)) if outcome else None)
+    return answers
+
+
+async def erase(
+    pool: Pool, stream: Stream, key: StreamKey, recorded_at: datetime | None = None
+) -> int | None:
+    """Put a tombstone in a key's place; return the event's number, None if there was no key."""
+    with database_errors():
+        number: int | None = await pool.fetchval(
+            _SQL["erase"],
+            stream.partition,
+            recorded_at,
+            stream.stream_id,
+            key.key_id,
+            key.data_key.identity(_ERASURE),
+            key.data_key.digest(_ERASURE),
+        )
+    return number

@@ -1,0 +1,25 @@
+-- The statements of the keys.
+
+-- [stream_keys] The keys of some users of one partition; an erased user's data_key is null.
+SELECT stream_id, key_id, data_key FROM userlog.streams WHERE partition = $1 AND stream_id = ANY($2);
+
+-- [any_key] One user's key, to see whether the master key opens it.
+SELECT stream_id, key_id, data_key FROM userlog.streams WHERE data_key IS NOT NULL LIMIT 1;
+
+-- [streams_wrapped] Users' wrapped keys after an id, for rotation.
+SELECT stream_id AS id, data_key FROM userlog.streams
+WHERE partition = $1 AND stream_id > $2 AND data_key IS NOT NULL ORDER BY stream_id LIMIT $3;
+
+-- [streams_rewrap] Replace wrapped keys, unless they have been destroyed meanwhile.
+UPDATE userlog.streams s SET data_key = n.new
+FROM unnest($2::uuid[], $3::bytea[], $4::bytea[]) AS n (id, old, new)
+WHERE s.partition = $1 AND s.stream_id = n.id AND s.data_key = n.old;
+
+-- [quarantine_wrapped] Wrapped keys of the quarantine after an id, for rotation.
+SELECT id, data_key FROM userlog.quarantine
+WHERE partition = $1 AND id > $2 ORDER BY id LIMIT $3;
+
+-- [quarantine_rewrap] Replace wrapped keys.
+UPDATE userlog.quarantine q SET data_key = n.new
+FROM unnest($2::uuid[], $3::bytea[], $4::bytea[]) AS n (id, old, new)
+WHERE q.partition = $1 AND q.id = n.id AND q.data_key = n.old;

@@ -59,6 +59,7 @@ check: setup $(VENV)/.bench ## Lint, formatting, types, import rules: everything
 	$(BIN)/mypy
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python .ci/structure.py
 
 format: setup ## Format, and fix what ruff can fix
 	$(BIN)/ruff format

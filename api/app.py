@@ -17,6 +17,7 @@ from api.routes import routes
 from api.web import openapi
 from api.web.inflight import Inflight
 from api.web.middlewares import Middlewares
+from api.web.params import Bounds
 from api.web.tokens import Tokens
 from api.webhook.handler import Webhook
 from eventstore.errors import LogError
@@ -41,7 +42,7 @@ class App:
         """`scrubber` is the one of this process, if it has one."""
         settings, log, pool = runtime.settings, runtime.log, runtime.pool
         self.inflight = Inflight(settings.requests_max, settings.bodies_bytes_max)
-        self.feed = Feed(log, settings.page_rows_max)
+        self.feed = Feed(log)
         self._metrics = Metrics(log, pool, settings)
         self._tokens = Tokens(pool, secrets)
         middlewares = Middlewares(
@@ -59,7 +60,8 @@ class App:
             middlewares=[*([tracing.middleware()] if tracing else []), middlewares.middleware],
             client_max_size=settings.body_bytes_max,
         )
-        middlewares.add(self.application.router, openapi.described(table))
+        bounds = Bounds(log.partitions, settings.page_rows_max)
+        middlewares.add(self.application.router, openapi.described(table, bounds), bounds)
 
     async def close(self) -> None:
         """End what asks the database in the background, and note which tokens were used."""

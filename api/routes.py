@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from api.endpoints.feed import STREAM, Events
+from api.endpoints.feed import STREAM, Events, FeedParameters
 from api.endpoints.health import Health
-from api.endpoints.stats import Stats
+from api.endpoints.stats import Stats, StatsParameters
 from api.endpoints.status import Status
-from api.endpoints.users import Erased
-from api.web import params
+from api.endpoints.users import Erased, HistoryParameters, ListParameters, UserParameters
 from api.web.route import Delivery, Route
 from api.web.tokens import Scope
 from api.webhook import samples
@@ -45,9 +44,8 @@ def routes(  # noqa: PLR0913, PLR0917 - one for each group of endpoints
     feed: Feed,
     status: StatusEndpoints,
     health: HealthEndpoints,
-) -> Sequence[Route]:
+) -> Sequence[Route[Any]]:
     """Make the table; the order is that of the documentation."""
-    positions, moments = feed.positions, (params.VALID_AT, params.KNOWN_AT)
     examples = {name: msgspec.json.decode(body) for name, body in samples.load().items()}
     return (
         Route(
@@ -65,7 +63,7 @@ def routes(  # noqa: PLR0913, PLR0917 - one for each group of endpoints
             users.user,
             User,
             Scope.READ,
-            (*moments, users.min_position),
+            UserParameters,
             problems=(410,),
         ),
         Route(
@@ -74,10 +72,7 @@ def routes(  # noqa: PLR0913, PLR0917 - one for each group of endpoints
             users.history,
             History,
             Scope.READ,
-            (
-                *(*moments, params.ORDER, users.limit, params.HISTORY_AFTER),
-                users.min_position,
-            ),
+            HistoryParameters,
             problems=(410,),
         ),
         Route(
@@ -86,10 +81,7 @@ def routes(  # noqa: PLR0913, PLR0917 - one for each group of endpoints
             users.users,
             Users,
             Scope.READ,
-            (
-                *(params.EMAIL, params.PHONE, params.USERNAME, params.LIFECYCLE),
-                *(params.UPDATED_SINCE, users.limit, params.SEARCH_AFTER),
-            ),
+            ListParameters,
         ),
         Route(
             "GET",
@@ -97,7 +89,7 @@ def routes(  # noqa: PLR0913, PLR0917 - one for each group of endpoints
             stats.stats,
             Stats,
             Scope.READ,
-            (params.FROM, params.TO),
+            StatsParameters,
         ),
         Route("DELETE", f"{_USER}/personal-data", users.erase, Erased, Scope.ERASE),
         Route(
@@ -106,7 +98,7 @@ def routes(  # noqa: PLR0913, PLR0917 - one for each group of endpoints
             feed.events,
             Events,
             Scope.READ,
-            (positions.after, positions.partition, feed.limit, params.WAIT_S, positions.resumed),
+            FeedParameters,
             media=(STREAM,),
         ),
         Route("GET", "/v1/status", status.status, Status, Scope.READ),

@@ -14,7 +14,7 @@ from api.config import settings as settings_module
 from api.config.secret_files import obtain
 from api.observe import logs
 from api.runtime import opened
-from api.web import rules
+from api.web.times import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -54,7 +54,7 @@ def read_settings(log_level: LogLevel | None = "warning", **given: Any) -> Setti
     return settings
 
 
-def run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - whatever the work returns
+def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end."""
     try:
         return uvloop.run(work)
@@ -62,11 +62,11 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - whatever the w
         raise StoppedError("interrupted") from None
 
 
-def with_runtime(work: Callable[[Runtime], Awaitable[Any]], *, owner: bool = False) -> Any:  # noqa: ANN401 - likewise
+def with_runtime(work: Callable[[Runtime], Awaitable[T]], *, owner: bool = False) -> T:
     """Open everything, do the work, close everything; return what the work returns."""
     settings = read_settings()
 
-    async def inside() -> Any:  # noqa: ANN401 - likewise
+    async def inside() -> T:
         async with opened(settings, obtain(settings), owner=owner) as runtime:
             return await work(runtime)
 
@@ -85,7 +85,7 @@ def option(name: str, rule: Callable[[str], T], text: str | None) -> T | None:
 
 def time_option(text: str | None, name: str) -> datetime | None:
     """Read a time given as an option."""
-    return option(name, rules.parse_time, text)
+    return option(name, parse_time, text)
 
 
 def confirm(question: str, *, yes: bool) -> None:

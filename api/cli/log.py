@@ -142,7 +142,7 @@ def import_command(
         return importer.done
 
     try:
-        done: Imported = with_runtime(work)
+        done = with_runtime(work)
     except (OSError, EOFError, zstandard.ZstdError) as error:
         raise FailedError(f"a file can't be read ({error})") from None
     if json:

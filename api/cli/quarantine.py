@@ -68,7 +68,7 @@ def replay_command(
         taken = [await runtime.ingest.replay(key) for key in chosen]
         return {"taken": sum(taken), "left": len(taken) - sum(taken)}
 
-    found: dict[str, int] = with_runtime(work)
+    found = with_runtime(work)
     if json:
         output.as_json(found)
     else:
@@ -86,7 +86,7 @@ def purge_command(
     async def choose(runtime: Runtime) -> list[uuid.UUID]:
         return keys or await _chosen(runtime, reason, everything=everything)
 
-    chosen: list[uuid.UUID] = with_runtime(choose)
+    chosen = with_runtime(choose)
     confirm(f"Throw {len(chosen)} deliveries away for good?", yes=yes)
 
     async def work(runtime: Runtime) -> int:

@@ -8,7 +8,7 @@ import typer
 
 from api.cli import output
 from api.cli.command import Application, FailedError, Json, new_group, option, with_runtime
-from api.web import rules
+from api.web.times import first_day, parse_day, today
 from projections.project import parked
 from projections.project.repair import repair
 from projections.query import stats
@@ -39,17 +39,17 @@ def stats_command(
     """Show by day how many users were new, deleted, blocked, and active at its end."""
 
     async def work(runtime: Runtime) -> list[Day]:
-        until = option("--to", rules.day, last) or rules.today()
+        until = option("--to", parse_day, last) or today()
         days_max = runtime.settings.page_rows_max
 
-        def first_day(text: str) -> date:
-            return rules.first_day(rules.day(text), until, days_max)
+        def parse_first(text: str) -> date:
+            return first_day(parse_day(text), until, days_max)
 
-        since = option("--from", first_day, first) or rules.first_day(None, until, days_max)
+        since = option("--from", parse_first, first) or first_day(None, until, days_max)
         partitions = runtime.log.partitions
         return await stats.days_of(runtime.pool, partitions, application_id, since, until)
 
-    found: list[Day] = with_runtime(work)
+    found = with_runtime(work)
     if json:
         output.as_json({"application_id": application_id, "days": found})
     elif found:

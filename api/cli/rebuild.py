@@ -16,6 +16,7 @@ from projections.rebuild.rebuild import Plan, drop_others, prove_all, rebuild, r
 if TYPE_CHECKING:
     from api.runtime import Runtime
     from projections.prove.differences import Differences
+    from projections.rebuild.rebuild import Rebuilt
 
 app = new_group()
 _SHOWN = 20
@@ -80,7 +81,7 @@ def rebuild_command(
 
 
 def _rebuild(plan: Plan, *, json: bool) -> None:
-    async def work(runtime: Runtime) -> object:
+    async def work(runtime: Runtime) -> Rebuilt:
         async with rebuild_shown(runtime) as begun:
             return await rebuild(runtime.source, plan, begun)
 
@@ -101,7 +102,7 @@ def _verify(plan: Plan, *, fail: bool, json: bool) -> None:
         with progress("proving") as update:
             return await prove_all(runtime.source, plan, update)
 
-    found: Differences = with_runtime(work, owner=True)
+    found = with_runtime(work, owner=True)
     if json:
         output.as_json(found)
     else:
@@ -122,7 +123,7 @@ def _show(found: Differences, wrong: str, right: str) -> None:
 
 
 def _roll_back(*, json: bool) -> None:
-    number: int = with_runtime(lambda runtime: roll_back(runtime.source), owner=True)
+    number = with_runtime(lambda runtime: roll_back(runtime.source), owner=True)
     if json:
         output.as_json({"generation": number})
     else:
@@ -130,7 +131,7 @@ def _roll_back(*, json: bool) -> None:
 
 
 def _drop(*, json: bool) -> None:
-    dropped: list[int] = with_runtime(lambda runtime: drop_others(runtime.source), owner=True)
+    dropped = with_runtime(lambda runtime: drop_others(runtime.source), owner=True)
     if json:
         output.as_json({"dropped": dropped})
     else:

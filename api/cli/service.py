@@ -109,7 +109,7 @@ def send_command(
     secret = obtain(settings).webhook_secrets[0]
     url = url or f"http://{settings.host}:{settings.port}{WEBHOOK_PATH}"
     try:
-        sent: list[send.Sent] = run(send.send(url, secret, files or []))
+        sent = run(send.send(url, secret, files or []))
     except OSError as error:
         raise FailedError(f"{error.filename} can't be read ({error.strerror})") from None
     if json:
@@ -136,7 +136,7 @@ def status_command(
     async def work(runtime: Runtime) -> Status:
         return await read_status(StatusSource(runtime.log, runtime.pool, runtime.quarantine))
 
-    found: Status = with_runtime(work)
+    found = with_runtime(work)
     if json:
         output.as_json(found)
     else:

@@ -34,7 +34,7 @@ def create_command(
     async def work(runtime: Runtime) -> str:
         return await Tokens(runtime.pool).create(name, scope or [Scope.READ], application or None)
 
-    token: str = with_runtime(work)
+    token = with_runtime(work)
     if json:
         output.as_json({"token": token})
     else:
@@ -48,7 +48,7 @@ def list_command(json: Json = False) -> None:
     async def work(runtime: Runtime) -> list[Token]:
         return await Tokens(runtime.pool).all()
 
-    found: list[Token] = with_runtime(work)
+    found = with_runtime(work)
     if json:
         output.as_json(found)
     else:

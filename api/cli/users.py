@@ -59,7 +59,7 @@ def user_command(
             await _fail_if_parked(runtime, stream)
         return found
 
-    found: User | None = with_runtime(work)
+    found = with_runtime(work)
     if found is None:
         raise FailedError(_NOBODY)
     if json:
@@ -92,7 +92,7 @@ def history_command(
             await _fail_if_parked(runtime, stream)
         return found
 
-    found: History = with_runtime(work)
+    found = with_runtime(work)
     if not found.entries:
         raise FailedError(_NOBODY)
     if json:
@@ -123,7 +123,7 @@ def erase_command(
     async def work(runtime: Runtime) -> Erasure:
         return await runtime.log.erase(runtime.log.stream(application_id, user_id))
 
-    found: Erasure = with_runtime(work)
+    found = with_runtime(work)
     if not found.known or found.erased_at is None:
         raise FailedError("no such user")
     if json:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 import msgspec
 from aiohttp import hdrs, web
+from msgspec import Meta
 
-from api.web import params, timeouts
+from api.web import timeouts
+from api.web.params import PARTITION, POSITION, Limit, Parameters
 from api.web.problems import bad_parameter
 from eventstore import read
 from eventstore.errors import LogError
@@ -27,7 +29,6 @@ from projections.query.formats import EventType, PositionText, Time, rfc3339
 if TYPE_CHECKING:
     import asyncpg
 
-    from api.web.params import Params
     from eventstore.log import EventLog
 
 _POLL_S = 0.25
@@ -42,6 +43,38 @@ _STREAM_HEADERS = {
     "X-Accel-Buffering": "no",
 }
 _encode = msgspec.json.Encoder().encode
+
+
+class FeedParameters(Parameters, frozen=True):
+    """A part of the log."""
+
+    after: Annotated[
+        Position | None,
+        POSITION,
+        Meta(
+            description="go on after this position; if not given, from the first",
+            examples=["0:1"],
+        ),
+    ] = None
+    partition: Annotated[
+        int | None,
+        PARTITION,
+        Meta(description="which part of the log, if there are several and no `after`"),
+    ] = None
+    limit: Limit = 0
+    wait_s: Annotated[
+        int,
+        Meta(ge=0, le=60, description="if there is nothing yet, wait for so many seconds at most"),
+    ] = 0
+    resumed: Annotated[
+        Position | None,
+        POSITION,
+        Meta(
+            description="of a stream: the same as `after`, and before it",
+            examples=["0:1"],
+            extra={"location": "header"},
+        ),
+    ] = msgspec.field(default=None, name="Last-Event-ID")
 
 
 class EventData(msgspec.Struct, frozen=True):
@@ -125,18 +158,18 @@ class Tail:
 class Feed:
     """Requests for the log; streams end when it is `stopping`."""
 
-    def __init__(self, log: EventLog, page_rows_max: int) -> None:
+    def __init__(self, log: EventLog) -> None:
         self._log = log
-        self.limit = params.limit(page_rows_max)
-        self.positions = params.PositionParams(log.partitions)
         self._tail = Tail(log)
         self.stopping = asyncio.Event()
 
-    async def events(self, request: web.Request, query: Params) -> Events | web.StreamResponse:
+    async def events(
+        self, request: web.Request, given: FeedParameters
+    ) -> Events | web.StreamResponse:
         """Answer what is in the log, by page or, if that is what is accepted, as a stream."""
         streamed = STREAM in request.headers.get(hdrs.ACCEPT, "")
-        begin = self._begin(query, resumed=query[self.positions.resumed] if streamed else None)
-        limit, wait_s = query[self.limit], query[params.WAIT_S]
+        begin = self._begin(given, resumed=given.resumed if streamed else None)
+        limit, wait_s = given.limit, given.wait_s
         page = await self._page(begin, limit)
         if streamed:
             return await self._stream(request, page)
@@ -145,9 +178,9 @@ class Feed:
             page = await self._page(begin, limit)
         return page
 
-    def _begin(self, query: Params, resumed: Position | None) -> Position:
+    def _begin(self, given: FeedParameters, resumed: Position | None) -> Position:
         """Return the position to go on after."""
-        partition, after = query[self.positions.partition], resumed or query[self.positions.after]
+        partition, after = given.partition, resumed or given.after
         if after is None and partition is None and self._log.partitions > 1:
             raise bad_parameter("partition", f"needed: 0 to {self._log.partitions - 1}")
         if after and partition not in (None, after.partition):

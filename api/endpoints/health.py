@@ -11,7 +11,7 @@ from api.observe.metrics import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from api.observe.metrics import Metrics
-    from api.web.params import Params
+    from api.web.params import Parameters
     from eventstore.log import EventLog
 
 
@@ -28,16 +28,16 @@ class HealthEndpoints:
         self._log = log
         self._metrics = metrics
 
-    async def metrics(self, _request: web.Request, _query: Params) -> web.Response:
+    async def metrics(self, _request: web.Request, _given: Parameters) -> web.Response:
         """Answer what a monitoring system reads."""
         headers = {hdrs.CONTENT_TYPE: CONTENT_TYPE}
         return web.Response(body=await self._metrics.read(), headers=headers)
 
-    async def live(self, _request: web.Request, _query: Params) -> Health:
+    async def live(self, _request: web.Request, _given: Parameters) -> Health:
         """Say that the process serves."""
         return Health("ok")
 
-    async def ready(self, _request: web.Request, _query: Params) -> Health:
+    async def ready(self, _request: web.Request, _given: Parameters) -> Health:
         """Say that the database answers too."""
         await self._log.heads()
         return Health("ok")

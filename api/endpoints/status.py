@@ -16,7 +16,7 @@ from projections.rebuild.progress import Progress
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from api.web.params import Params
+    from api.web.params import Parameters
     from eventstore.log import EventLog
     from eventstore.postgres.pool import Pool
     from eventstore.quarantine import Quarantine
@@ -79,6 +79,6 @@ class StatusEndpoints:
     def __init__(self, source: StatusSource) -> None:
         self._source = source
 
-    async def status(self, _request: web.Request, _query: Params) -> Status:
+    async def status(self, _request: web.Request, _given: Parameters) -> Status:
         """Answer how far the log and the read models have come."""
         return await read_status(self._source)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import structlog
+from msgspec import Meta
 
-from api.web import params
+from api.web.params import TIME, KnownAt, Limit, MinPosition, Parameters, Rule, Text, ValidAt
 from api.web.problems import Problem, unreadable
-from projections.query import search
+from projections.fold.state import Lifecycle
+from projections.query import search, users
 from projections.query.formats import PositionText, Time, rfc3339
-from projections.query.users import FOREVER, NotReachedError, Page
+from projections.query.users import FOREVER, NotReachedError, Order, Page
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from api.config.settings import Settings
-    from api.web.params import Params
     from eventstore.events import Position, Stream
     from eventstore.log import EventLog
     from eventstore.postgres.pool import Pool
@@ -25,6 +27,58 @@ if TYPE_CHECKING:
     from projections.query.views import History, User, Users
 
 _log = structlog.stdlib.get_logger("userlog.http")
+
+
+_HISTORY_KEY = Rule(
+    lambda text, _: users.parse_page_key(text),
+    lambda _: {"type": "string", "pattern": "^[0-9a-f]{83,97}$"},
+)
+_LIST_KEY = Rule(
+    lambda text, _: search.parse_page_key(text),
+    lambda _: {"type": "string", "pattern": "^(-[0-9]{1,13}|[0-9]{1,14})-[0-9a-f]{32}$"},
+)
+_NEXT = Meta(description="`next` of the page before")
+
+
+class UserParameters(Parameters, frozen=True):
+    """A user, now or at a moment."""
+
+    valid_at: ValidAt = None
+    known_at: KnownAt = None
+    min_position: MinPosition = None
+
+
+class HistoryParameters(Parameters, frozen=True):
+    """A part of a user's history."""
+
+    valid_at: ValidAt = None
+    known_at: KnownAt = None
+    order: Annotated[Order, Meta(description="oldest first, or newest")] = "asc"
+    limit: Limit = 0
+    after: Annotated[users.PageKey | None, _HISTORY_KEY, _NEXT] = None
+    min_position: MinPosition = None
+
+
+class ListParameters(Parameters, frozen=True):
+    """Users of an application."""
+
+    email: Annotated[
+        Text | None, Meta(description="whole, in any case", examples=["jo@example.com"])
+    ] = None
+    phone: Annotated[
+        Text | None,
+        Meta(
+            description="with or without country code, leading zeros and signs",
+            examples=["5550001"],
+        ),
+    ] = None
+    username: Annotated[Text | None, Meta(description="whole, in any case")] = None
+    lifecycle: Annotated[Lifecycle | None, Meta(description="users who are this now")] = None
+    updated_since: Annotated[
+        datetime, TIME, Meta(description="users whose newest event occurred then or later")
+    ] = search.EVER
+    limit: Limit = 0
+    after: Annotated[search.PageKey | None, _LIST_KEY, _NEXT] = None
 
 
 class Erased(msgspec.Struct, frozen=True):
@@ -45,52 +99,39 @@ class UserEndpoints:
         self._pool = pool
         self._read_model = read_model
         self._wait_timeout_s = settings.wait_timeout_s
-        self.limit = params.limit(settings.page_rows_max)
-        self.min_position = params.PositionParams(log.partitions).min_position
 
-    async def user(self, request: web.Request, query: Params) -> User:
+    async def user(self, request: web.Request, given: UserParameters) -> User:
         """Answer who a user is, or was."""
         stream = self._stream(request)
-        valid_at, known_at = query[params.VALID_AT], query[params.KNOWN_AT]
-        await self._wait(query[self.min_position])
-        found = await self._read_model.user(stream, valid_at, known_at)
+        await self._wait(given.min_position)
+        found = await self._read_model.user(stream, given.valid_at, given.known_at)
         if found is None:
-            raise await self._missing(stream, now=valid_at is None and known_at is None)
+            now = given.valid_at is None and given.known_at is None
+            raise await self._missing(stream, now=now)
         return found
 
-    async def history(self, request: web.Request, query: Params) -> History:
+    async def history(self, request: web.Request, given: HistoryParameters) -> History:
         """Answer what happened to a user, in effective order."""
         stream = self._stream(request)
-        known_at = query[params.KNOWN_AT]
-        page = Page(
-            order=query[params.ORDER],
-            limit=query[self.limit],
-            after=query[params.HISTORY_AFTER],
-            valid_at=query[params.VALID_AT] or FOREVER,
-        )
-        await self._wait(query[self.min_position])
-        found = await self._read_model.history(stream, known_at, page)
+        page = Page(given.order, given.limit, given.after, given.valid_at or FOREVER)
+        await self._wait(given.min_position)
+        found = await self._read_model.history(stream, given.known_at, page)
         if not found.entries and page.after is None:
-            raise await self._missing(stream, now=known_at is None)
+            raise await self._missing(stream, now=given.known_at is None)
         return found
 
-    async def users(self, request: web.Request, query: Params) -> Users:
+    async def users(self, request: web.Request, given: ListParameters) -> Users:
         """Answer which users an application has, or has with an e-mail, phone or username."""
         wanted = search.Wanted(
             request.match_info["application_id"],
-            {
-                "email": query[params.EMAIL],
-                "phone": query[params.PHONE],
-                "username": query[params.USERNAME],
-            },
-            query[params.LIFECYCLE],
-            query[params.UPDATED_SINCE],
+            {"email": given.email, "phone": given.phone, "username": given.username},
+            given.lifecycle,
+            given.updated_since,
         )
-        limit, after = query[self.limit], query[params.SEARCH_AFTER]
-        partitions = self._log.partitions
-        return await search.search(self._pool, partitions, wanted, limit=limit, after=after)
+        partitions, limit = self._log.partitions, given.limit
+        return await search.search(self._pool, partitions, wanted, limit=limit, after=given.after)
 
-    async def erase(self, request: web.Request, _query: Params) -> Erased:
+    async def erase(self, request: web.Request, _given: Parameters) -> Erased:
         """Erase a user for good; again: nothing more to do."""
         done = await self._log.erase(self._stream(request))
         if not done.known or done.erased_at is None:

@@ -16,7 +16,7 @@ from aiohttp import hdrs, web
 from api.observe.logs import ThrottledLog
 from api.web import timeouts
 from api.web.inflight import too_many
-from api.web.params import NOTHING, Params
+from api.web.params import Bounds, Parameters, Reader
 from api.web.problems import Problem, unavailable, unreadable
 from api.web.route import JSON
 from api.web.tokens import Access
@@ -43,6 +43,7 @@ _REFUSALS = {
     413: "too-large",
     503: "overloaded",
 }
+_NO_PARAMETERS = Parameters()
 _ACCESS = web.RequestKey("access", Access)
 _encode = msgspec.json.Encoder().encode
 _log = structlog.stdlib.get_logger("userlog.http")
@@ -65,13 +66,13 @@ class Middlewares:
         # Unbound, a logger is made anew for each line, logged or not.
         self._log = _log.bind()
 
-    def add(self, router: web.UrlDispatcher, table: Iterable[Route]) -> None:
+    def add(self, router: web.UrlDispatcher, table: Iterable[Route[Any]], bounds: Bounds) -> None:
         """Let a router answer the requests of a table."""
         for route in table:
             # By default, an id with a brace matches nothing.
             path = route.path.replace("}", ":[^/]+}")
             for method in (route.method, *([hdrs.METH_HEAD] if route.method == "GET" else [])):
-                router.add_route(method, path, _handler(route))
+                router.add_route(method, path, _handler(route, bounds))
             if route.scope is None:
                 self._open_paths |= {route.path}
             if route.delivery is not None:
@@ -172,19 +173,20 @@ class Middlewares:
                 return Problem(500, "Internal error", detail)
 
 
-def _handler(route: Route) -> Handler:
+def _handler(route: Route[Any], bounds: Bounds) -> Handler:
     """Require the route's scope, read its parameters, encode its answer."""
     strict = route.scope is not None
-    has_parameters = strict or bool(route.parameters)
+    reader = Reader(route.parameters, bounds, strict=strict)
+    has_parameters = strict or bool(reader.parameters)
 
     async def handle(request: web.Request) -> web.StreamResponse:
         application_id = request.match_info.get("application_id")
         if route.scope and not request[_ACCESS].allows(route.scope, application_id):
             raise Problem(403, "Not allowed", "the token is good, but does not open this")
-        query = NOTHING
+        given = _NO_PARAMETERS
         if has_parameters:
-            query = Params(route.parameters, request.query, request.headers, strict=strict)
-        found = await route.call(request, query)
+            given = reader.read(request.query, request.headers)
+        found = await route.call(request, given)
         if isinstance(found, web.StreamResponse):
             return found
         return web.Response(body=_encode(found), content_type=JSON)

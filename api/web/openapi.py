@@ -16,13 +16,14 @@ import msgspec
 from aiohttp import web
 
 from api.web import params, problems
+from api.web.params import Reader
 from api.web.problems import ProblemDocument
 from api.web.route import JSON, Delivery, Route
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from api.web.params import Parameter, Params
+    from api.web.params import Bounds, Parameter, Parameters
 
     Schema = dict[str, Any]
 
@@ -57,22 +58,22 @@ _HEADERS = {
 _PROBLEM_HEADERS = {401: ["WWW-Authenticate"], 503: ["Retry-After"]}
 
 
-def described(table: Sequence[Route]) -> Sequence[Route]:
+def described(table: Sequence[Route[Any]], bounds: Bounds) -> Sequence[Route[Any]]:
     """Add the route that answers with the description of the whole table."""
 
-    async def openapi(_request: web.Request, _query: Params) -> web.Response:
+    async def openapi(_request: web.Request, _given: Parameters) -> web.Response:
         """Answer with this description."""
         return web.Response(body=body(), content_type=JSON)
 
     @cache
     def body() -> bytes:
-        return msgspec.json.encode(document(whole))
+        return msgspec.json.encode(document(whole, bounds))
 
     whole = (*table, Route("GET", _PATH, openapi, dict[str, Any], None, problems=(503,)))
     return whole
 
 
-def document(table: Sequence[Route]) -> Schema:
+def document(table: Sequence[Route[Any]], bounds: Bounds) -> Schema:
     """Describe a route table."""
     types = {one: None for route in table for one in (route.answer, ProblemDocument)}
     template = "#/components/schemas/{name}"
@@ -80,7 +81,9 @@ def document(table: Sequence[Route]) -> Schema:
     schema_of = dict(zip(types, schemas, strict=True))
     paths: dict[str, Schema] = {}
     for route in table:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schema_of)
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(
+            route, bounds, schema_of
+        )
     return {
         "openapi": "3.1.0",
         "info": {
@@ -102,12 +105,13 @@ def document(table: Sequence[Route]) -> Schema:
     }
 
 
-def _operation(route: Route, schema_of: dict[type, Schema]) -> Schema:
+def _operation(route: Route[Any], bounds: Bounds, schema_of: dict[type, Schema]) -> Schema:
     summary, _, rest = (inspect.getdoc(route.call) or "").partition("\n\n")
+    known = Reader(route.parameters, bounds).parameters
     found: Schema = {
         "operationId": route.call.__name__,
         "summary": summary,
-        "parameters": [_parameter(one) for one in (*_ids(route.path), *route.parameters)],
+        "parameters": [_parameter(one) for one in (*_ids(route.path), *known)],
         "responses": {
             "200": _answer(route, schema_of[route.answer]),
             **{str(one): _ref("responses", str(one)) for one in _problems(route)},
@@ -121,13 +125,13 @@ def _operation(route: Route, schema_of: dict[type, Schema]) -> Schema:
     return found
 
 
-def _ids(path: str) -> list[Parameter[str]]:
+def _ids(path: str) -> list[Parameter]:
     return [params.IDS[name] for name in re.findall(r"\{(\w+)\}", path)]
 
 
-def _parameter(parameter: Parameter[Any]) -> Schema:
-    schema = dict(parameter.rule.schema)
-    if isinstance(parameter.default, str | int) and parameter.location != "path":
+def _parameter(parameter: Parameter) -> Schema:
+    schema = dict(parameter.schema)
+    if isinstance(parameter.default, str | int):
         schema["default"] = parameter.default
     found: Schema = {
         "name": parameter.name,
@@ -141,14 +145,14 @@ def _parameter(parameter: Parameter[Any]) -> Schema:
     return found
 
 
-def _answer(route: Route, schema: Schema) -> Schema:
+def _answer(route: Route[Any], schema: Schema) -> Schema:
     types = {media: {"schema": {"type": "string"}} for media in route.media}
     if route.answer is not str:
         types = {JSON: {"schema": schema}, **types}
     return {"description": HTTPStatus.OK.phrase, "headers": _headers(), "content": types}
 
 
-def _problems(route: Route) -> list[int]:
+def _problems(route: Route[Any]) -> list[int]:
     """Return the statuses of what can go wrong."""
     found = {*route.problems}
     if route.scope is not None:
@@ -174,7 +178,7 @@ def _ref(what: str, name: str) -> Schema:
     return {"$ref": f"#/components/{what}/{name}"}
 
 
-def _security(route: Route) -> list[Schema]:
+def _security(route: Route[Any]) -> list[Schema]:
     if route.delivery:
         return [{"signature": []}]
     return [{"token": [str(route.scope)]}] if route.scope else []
@@ -186,7 +190,7 @@ def _delivery(delivery: Delivery) -> Schema:
     return {"description": delivery.description, "content": content}
 
 
-def _security_schemes(table: Iterable[Route]) -> Schema:
+def _security_schemes(table: Iterable[Route[Any]]) -> Schema:
     """Return the schemes: bearer tokens, and the signature of deliveries."""
     schemes = dict(_SECURITY)
     for route in table:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Generic
 
 import msgspec
 from aiohttp import web
 
-from api.web.params import Parameter, Params
+from api.web.params import P, Parameters
 from api.web.tokens import Scope
 
 JSON = "application/json"
@@ -22,7 +22,7 @@ class Delivery(msgspec.Struct, frozen=True):
     signature_header: str
 
 
-class Route(msgspec.Struct, frozen=True):
+class Route(msgspec.Struct, Generic[P], frozen=True):
     """A request, its handler and its description.
 
     `call` returns an `answer`, which is encoded as JSON, or a response of one of the types in
@@ -33,10 +33,10 @@ class Route(msgspec.Struct, frozen=True):
 
     method: str
     path: str
-    call: Callable[[web.Request, Params], Awaitable[object]]
+    call: Callable[[web.Request, P], Awaitable[object]]
     answer: type
     scope: Scope | None
-    parameters: tuple[Parameter[Any], ...] = ()
+    parameters: type[P] = Parameters  # type: ignore[assignment]
     media: tuple[str, ...] = ()
     problems: tuple[int, ...] = ()
     delivery: Delivery | None = None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from api.config.secret_files import Secrets
     from api.observe.metrics import Metrics
     from api.web.inflight import Inflight
-    from api.web.params import Params
+    from api.web.params import Parameters
     from api.webhook.ingest import Ingest, Receipt
 
 _SIGNATURE_HELP = (
@@ -36,7 +36,7 @@ class Webhook:
         self._metrics = metrics
         self._inflight = inflight
 
-    async def webhook(self, request: web.Request, _query: Params) -> Receipt:
+    async def webhook(self, request: web.Request, _given: Parameters) -> Receipt:
         """Take a delivery; 200 means that it is durable, or ignored, or in quarantine."""
         body = await self._inflight.read(request)
         if not verify(body, request.headers.get(HEADER), self._secrets.webhook_secrets):

@@ -1,20 +1,31 @@
-"""Parameters of requests: what each rule takes, and what it says otherwise."""
+"""Parameters of requests: what each kind takes, and what it answers otherwise."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, date, datetime
+from typing import Annotated, Any, Literal
 
+import msgspec
 import pytest
+from msgspec import Meta
 from multidict import MultiDict
 
-from api.web.params import Parameter, Params
+from api.web.params import (
+    DAY,
+    PARTITION,
+    POSITION,
+    TIME,
+    Bounds,
+    Limit,
+    Parameters,
+    Reader,
+    Text,
+    number,
+)
 from api.web.problems import Problem
-from api.web.rules import TIME, number, one_of, parse_time
+from api.web.times import parse_time
+from eventstore.events import Position
 from tests.support.deliveries import AT, AT_MS, short
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 @pytest.mark.parametrize(
@@ -66,10 +77,33 @@ def test_no_moment(text: str, problem: str) -> None:
         parse_time(text)
 
 
+BOUNDS = Bounds(partitions=2, page_rows_max=9)
+
+
+class Known(Parameters, frozen=True):
+    """A parameter of each type."""
+
+    limit: Limit = 0
+    order: Annotated[Literal["asc", "desc"], Meta(description="which way")] = "asc"
+    since: Annotated[datetime | None, TIME, Meta(description="how long ago")] = None
+    day: Annotated[date | None, DAY, Meta(description="which day")] = None
+    name: Annotated[Text | None, Meta(description="which name")] = None
+    life: Annotated[Literal["long", "short"] | None, Meta(description="how long")] = None
+    after: Annotated[Position | None, POSITION, Meta(description="from where")] = None
+    partition: Annotated[int | None, PARTITION, Meta(description="which part")] = None
+    last: Annotated[int, Meta(ge=0, le=9, description="the last", extra={"location": "header"})] = (
+        msgspec.field(default=0, name="Last-Seen")
+    )
+
+
+READER = Reader(Known, BOUNDS)
+NAMES = "limit, order, since, day, name, life, after, partition"
+
+
 @pytest.mark.parametrize(("text", "expected"), [("1", 1), ("100", 100), ("007", 7)])
 def test_numbers(text: str, expected: int) -> None:
     """A whole number between both limits, each included."""
-    assert number(1, 100).read(text) == expected
+    assert number(1, 100).read(text, BOUNDS) == expected
 
 
 @pytest.mark.parametrize(
@@ -87,52 +121,66 @@ def test_numbers(text: str, expected: int) -> None:
 def test_no_number(text: str, problem: str) -> None:
     """What is no such number is refused with both limits."""
     with pytest.raises(ValueError, match=f"^{problem}$"):
-        number(1, 100).read(text)
+        number(1, 100).read(text, BOUNDS)
 
 
-def test_choices() -> None:
-    """A choice is one of the words, exactly; else they are all named."""
-    rule = one_of(("asc", "desc"))
-    assert rule.read("desc") == "desc"
-    for text in ("", "ASC", "asc,desc"):
-        with pytest.raises(ValueError, match=r"^one of asc, desc$"):
-            rule.read(text)
+def read(*query: tuple[str, str], last: str = "0") -> Known:
+    """Read a request's parameters."""
+    return READER.read(MultiDict(query), {"Last-Seen": last})
 
 
-LIMIT: Parameter[int] = Parameter("limit", number(1, 9), "how many", 5)
-ORDER: Parameter[str] = Parameter("order", one_of(("asc", "desc")), "which way", "asc")
-SINCE: Parameter[datetime | None] = Parameter("since", TIME, "how long ago", None)
-LAST = Parameter("Last-Seen", number(0, 9), "the last", 0, location="header")
-KNOWN: Sequence[Parameter[Any]] = (LIMIT, ORDER, SINCE, LAST)
-
-
-def problems(
-    *query: tuple[str, str], known: Sequence[Parameter[Any]] = KNOWN, last: str = "0"
-) -> dict[str, str]:
+def problems(*query: tuple[str, str], last: str = "0", reader: Any = READER) -> dict[str, str]:
     """Return what is wrong with a request."""
     with pytest.raises(Problem) as raised:
-        Params(known, MultiDict(query), {"Last-Seen": last})
+        reader.read(MultiDict(query), {"Last-Seen": last})
     assert raised.value.document.status == 400
     return {error.parameter: error.detail for error in raised.value.document.errors}
 
 
+def test_choices() -> None:
+    """A choice is one of the words, exactly; else they are all named."""
+    assert read(("order", "desc"), ("life", "long")) == Known(limit=9, order="desc", life="long")
+    for text in ("", "ASC", "asc,desc"):
+        assert problems(("order", text)) == {"order": "one of asc, desc"}
+    assert problems(("life", "")) == {"life": "one of long, short"}
+
+
 def test_good_parameters() -> None:
     """Parameters come converted, those not given as their default."""
-    found = Params(KNOWN, MultiDict({"limit": "7"}), {"Last-Seen": "3"})
-    assert (found[LIMIT], found[LAST]) == (7, 3)
-    assert (found[ORDER], found[SINCE]) == ("asc", None)
+    given = (("limit", "7"), ("since", str(AT_MS)), ("day", "2023-06-13"), ("name", " a "))
+    found = read(*given, ("after", "1:42"), ("partition", "1"), last="3")
+    assert found == Known(
+        limit=7,
+        since=AT,
+        day=date(2023, 6, 13),
+        name=" a ",
+        after=Position(1, 42),
+        partition=1,
+        last=3,
+    )
+    assert read() == Known(limit=9)
+    assert Reader(Known, Bounds(1, 1_000)).read(MultiDict(), {}) == Known(limit=100)
 
 
 def test_every_mistake_is_reported_at_once() -> None:
-    """All wrong and unknown parameters are named in one answer, with the known ones."""
-    query = (("limit", "0"), ("order", "up"), ("since", "now"), ("limits", "1"))
-    assert problems(*query, last="x") == {
-        "limit": "not from 1 to 9",
-        "order": "one of asc, desc",
-        "since": "not a time; like 2023-06-13T09:48:47.621Z, or milliseconds",
-        "Last-Seen": "not a whole number from 0 to 9",
-        "limits": "unknown; known here: limit, order, since",
+    """All wrong and unknown parameters are named in one answer, with the known names."""
+    wrong = {
+        "limit": ("0", "not from 1 to 9"),
+        "order": ("up", "one of asc, desc"),
+        "since": ("now", "not a time; like 2023-06-13T09:48:47.621Z, or milliseconds"),
+        "day": ("13.6.", "not a day; like 2023-06-13"),
+        "name": (" ", "not a text of 1 to 500 characters"),
+        "after": ("2:1", "this log has 2 partitions, the first is 0"),
+        "partition": ("2", "not from 0 to 1"),
+        "limits": ("1", f"unknown; known here: {NAMES}"),
     }
+    expected = {name: detail for name, (_, detail) in wrong.items()}
+    expected["Last-Seen"] = "not a whole number from 0 to 9"
+    assert problems(*((name, text) for name, (text, _) in wrong.items()), last="x") == expected
+    assert problems(("after", "42")) == {
+        "after": "a position looks like 0:42, partition and number with a colon between"
+    }
+    assert problems(("name", "x" * 501)) == {"name": "not a text of 1 to 500 characters"}
 
 
 def test_a_parameter_is_given_once() -> None:
@@ -140,17 +188,29 @@ def test_a_parameter_is_given_once() -> None:
     query = (("limit", "1"), ("limit", "1"), ("order", "asc"), ("x", "1"), ("x", "2"))
     assert problems(*query) == {
         "limit": "given more than once",
-        "x": "unknown; known here: limit, order, since",
+        "x": f"unknown; known here: {NAMES}",
     }
 
 
 def test_unknown_where_nothing_is_known() -> None:
-    """Where there are no parameters, each is unknown, unless nobody minds."""
-    assert problems(("limit", "1"), known=()) == {"limit": "unknown; known here: none"}
-    Params((), MultiDict(limit="1"), {}, strict=False)
+    """Where there are no parameters, each is unknown, unless more are allowed."""
+    none = Reader(Parameters, BOUNDS)
+    assert problems(("limit", "1"), reader=none) == {"limit": "unknown; known here: none"}
+    assert Reader(Parameters, BOUNDS, strict=False).read(MultiDict(limit="1"), {}) == Parameters()
 
 
 @pytest.mark.parametrize("name", ["salman@example.com", "a b", "", "x" * 41, "<script>"])
 def test_an_unlikely_name_is_not_repeated(name: str) -> None:
     """A name that looks like data or markup is not echoed."""
-    assert problems((name, "1"), known=()) == {"a parameter": "unknown; known here: none"}
+    none = Reader(Parameters, BOUNDS)
+    assert problems((name, "1"), reader=none) == {"a parameter": "unknown; known here: none"}
+
+
+def test_a_type_that_no_text_can_be() -> None:
+    """A parameter of a type that is not read is a mistake found when the service starts."""
+
+    class Unreadable(Parameters, frozen=True):
+        what: Annotated[list[int] | None, Meta(description="numbers")] = None
+
+    with pytest.raises(TypeError, match="a parameter can't be"):
+        Reader(Unreadable, BOUNDS)

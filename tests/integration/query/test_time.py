@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from api.cli import timeline
-from api.web.rules import parse_time
+from api.web.times import parse_time
 from api.webhook.decode import decode
 from projections.project.projector import catch_up
 from tests.support.deliveries import encoded

@@ -5,14 +5,17 @@
 -- What is here
 --   meta, log_head, streams, events   the log: immutable, numbered without gaps, chained by hash
 --   quarantine                        signed deliveries that could not be read, kept sealed
---   projections, generations,         which read model answers, and how far each one has come
---   checkpoints, rebuild_shards       and what is left to do of a rebuild
+--   active_generation, generations,   which generation of the read models answers, how far each one
+--   checkpoints, rebuild_shards       has come, and what is left to do of a rebuild
 --   users, history, activity, terms   the read models, one table partition per generation
---   set_aside                         users with an event that can't be projected
+--   parked                            users with an event that can't be projected
 --   verifications, scrubs             what was last proven of the log, and of the read models
---   tokens                            who may ask for what
+--   tokens                            bearer tokens and their scopes
 --   append(), erase()                 the only ways to change the log
 --   userlog_app                       the role that the service works as
+--
+-- A read model is a table that is partitioned by generation. Its first partition, the service's
+-- rights on it and what an erasure deletes follow from that; projections/read_models.py has its rows.
 --
 -- What always holds
 --   - Everything that belongs to a user is keyed by `partition` first, computed by the
@@ -29,12 +32,13 @@
 
 CREATE SCHEMA userlog;
 
--- One row: the version of this file and the number of partitions, chosen once.
+-- One row: the version of this file, a digest of its statements and those of guard.sql, and the
+-- number of partitions, chosen once.
 CREATE TABLE userlog.meta (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     schema_version integer NOT NULL,
-    partitions integer NOT NULL CHECK (partitions BETWEEN 1 AND 1024),
-    installed_at timestamptz NOT NULL DEFAULT now()
+    digest text NOT NULL,
+    partitions integer NOT NULL CHECK (partitions BETWEEN 1 AND 1024)
 );
 
 -- The end of each partition of the log. Its row lock is what makes positions gapless.
@@ -107,39 +111,34 @@ CREATE TABLE userlog.quarantine (
 -- For the list, newest first.
 CREATE INDEX quarantine_last_seen ON userlog.quarantine (partition, last_seen);
 
--- Which generation of a projection answers. Changing it is the flip.
-CREATE TABLE userlog.projections (
-    name text PRIMARY KEY,
-    active_generation integer NOT NULL
+-- One row: which generation answers. Changing it is the flip.
+CREATE TABLE userlog.active_generation (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    generation integer NOT NULL
 );
 
 -- building: a rebuild makes it, by code of this version, and is at this phase; started_at is when it
--- was begun or taken up again. live: the projector keeps it up to date.
+-- was started or resumed. live: the projector keeps it up to date.
 CREATE TABLE userlog.generations (
-    projection text NOT NULL,
-    generation integer NOT NULL,
+    generation integer PRIMARY KEY,
     state text NOT NULL CHECK (state IN ('building', 'live')),
     version text,
     phase text CHECK (phase IN ('building', 'indexing', 'catching up', 'proving')),
-    created_at timestamptz NOT NULL DEFAULT now(),
-    started_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (projection, generation)
+    started_at timestamptz NOT NULL DEFAULT now()
 );
 
 -- Everything up to position is in the read model, nothing after it. The row's lock makes its
 -- holder the only projector of that partition and generation.
 CREATE TABLE userlog.checkpoints (
     partition integer NOT NULL,
-    projection text NOT NULL,
     generation integer NOT NULL,
     position bigint NOT NULL DEFAULT 0,
-    updated_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (partition, projection, generation)
+    PRIMARY KEY (partition, generation)
 );
 
 -- What a rebuild loads at once: all events at positions up to until of the users whose stream_id
 -- lies between two bounds, both included. done_at is set in the transaction that loads the rows, so
--- each shard is loaded once, whatever dies; the row's lock makes its holder the only one at it.
+-- each shard is loaded once, whatever dies; the row's lock makes its holder the only worker at it.
 CREATE TABLE userlog.rebuild_shards (
     partition integer NOT NULL,
     generation integer NOT NULL,
@@ -172,7 +171,7 @@ CREATE TABLE userlog.users (
     kind smallint NOT NULL,
     occurred_at timestamptz NOT NULL,
     recorded_at timestamptz NOT NULL,
-    PRIMARY KEY (partition, generation, stream_id)
+    PRIMARY KEY (partition, stream_id, generation)
 ) PARTITION BY LIST (generation);
 
 -- For lists of an application's users, the most recently changed first. Every row is in this index
@@ -196,7 +195,7 @@ CREATE TABLE userlog.history (
     late boolean NOT NULL,
     summary json NOT NULL,
     changes json NOT NULL,
-    PRIMARY KEY (partition, generation, stream_id, order_key, position)
+    PRIMARY KEY (partition, stream_id, generation, order_key, position)
 ) PARTITION BY LIST (generation);
 
 -- What each user adds to the numbers of their application on a day (UTC): whether they were new,
@@ -211,7 +210,7 @@ CREATE TABLE userlog.activity (
     deleted integer NOT NULL,
     blocked integer NOT NULL,
     active integer NOT NULL,
-    PRIMARY KEY (partition, generation, stream_id, day)
+    PRIMARY KEY (partition, stream_id, generation, day)
 ) PARTITION BY LIST (generation);
 
 -- For the numbers of an application; what is counted stands in the index.
@@ -225,7 +224,7 @@ CREATE TABLE userlog.terms (
     generation integer NOT NULL,
     stream_id uuid NOT NULL,
     term bytea NOT NULL,
-    PRIMARY KEY (partition, generation, stream_id, term)
+    PRIMARY KEY (partition, stream_id, generation, term)
 ) PARTITION BY LIST (generation);
 
 -- For the search.
@@ -234,18 +233,18 @@ CREATE INDEX terms_term ON userlog.terms (partition, generation, term, stream_id
 
 -- Users with an event, at this position, that can't be projected. Their rows stay as they were
 -- before it, and what follows it waits in the log for `userlog rebuild --user`. reason is a fixed
--- word or the type of an exception, and tells nothing of the event.
-CREATE TABLE userlog.set_aside (
+-- word or the type of an exception, and quotes nothing of the event.
+CREATE TABLE userlog.parked (
     partition integer NOT NULL,
     generation integer NOT NULL,
     stream_id uuid NOT NULL,
     position bigint NOT NULL,
     reason text NOT NULL,
     since timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (partition, generation, stream_id)
+    PRIMARY KEY (partition, stream_id, generation)
 );
 
--- What the last `userlog verify` said of each partition up to a position, for who watches the service.
+-- What the last `userlog verify` found in each partition up to a position, for monitoring.
 -- It is a report, not a proof: the service may write it.
 CREATE TABLE userlog.verifications (
     partition integer PRIMARY KEY,
@@ -264,14 +263,6 @@ CREATE TABLE userlog.scrubs (
     differed_at timestamptz
 );
 
-CREATE TABLE userlog.users_g1 PARTITION OF userlog.users FOR VALUES IN (1);
-
-CREATE TABLE userlog.history_g1 PARTITION OF userlog.history FOR VALUES IN (1);
-
-CREATE TABLE userlog.activity_g1 PARTITION OF userlog.activity FOR VALUES IN (1);
-
-CREATE TABLE userlog.terms_g1 PARTITION OF userlog.terms FOR VALUES IN (1);
-
 -- Bearer tokens, as SHA-256. applications: null for all of them. A revoked token stays in the list.
 CREATE TABLE userlog.tokens (
     id text PRIMARY KEY,
@@ -284,7 +275,7 @@ CREATE TABLE userlog.tokens (
     revoked_at timestamptz
 );
 
--- Appends one batch to one partition and says of each item, in the order given:
+-- Appends one batch to one partition and returns for each item, in the order given:
 --   appended   it is in the log now, at this position
 --   duplicate  the same event was there before, at this position
 --   conflict   another event with the same identity is there, at this position
@@ -296,9 +287,9 @@ CREATE TABLE userlog.tokens (
 -- numbered and hashed one after the other in variables, which takes a fifth less of a processor than
 -- windows and ordered aggregates over all; the rows are inserted at once, as each INSERT costs.
 -- in_recorded_ats is null but for an import, which brings the times of the log it comes from.
--- An event that says it occurs more than five minutes after it is recorded, because its sender's
--- clock runs ahead, counts as having occurred when it is recorded: it must not outrank all that
--- comes after it. What it said stays in its payload.
+-- An event that is dated more than five minutes after it is recorded, because its sender's clock runs
+-- ahead, counts as having occurred when it is recorded: it must not outrank all that comes after it.
+-- Its own date stays in its payload.
 CREATE FUNCTION userlog.append(
     in_partition integer,
     in_recorded_ats timestamptz[],
@@ -409,10 +400,12 @@ CREATE FUNCTION userlog.erase(
 ) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET enable_bitmapscan = off
 AS $$
 DECLARE
     appended_at bigint;
-    g integer;
+    read_model text;
     now_erased timestamptz := coalesce(in_recorded_at, date_trunc('milliseconds', clock_timestamp()));
 BEGIN
     PERFORM FROM userlog.log_head h WHERE h.partition = in_partition FOR UPDATE;
@@ -427,22 +420,14 @@ BEGIN
         ARRAY[in_digest], ARRAY[''::bytea]) a;
     UPDATE userlog.streams s SET erased_position = appended_at
     WHERE s.partition = in_partition AND s.stream_id = in_stream_id;
-    -- The generations that have tables, also one whose removal was interrupted.
-    FOR g IN SELECT substring(c.relname FROM '_g([0-9]+)$')::integer
-        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-        WHERE i.inhparent = 'userlog.users'::regclass
+    -- All generations of each read model at once.
+    FOR read_model IN SELECT p.partrelid::regclass::text FROM pg_partitioned_table p
+        JOIN pg_class c ON c.oid = p.partrelid AND c.relnamespace = 'userlog'::regnamespace
     LOOP
-        DELETE FROM userlog.users u WHERE u.partition = in_partition
-            AND u.generation = g AND u.stream_id = in_stream_id;
-        DELETE FROM userlog.history h WHERE h.partition = in_partition
-            AND h.generation = g AND h.stream_id = in_stream_id;
-        DELETE FROM userlog.activity a WHERE a.partition = in_partition
-            AND a.generation = g AND a.stream_id = in_stream_id;
-        DELETE FROM userlog.terms t WHERE t.partition = in_partition
-            AND t.generation = g AND t.stream_id = in_stream_id;
-        DELETE FROM userlog.set_aside a WHERE a.partition = in_partition
-            AND a.generation = g AND a.stream_id = in_stream_id;
+        EXECUTE format('DELETE FROM %s WHERE partition = $1 AND stream_id = $2', read_model)
+            USING in_partition, in_stream_id;
     END LOOP;
+    DELETE FROM userlog.parked p WHERE p.partition = in_partition AND p.stream_id = in_stream_id;
     RETURN appended_at;
 END
 $$;
@@ -466,20 +451,36 @@ GRANT USAGE ON SCHEMA userlog TO userlog_app;
 
 GRANT SELECT ON ALL TABLES IN SCHEMA userlog TO userlog_app;
 
-GRANT INSERT, UPDATE, DELETE ON userlog.quarantine, userlog.projections, userlog.generations,
-    userlog.checkpoints, userlog.users, userlog.history, userlog.activity, userlog.terms,
-    userlog.set_aside, userlog.verifications, userlog.scrubs, userlog.tokens TO userlog_app;
+GRANT INSERT, UPDATE, DELETE ON userlog.quarantine, userlog.active_generation, userlog.generations,
+    userlog.checkpoints, userlog.parked, userlog.verifications, userlog.scrubs, userlog.tokens
+    TO userlog_app;
+
+-- The read models: the tables of the first generation, and the right to write them.
+DO $$
+DECLARE
+    read_model text;
+BEGIN
+    FOR read_model IN SELECT c.relname FROM pg_partitioned_table p
+        JOIN pg_class c ON c.oid = p.partrelid AND c.relnamespace = 'userlog'::regnamespace
+    LOOP
+        EXECUTE format('CREATE TABLE userlog.%I PARTITION OF userlog.%I FOR VALUES IN (1)',
+            read_model || '_g1', read_model);
+        EXECUTE format('GRANT INSERT, UPDATE, DELETE ON userlog.%I TO userlog_app', read_model);
+    END LOOP;
+END
+$$;
 
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA userlog FROM PUBLIC;
 
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA userlog TO userlog_app;
 
-INSERT INTO userlog.projections (name, active_generation) VALUES ('users', 1);
+INSERT INTO userlog.active_generation (generation) VALUES (1);
 
-INSERT INTO userlog.generations (projection, generation, state) VALUES ('users', 1, 'live');
+INSERT INTO userlog.generations (generation, state) VALUES (1, 'live');
 
 INSERT INTO userlog.log_head (partition) VALUES (0);
 
-INSERT INTO userlog.checkpoints (partition, projection, generation) VALUES (0, 'users', 1);
+INSERT INTO userlog.checkpoints (partition, generation) VALUES (0, 1);
 
-INSERT INTO userlog.meta (schema_version, partitions) VALUES (1, 1);
+-- The digest is that of eventstore/postgres/schema.py; a test recomputes it.
+INSERT INTO userlog.meta (schema_version, digest, partitions) VALUES (2, '76233c613c2224ef', 1);

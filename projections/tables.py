@@ -1,37 +1,22 @@
-"""The read models as tables: the rows that a folded user has in each, and how they get there.
-
-To add a read model: a table in schema.sql that has a partition for each generation, erase() and
-`<table>_put`, `_drop`, `_rows` and `_sums` in queries.sql for it, a pure function from a folded
-user to its rows, and a line in TABLES. Projector, rebuild and proof need nothing else.
-"""
+"""Tables of read models: their statements, and how rows get into them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from eventstore.events import Kind, Position
-from eventstore.postgres import statements
-from projections.fold.events import UserEvent
 from projections.fold.folder import Folded
-from projections.fold.search_keys import FIELDS, terms_of
-from projections.fold.state import UserState, encode_fields
 
 if TYPE_CHECKING:
-    import uuid
-    from collections.abc import Sequence
-    from datetime import date
-
-    import asyncpg
+    from collections.abc import Iterable, Sequence
 
     from eventstore.postgres.pool import Connection
 
-TABLES_SQL = statements.load("projections")
 _ROWS_AT_ONCE = 200
-_encode = msgspec.json.Encoder(order="sorted").encode
+_OF_USER = "partition = $1 AND generation = $2 AND stream_id"
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -47,123 +32,78 @@ def _never(_folded: Folded) -> bool:
     return False
 
 
-class Table(msgspec.Struct, frozen=True):
-    """A read model: `userlog.<name>`, whose columns after partition and generation these are.
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """A read model: the table `userlog.<name>`.
 
-    `key` names those that tell the rows of one user apart, the last one for people. The rows of
-    new entries are added to those that are there, unless the table says that they are `replaced`;
-    all of a user's rows are, if the fold is of the whole user.
+    `columns` are those after partition and generation, with their types; the first is stream_id.
+    `key` names those that distinguish the rows of one user, the last one for people; without a key
+    a user has one row, which is written over. If the row of a new entry is there already, the
+    columns in `added` are added to it. A user's rows are removed first if the fold is of the whole
+    user, or if the table wants them `replaced`.
     """
 
     name: str
-    columns: tuple[str, ...]
+    columns: Mapping[str, str]
     key: tuple[str, ...]
     rows: Callable[[Folded], Iterator[Row]]
+    added: tuple[str, ...] = ()
     replaced: Callable[[Folded], bool] = _never
 
+    @property
+    def put(self) -> str:
+        """Write rows, given as one array for each column."""
+        arrays = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(self.columns.values(), 3))
+        return (
+            f"INSERT INTO userlog.{self.name} (partition, generation, {', '.join(self.columns)})"
+            f" SELECT $1, $2, t.* FROM unnest({arrays}) AS t {self._on_conflict()}"
+        )
 
-def _users(folded: Folded) -> Iterator[Row]:
-    stream, state = folded.stream, folded.state
-    if state:
-        yield (
-            stream.stream_id,
-            stream.application_id,
-            stream.user_id,
-            state.company_id,
-            state.lifecycle,
-            encode_fields(state.fields).decode(),
-            encode_fields(state.since).decode(),
-            state.last.order_key,
-            state.last.position.number,
-            state.last.kind,
-            state.last.occurred_at,
-            state.last.recorded_at,
+    def _on_conflict(self) -> str:
+        if self.key and not self.added:
+            return ""
+        changes = [f"{name} = {self.name}.{name} + excluded.{name}" for name in self.added]
+        others = (name for name in self.columns if name != "stream_id")
+        changes = changes or [f"{name} = excluded.{name}" for name in others]
+        key = ", ".join(("partition", "stream_id", "generation", *self.key))
+        return f"ON CONFLICT ({key}) DO UPDATE SET {', '.join(changes)}"
+
+    @property
+    def drop(self) -> str:
+        """Remove a user's rows."""
+        return f"DELETE FROM userlog.{self.name} WHERE {_OF_USER} = $3"
+
+    @property
+    def select(self) -> str:
+        """Read the rows of a range of users, user by user."""
+        return (
+            f"SELECT {', '.join(self.columns)} FROM userlog.{self.name}"
+            f" WHERE {_OF_USER} BETWEEN $3 AND $4"
+            f" ORDER BY {', '.join(('stream_id', *self.key))}"
+        )
+
+    @property
+    def sums(self) -> str:
+        """Count the rows of generations by their first byte, with a sum that no order changes."""
+        hashed = (f"{c}::text" if k == "json" else c for c, k in self.columns.items())
+        return (
+            "SELECT generation, get_byte(uuid_send(stream_id), 0) AS bucket, count(*) AS rows,"
+            f" sum(hash_record_extended(ROW ({', '.join(hashed)}), 0)) AS checksum"
+            f" FROM userlog.{self.name} WHERE partition = $1 AND generation = ANY($2) GROUP BY 1, 2"
         )
 
 
-def _history(folded: Folded) -> Iterator[Row]:
-    for entry in folded.entries:
-        yield (
-            folded.stream.stream_id,
-            entry.event.order_key,
-            entry.event.position.number,
-            entry.event.kind,
-            entry.event.occurred_at,
-            entry.event.recorded_at,
-            entry.event.stated_at,
-            entry.late,
-            _encode(entry.summary).decode(),
-            _encode(entry.changes).decode(),
-        )
-
-
-def _activity(folded: Folded) -> Iterator[Row]:
-    """Count by day, in UTC, what a user adds to their application's numbers."""
-    days: dict[date, list[int]] = {}
-    for entry in folded.entries:
-        was, now = entry.before, entry.after
-        if was != now:
-            counts = days.setdefault(entry.event.occurred_at.date(), [0, 0, 0, 0])
-            counts[0] += was is None
-            counts[1] += now == "deleted"
-            counts[2] += now == "blocked"
-            counts[3] += (now == "active") - (was == "active")
-    for day, counts in days.items():
-        if any(counts):
-            yield (folded.stream.stream_id, folded.stream.application_id, day, *counts)
-
-
-def _terms_change(folded: Folded) -> bool:
-    changed = (change.field for entry in folded.entries for change in entry.changes)
-    return any(field in FIELDS for field in changed)
-
-
-def _terms(folded: Folded) -> Iterator[Row]:
-    if folded.state and (folded.whole or _terms_change(folded)):
-        stream = folded.stream
-        for term in sorted(terms_of(stream.application_id, folded.state.fields)):
-            yield (stream.stream_id, term)
-
-
-TABLES = (
-    Table(
-        "users",
-        (
-            *("stream_id", "application_id", "user_id", "company_id", "lifecycle", "state"),
-            *("since", "order_key", "position", "kind", "occurred_at", "recorded_at"),
-        ),
-        (),
-        _users,
-    ),
-    Table(
-        "history",
-        (
-            *("stream_id", "order_key", "position", "kind", "occurred_at", "recorded_at"),
-            *("stated_at", "late", "summary", "changes"),
-        ),
-        ("order_key", "position"),
-        _history,
-    ),
-    Table(
-        "activity",
-        ("stream_id", "application_id", "day", "created", "deleted", "blocked", "active"),
-        ("day",),
-        _activity,
-    ),
-    Table("terms", ("stream_id", "term"), ("term",), _terms, _terms_change),
-)
-
-
-async def write(connection: Connection, where: Generation, folded: Sequence[Folded]) -> None:
-    """Write what is new of some users into every read model."""
-    for table in TABLES:
+async def write(
+    tables: Iterable[Table], connection: Connection, where: Generation, folded: Sequence[Folded]
+) -> None:
+    """Write what is new of some users into read models."""
+    for table in tables:
         if dropped := [one.stream.stream_id for one in folded if _is_dropped(table, one)]:
             keys = [(where.partition, where.number, stream_id) for stream_id in dropped]
-            await connection.executemany(TABLES_SQL[f"{table.name}_drop"], keys)
+            await connection.executemany(table.drop, keys)
         rows = (row for one in folded for row in table.rows(one))
         while some := list(islice(rows, _ROWS_AT_ONCE)):
-            put = TABLES_SQL[f"{table.name}_put"]
-            await connection.execute(put, where.partition, where.number, *zip(*some, strict=True))
+            args = (where.partition, where.number, *zip(*some, strict=True))
+            await connection.execute(table.put, *args)
 
 
 def _is_dropped(table: Table, folded: Folded) -> bool:
@@ -171,29 +111,3 @@ def _is_dropped(table: Table, folded: Folded) -> bool:
     if not table.key:
         return folded.state is None
     return folded.whole or table.replaced(folded)
-
-
-def state_of(row: asyncpg.Record, partition: int) -> UserState:
-    """Read a row of users."""
-    fields: dict[str, Any] = msgspec.json.decode(row["state"])
-    last = UserEvent(
-        order_key=row["order_key"],
-        position=Position(partition, row["position"]),
-        kind=Kind(row["kind"]),
-        occurred_at=row["occurred_at"],
-        recorded_at=row["recorded_at"],
-        company_id=row["company_id"],
-        fields={},
-    )
-    since: dict[str, int] = msgspec.json.decode(row["since"])
-    return UserState(row["company_id"], row["lifecycle"], fields, last, since)
-
-
-async def read_states(
-    connection: Connection, where: Generation, stream_ids: Sequence[uuid.UUID]
-) -> dict[uuid.UUID, UserState]:
-    """Read the states of those users that have one."""
-    rows = await connection.fetch(
-        TABLES_SQL["users_get"], where.partition, where.number, stream_ids
-    )
-    return {row["stream_id"]: state_of(row, where.partition) for row in rows}

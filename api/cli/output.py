@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from projections.rebuild.progress import Progress
 
 CONTACTS = {"emails": "e-mail", "phone_numbers": "phone"}
-STALE = "it can't be read ({}); see `userlog set-aside`"
+STALE = "it can't be read ({}); see `userlog parked`"
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
@@ -135,7 +135,7 @@ def parked(found: list[ParkedUser]) -> None:
         (f.position, f.reason, f"{f.since:%Y-%m-%d %H:%M:%S}Z", f.application_id, f.user_id)
         for f in found
     ]
-    table(columns, rows, title=f"set aside: {len(found)}")
+    table(columns, rows, title=f"parked: {len(found)}")
 
 
 def stats(found: list[Day]) -> None:
@@ -172,9 +172,9 @@ def status_view(found: Status) -> Group:
         )
         for p in found.projections
     ]
-    aside = found.set_aside
+    waiting = found.parked
     lines = [
-        f"set aside: {aside}{'; see `userlog set-aside`' if aside else ''}",
+        f"parked: {waiting}{'; see `userlog parked`' if waiting else ''}",
         f"in quarantine: {found.quarantined}",
     ]
     if found.rebuild:

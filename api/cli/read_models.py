@@ -58,14 +58,14 @@ def stats_command(
         raise FailedError("no such application, or nothing known of it by that day")
 
 
-@app.command("set-aside")
-def set_aside_command(json: Json = False) -> None:
+@app.command("parked")
+def parked_command(json: Json = False) -> None:
     """List users with an event that can't be read; `userlog rebuild --user` lets them go on."""
 
     async def work(runtime: Runtime) -> list[ParkedUser]:
         return await parked.list_all(runtime.pool)
 
-    found: list[ParkedUser] = with_runtime(work)
+    found = with_runtime(work)
     if json:
         output.as_json(found)
     else:
@@ -83,11 +83,11 @@ def repair_users(user: str | None, *, json: bool) -> None:
     users, left = with_runtime(work)
     if json:
         about = [{"position": str(error.position), "reason": error.reason} for error in left]
-        output.as_json({"repaired": users - len(left), "set_aside": about})
+        output.as_json({"repaired": users - len(left), "parked": about})
     elif users > len(left):
         output.plain(f"repaired: {users - len(left)}")
     elif not users:
-        output.plain("nobody is set aside")
+        output.plain("no user is parked")
     if left:
         raise FailedError("; ".join(map(str, left)))
 

@@ -43,16 +43,14 @@ Drop = Annotated[
 User = Annotated[
     str | None, typer.Option("--user", metavar="APP/USER", help="Only this user's rows, in place.")
 ]
-SetAside = Annotated[
-    bool, typer.Option("--set-aside", help="Only users who are set aside, in place.")
-]
+Parked = Annotated[bool, typer.Option("--parked", help="Only users who are parked, in place.")]
 
 
 @app.command("rebuild")
 def rebuild_command(
     workers: Workers = None,
     user: User = None,
-    set_aside: SetAside = False,
+    parked: Parked = False,
     verify_only: VerifyOnly = False,
     diff: Diff = False,
     fresh: Fresh = False,
@@ -64,9 +62,9 @@ def rebuild_command(
 
     Everything goes on meanwhile. A rebuild that was interrupted goes on where it stopped.
     """
-    if sum((verify_only, diff, fresh, rollback, drop, set_aside, user is not None)) > 1:
+    if sum((verify_only, diff, fresh, rollback, drop, parked, user is not None)) > 1:
         raise typer.BadParameter("these options exclude each other")
-    if user is not None or set_aside:
+    if user is not None or parked:
         repair_users(user, json=json)
         return
     plan = Plan(workers=workers or os.cpu_count() or 1, fresh=fresh)

@@ -39,7 +39,7 @@ class Status(msgspec.Struct, frozen=True):
 
     heads: list[LogHead]
     projections: list[Lag]
-    set_aside: int
+    parked: int
     rebuild: Progress | None
     scrub: Scrubbed | None
     quarantined: int
@@ -66,7 +66,7 @@ async def read_status(source: StatusSource) -> Status:
             for head in await source.log.heads()
         ],
         projections=await lags(source.pool),
-        set_aside=await parked.count(source.pool),
+        parked=await parked.count(source.pool),
         rebuild=await progress.read(source.pool),
         scrub=source.scrubber.scrubbed if source.scrubber else None,
         quarantined=await source.quarantine.count(),

@@ -102,7 +102,7 @@ def _whole(row: asyncpg.Record) -> list[Metric]:
 
     return [
         value("database_size_bytes", "What the database occupies", "size"),
-        value("set_aside_users", "Users with an event that can't be projected", "set_aside"),
+        value("parked_users", "Users with an event that can't be projected", "parked"),
         value("quarantine_deliveries", "Deliveries that could not be read", "quarantined"),
         value("quarantine_newest_timestamp_seconds", "When the last one came", "quarantined_at"),
         _total("scrub_users", "Users compared with the log by scrubbers", row["scrubbed"]),

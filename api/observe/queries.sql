@@ -7,13 +7,13 @@ FROM userlog.log_head h LEFT JOIN userlog.verifications v ON v.partition = h.par
 ORDER BY h.partition;
 
 -- [metrics_whole] Numbers of the database as a whole. The lock is that of a rebuild at work.
-SELECT q.quarantined, q.quarantined_at, s.*, a.set_aside, d.size, r.rebuild_running
+SELECT q.quarantined, q.quarantined_at, s.*, p.parked, d.size, r.rebuild_running
 FROM (SELECT count(*) AS quarantined, max(last_seen) AS quarantined_at FROM userlog.quarantine) q,
     (SELECT coalesce(sum(users), 0)::bigint AS scrubbed,
         coalesce(sum(differences), 0)::bigint AS differences,
         max(scrubbed_at) AS scrubbed_at, max(differed_at) AS differed_at FROM userlog.scrubs) s,
-    (SELECT count(*) AS set_aside FROM userlog.set_aside a
-        JOIN userlog.projections p ON p.name = 'users' AND p.active_generation = a.generation) a,
+    (SELECT count(*) AS parked FROM userlog.parked p
+        JOIN userlog.active_generation a ON a.generation = p.generation) p,
     (SELECT CASE WHEN has_database_privilege(current_database(), 'CONNECT')
         THEN pg_database_size(current_database()) END AS size) d,
     (SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database b ON b.oid = l.database

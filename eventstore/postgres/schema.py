@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
+import msgspec
 
 from eventstore.errors import SchemaError
 
 if TYPE_CHECKING:
     from eventstore.postgres.pool import Connection
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SERVER_VERSION_MIN = 15
 # An advisory lock's number: only keeps two installers apart, nothing later depends on it.
 _INSTALL_LOCK = 0x757365726C6F67
@@ -38,6 +41,17 @@ def statements(path: Path) -> list[str]:
     """Split a file of ours at its blank lines, so that each statement can be sent alone."""
     parts = path.read_text(encoding="utf-8").split("\n\n")
     return [part for part in parts if any(not line.startswith("--") for line in part.splitlines())]
+
+
+@cache
+def digest() -> str:
+    """Return a digest of the statements of schema.sql, but its last one, and of guard.sql.
+
+    The last statement of schema.sql stores it. Comments don't count.
+    """
+    parts = [*statements(schema_path())[:-1], *statements(guard_path())]
+    lines = [line for part in parts for line in part.splitlines() if not line.startswith("--")]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 async def install(connection: Connection, partitions: int = 1) -> bool:
@@ -83,8 +97,7 @@ async def _add_partitions(connection: Connection, partitions: int) -> None:
         "INSERT INTO userlog.log_head (partition) SELECT unnest($1::integer[])", rest
     )
     await connection.execute(
-        "INSERT INTO userlog.checkpoints (partition, projection, generation)"
-        " SELECT unnest($1::integer[]), 'users', 1",
+        "INSERT INTO userlog.checkpoints (partition, generation) SELECT unnest($1::integer[]), 1",
         rest,
     )
 
@@ -94,19 +107,34 @@ async def check(connection: Connection) -> int:
     if not await connection.fetchval("SELECT to_regnamespace('userlog') IS NOT NULL"):
         msg = "the database has no userlog schema; run `userlog init`"
         raise SchemaError(msg)
-    try:
-        row = await connection.fetchrow("SELECT schema_version, partitions FROM userlog.meta")
-    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
-        row = None
-    if row is None:
-        msg = "the database's schema `userlog` is not complete; drop it, or use another database"
-        raise SchemaError(msg)
-    found: Any = row["schema_version"]
-    if found != SCHEMA_VERSION:
+    found = await _meta(connection)
+    version = found.get("schema_version")
+    if version is None:
         msg = (
-            f"the database has schema version {found}, this userlog needs {SCHEMA_VERSION};"
-            " run the userlog version that belongs to it, or another database"
+            "the database has a schema `userlog` that is not userlog's, or not complete;"
+            " check that USERLOG_DATABASE_URL names the right database"
         )
         raise SchemaError(msg)
-    partitions: int = row["partitions"]
+    if version != SCHEMA_VERSION:
+        msg = (
+            f"the database has schema version {version}, this userlog needs {SCHEMA_VERSION};"
+            " run the userlog that belongs to the database, or use another database"
+        )
+        raise SchemaError(msg)
+    if found.get("digest") != digest():
+        msg = (
+            f"the database has schema version {version} of another build ({found.get('digest')}),"
+            f" this userlog needs {digest()}; run the build that belongs to the database"
+        )
+        raise SchemaError(msg)
+    partitions: int = found["partitions"]
     return partitions
+
+
+async def _meta(connection: Connection) -> dict[str, Any]:
+    """Read the row of `meta`, whatever columns its version has; empty without one."""
+    try:
+        text = await connection.fetchval("SELECT to_json(m)::text FROM userlog.meta m")
+    except asyncpg.UndefinedTableError:
+        text = None
+    return {} if text is None else msgspec.json.decode(text, type=dict[str, Any])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from eventstore import read
 from eventstore.events import Position
-from projections import tables
+from projections import read_models, tables
 from projections.fold.folder import Folder, group_by_user
 from projections.fold.poison import PoisonError
 from projections.fold.timeslice import BACKGROUND_S, Timeslices
@@ -62,7 +62,7 @@ class Batch:
 
     async def _advance(self, users: dict[uuid.UUID, Rows]) -> list[uuid.UUID]:
         """Fold what is new onto the rows; return those for whom that does not do."""
-        states = await tables.read_states(self._connection, self._where, list(users))
+        states = await read_models.read_states(self._connection, self._where, list(users))
         others: list[uuid.UUID] = []
         for stream_id, rows in users.items():
             folded = None
@@ -89,7 +89,7 @@ class Batch:
 
     async def write(self) -> None:
         """Write the rows, and park the users with poison."""
-        await tables.write(self._connection, self._where, self._found)
+        await tables.write(read_models.TABLES, self._connection, self._where, self._found)
         if self._erased:
             await parked.unpark(self._connection, self._where, self._erased)
         if self.poison:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     State: TypeAlias = Literal["building", "live"]
 
 _SQL = statements.load("projections.project")
-_PROJECTION = "users"
 
 
 async def lock(connection: Connection, where: Generation) -> int | None:
@@ -52,9 +51,9 @@ async def active(source: Pool | Connection, partition: int) -> tuple[int, Positi
 
 async def generations(connection: Connection, state: State) -> list[int]:
     """Return the numbers of the generations in a state, the newest first."""
-    rows = await connection.fetch(_SQL["generations"], _PROJECTION, state)
+    rows = await connection.fetch(_SQL["generations"], state)
     return [row["generation"] for row in rows]
 
 
-def _key(where: Generation) -> tuple[int, str, int]:
-    return where.partition, _PROJECTION, where.number
+def _key(where: Generation) -> tuple[int, int]:
+    return where.partition, where.number

@@ -40,7 +40,7 @@ async def among(
     connection: Connection, where: Generation, stream_ids: list[uuid.UUID]
 ) -> set[uuid.UUID]:
     """Return which of some users are parked."""
-    rows = await connection.fetch(_SQL["aside_of"], where.partition, where.number, stream_ids)
+    rows = await connection.fetch(_SQL["parked_of"], where.partition, where.number, stream_ids)
     return {row["stream_id"] for row in rows}
 
 
@@ -51,7 +51,7 @@ async def park(
     numbers = [error.position.number for error in poison.values()]
     reasons = [error.reason for error in poison.values()]
     args = (where.partition, where.number, list(poison), numbers, reasons)
-    await connection.execute(_SQL["aside_put"], *args)
+    await connection.execute(_SQL["park"], *args)
 
 
 async def unpark(
@@ -59,7 +59,7 @@ async def unpark(
 ) -> None:
     """Let users be projected again."""
     keys = [(where.partition, where.number, stream_id) for stream_id in stream_ids]
-    await connection.executemany(_SQL["aside_drop"], keys)
+    await connection.executemany(_SQL["unpark"], keys)
 
 
 async def position_of(
@@ -67,7 +67,7 @@ async def position_of(
 ) -> int | None:
     """Return the number of the event because of which a user is parked."""
     number: int | None = await connection.fetchval(
-        _SQL["aside_at"], where.partition, where.number, stream_id
+        _SQL["parked_at"], where.partition, where.number, stream_id
     )
     return number
 
@@ -75,7 +75,7 @@ async def position_of(
 async def reason_for(pool: Pool, stream: Stream) -> tuple[Position, str, datetime] | None:
     """Return why a user is parked in the active generation, and since when, if they are."""
     with database_errors():
-        row = await pool.fetchrow(_SQL["aside"], stream.partition, stream.stream_id)
+        row = await pool.fetchrow(_SQL["parked_why"], stream.partition, stream.stream_id)
     if row is None:
         return None
     return Position(stream.partition, row["position"]), row["reason"], row["since"]
@@ -84,14 +84,14 @@ async def reason_for(pool: Pool, stream: Stream) -> tuple[Position, str, datetim
 async def count(pool: Pool) -> int:
     """Return how many users are parked in the active generation."""
     with database_errors():
-        number: int = await pool.fetchval(_SQL["aside_count"])
+        number: int = await pool.fetchval(_SQL["parked_count"])
     return number
 
 
 async def list_all(pool: Pool) -> list[ParkedUser]:
     """Return all who are parked in the active generation."""
     with database_errors():
-        rows = await pool.fetch(_SQL["aside_list"])
+        rows = await pool.fetch(_SQL["parked_list"])
     return [
         ParkedUser(
             str(Position(row["partition"], row["position"])),
@@ -103,4 +103,4 @@ async def list_all(pool: Pool) -> list[ParkedUser]:
 
 async def forget_generation(connection: Connection, number: int) -> None:
     """Forget who was parked in a generation that is gone."""
-    await connection.execute(_SQL["aside_forget"], number)
+    await connection.execute(_SQL["parked_forget"], number)

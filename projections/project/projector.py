@@ -2,7 +2,7 @@
 
 It takes a batch of events and writes their rows and the new checkpoint in one transaction, with
 the checkpoint's row locked, so each event is projected exactly once however many projectors run
-and whenever one dies. An event that can't be projected sets its user aside, with an error line;
+and whenever one dies. An event that can't be projected parks its user, with an error line;
 everybody else's events go on.
 """
 
@@ -49,7 +49,7 @@ async def project_batch(
     """Project the next events of one partition into one generation, in one transaction.
 
     Returns None if another projector has this partition, or the generation is gone. An event that
-    can't be projected sets its user aside if the generation is `live`; else PoisonError.
+    can't be projected parks its user if the generation is `live`; else PoisonError.
     """
     async with log.transaction() as connection:
         done = await checkpoints.lock(connection, where)
@@ -75,7 +75,7 @@ def _check(batch: Batch, *, live: bool) -> None:
 def _log_parked(batch: Batch, generation: int) -> None:
     for error in batch.poison.values():
         about = {"position": str(error.position), "reason": error.reason, "generation": generation}
-        _log.error("user set aside", **about, exc_info=error if error.is_defect else None)
+        _log.error("user parked", **about, exc_info=error if error.is_defect else None)
 
 
 async def catch_up(log: EventLog, batch_max: int, observers: Sequence[Observer] = ()) -> int:

@@ -15,6 +15,7 @@ from projections import tables
 from projections.fold.folder import Folded, Folder
 from projections.fold.timeslice import Timeslices
 from projections.project import checkpoints, parked
+from projections.read_models import TABLES
 from projections.tables import Generation
 
 if TYPE_CHECKING:
@@ -52,11 +53,13 @@ async def _repair(
     if folded is None:
         folded, poison = await Timeslices().run(folder.refolding_until_poison(rows))
     if poison is None:
-        await tables.write(connection, where, [folded or Folded(stream, None, [], whole=True)])
+        await tables.write(
+            TABLES, connection, where, [folded or Folded(stream, None, [], whole=True)]
+        )
         await parked.unpark(connection, where, [stream.stream_id])
         return None
     parked_at = await parked.position_of(connection, where, stream.stream_id)
     if parked_at is not None and parked_at < poison.position.number:
-        await tables.write(connection, where, [folded] if folded else [])
+        await tables.write(TABLES, connection, where, [folded] if folded else [])
         await parked.park(connection, where, {stream.stream_id: poison})
     return poison

@@ -92,7 +92,8 @@ def compare(
 
 
 def _by_key(table: Table, rows: Sequence[Row]) -> dict[tuple[Any, ...], Row]:
-    indexes = [table.columns.index(name) for name in table.key]
+    columns = list(table.columns)
+    indexes = [columns.index(name) for name in table.key]
     return {tuple(row[n] for n in indexes): row for row in rows}
 
 

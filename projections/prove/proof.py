@@ -17,7 +17,8 @@ from projections.fold.timeslice import BACKGROUND_S, Timeslices
 from projections.project import checkpoints
 from projections.prove.differences import Difference, Differences, compare
 from projections.prove.ranges import Range, merged, split
-from projections.tables import TABLES, TABLES_SQL, Generation, Table
+from projections.read_models import TABLES
+from projections.tables import Generation, Table
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -108,7 +109,7 @@ async def _exempt(connection: Connection, until: Position, number: int) -> set[u
 
 def _rows(connection: Connection, table: Table, number: int, users: Range) -> Users:
     where = Generation(users.partition, number)
-    statement = TABLES_SQL[f"{table.name}_rows"]
+    statement = table.select
     return read.fetch_by_user(
         connection, statement, where.partition, where.number, users.first, users.last
     )
@@ -124,7 +125,7 @@ async def _sums(
 ) -> tuple[Sums, Sums]:
     """Return, for each of two generations, what its rows are worth by their first byte."""
     sums: dict[int, Sums] = {number: {} for number in numbers}
-    for row in await connection.fetch(TABLES_SQL[f"{table.name}_sums"], partition, numbers):
+    for row in await connection.fetch(table.sums, partition, numbers):
         sums[row["generation"]][row["bucket"]] = (row["rows"], row["checksum"])
     return sums[numbers[0]], sums[numbers[1]]
 

@@ -1,20 +1,20 @@
 -- The statements of questions. Lists name their generation by a subquery (docs/planner.md, 7).
 
--- [user] One user in the active generation, and what keeps them set aside, if they are.
+-- [user] One user in the active generation, and why they are parked, if they are.
 SELECT u.partition, u.application_id, u.user_id, u.company_id, u.lifecycle, u.state, u.position,
     u.kind, u.occurred_at, u.recorded_at, a.position AS stale_position, a.reason AS stale_reason, a.since AS stale_since
 FROM userlog.users u
-LEFT JOIN userlog.set_aside a ON a.partition = u.partition AND a.generation = u.generation
+LEFT JOIN userlog.parked a ON a.partition = u.partition AND a.generation = u.generation
     AND a.stream_id = u.stream_id
 WHERE u.partition = $1 AND u.stream_id = $2
-    AND u.generation = (SELECT active_generation FROM userlog.projections WHERE name = 'users');
+    AND u.generation = (SELECT generation FROM userlog.active_generation);
 
 -- [history_asc] A user's history from an entry on, oldest first, below an order key.
 SELECT h.order_key, h.position, h.kind, h.occurred_at, h.recorded_at, h.stated_at, h.late,
     h.summary, h.changes
 FROM userlog.history h
 WHERE h.partition = $1 AND h.stream_id = $2
-    AND h.generation = (SELECT p.active_generation FROM userlog.projections p WHERE p.name = 'users')
+    AND h.generation = (SELECT generation FROM userlog.active_generation)
     AND ($3::bytea IS NULL OR (h.order_key, h.position) > ($3, $4::bigint))
     AND h.order_key < $5
 ORDER BY h.order_key, h.position
@@ -25,7 +25,7 @@ SELECT h.order_key, h.position, h.kind, h.occurred_at, h.recorded_at, h.stated_a
     h.summary, h.changes
 FROM userlog.history h
 WHERE h.partition = $1 AND h.stream_id = $2
-    AND h.generation = (SELECT p.active_generation FROM userlog.projections p WHERE p.name = 'users')
+    AND h.generation = (SELECT generation FROM userlog.active_generation)
     AND ($3::bytea IS NULL OR (h.order_key, h.position) < ($3, $4::bigint))
     AND h.order_key < $5
 ORDER BY h.order_key DESC, h.position DESC
@@ -42,17 +42,17 @@ FROM userlog.streams s
 JOIN userlog.log_head h ON h.partition = s.partition
 LEFT JOIN LATERAL (
     SELECT u.state, u.since, u.company_id, h.position AS until
-    FROM userlog.projections p
-    JOIN userlog.checkpoints c ON c.projection = p.name AND c.generation = p.active_generation
+    FROM userlog.active_generation g
+    JOIN userlog.checkpoints c ON c.generation = g.generation
     CROSS JOIN LATERAL (
         SELECT u.state, u.since, u.company_id FROM userlog.users u
-        WHERE u.partition = $1 AND u.generation = p.active_generation AND u.stream_id = $2 LIMIT 1
+        WHERE u.partition = $1 AND u.generation = g.generation AND u.stream_id = $2 LIMIT 1
     ) u
-    WHERE p.name = 'users' AND c.partition = $1
+    WHERE c.partition = $1
         AND h.position < $6::bigint AND h.position - c.position <= 1000
         AND NOT EXISTS (
-            SELECT FROM userlog.set_aside a WHERE a.partition = $1
-                AND a.generation = p.active_generation AND a.stream_id = $2
+            SELECT FROM userlog.parked a WHERE a.partition = $1
+                AND a.generation = g.generation AND a.stream_id = $2
         )
         AND NOT EXISTS (
             SELECT FROM generate_series(c.position + 1, h.position) AS waiting (at)
@@ -78,13 +78,13 @@ ORDER BY e.occurred_at DESC, e.position DESC;
 SELECT u.partition, u.stream_id, u.application_id, u.user_id, u.company_id, u.lifecycle, u.state,
     u.position, u.kind, u.occurred_at, u.recorded_at, a.position AS stale_position,
     a.reason AS stale_reason, a.since AS stale_since
-FROM userlog.projections p
-JOIN userlog.terms t ON t.generation = p.active_generation
+FROM userlog.active_generation g
+JOIN userlog.terms t ON t.generation = g.generation
 JOIN userlog.users u ON u.partition = t.partition AND u.generation = t.generation
     AND u.stream_id = t.stream_id
-LEFT JOIN userlog.set_aside a ON a.partition = u.partition AND a.generation = u.generation
+LEFT JOIN userlog.parked a ON a.partition = u.partition AND a.generation = u.generation
     AND a.stream_id = u.stream_id
-WHERE p.name = 'users' AND t.partition = ANY($1) AND t.term = $2 AND u.lifecycle = ANY($4)
+WHERE t.partition = ANY($1) AND t.term = $2 AND u.lifecycle = ANY($4)
     AND u.occurred_at >= $5 AND (u.occurred_at, u.stream_id) < ($6, $7::uuid)
     AND NOT EXISTS (
         SELECT FROM unnest($3::bytea[]) AS wanted WHERE NOT EXISTS (
@@ -104,12 +104,12 @@ CROSS JOIN LATERAL (
         u.lifecycle, u.state, u.position, u.kind, u.occurred_at, u.recorded_at
     FROM userlog.users u
     WHERE u.partition = part AND u.application_id = $2 AND u.lifecycle = life
-        AND u.generation = (SELECT p.active_generation FROM userlog.projections p WHERE p.name = 'users')
+        AND u.generation = (SELECT generation FROM userlog.active_generation)
         AND u.occurred_at >= $4 AND (u.occurred_at, u.stream_id) < ($5, $6::uuid)
     ORDER BY u.occurred_at DESC, u.stream_id DESC
     LIMIT $7
 ) u
-LEFT JOIN userlog.set_aside a ON a.partition = u.partition AND a.generation = u.generation
+LEFT JOIN userlog.parked a ON a.partition = u.partition AND a.generation = u.generation
     AND a.stream_id = u.stream_id
 ORDER BY u.occurred_at DESC, u.stream_id DESC
 LIMIT $7;
@@ -121,19 +121,19 @@ SELECT CASE WHEN a.day >= $3::date THEN a.day END AS day, sum(a.created) AS crea
 FROM unnest($1::integer[]) AS part CROSS JOIN LATERAL (
     SELECT a.day, a.created, a.deleted, a.blocked, a.active FROM userlog.activity a
     WHERE a.partition = part AND a.application_id = $2 AND a.day <= $4::date
-        AND a.generation = (SELECT active_generation FROM userlog.projections WHERE name = 'users')
+        AND a.generation = (SELECT generation FROM userlog.active_generation)
     OFFSET 0
 ) a
 GROUP BY 1
 ORDER BY 1;
 
 -- [status] Every partition's head, and how far each generation has come.
-SELECT h.partition, h.position AS head, h.recorded_at AS head_recorded_at, c.projection,
-    c.generation, g.state, g.generation = p.active_generation AS active, c.position,
+SELECT h.partition, h.position AS head, c.generation, g.state,
+    g.generation = a.generation AS active, c.position,
     (SELECT e.recorded_at FROM userlog.events e
         WHERE e.partition = h.partition AND e.position = c.position + 1) AS oldest_waiting
 FROM userlog.log_head h
 JOIN userlog.checkpoints c ON c.partition = h.partition
-JOIN userlog.generations g ON g.projection = c.projection AND g.generation = c.generation
-JOIN userlog.projections p ON p.name = c.projection
-ORDER BY h.partition, c.projection, c.generation;
+JOIN userlog.generations g ON g.generation = c.generation
+CROSS JOIN userlog.active_generation a
+ORDER BY h.partition, c.generation;

@@ -17,8 +17,8 @@ from eventstore.errors import LogError, database_errors
 from eventstore.postgres import statements
 from projections.fold.state import FOLD_VERSION
 from projections.project import checkpoints, parked
+from projections.read_models import TABLES
 from projections.rebuild import shards
-from projections.tables import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -183,7 +183,7 @@ async def _tables(connection: Connection, number: int) -> list[tuple[str, bool]]
 
 async def _all_tables(connection: Connection) -> list[tuple[str, int, bool]]:
     found: list[tuple[str, int, bool]] = []
-    for row in await connection.fetch(_SQL["generation_tables"]):
+    for row in await connection.fetch(_SQL["generation_tables"], [table.name for table in TABLES]):
         table, _, number = row["relname"].rpartition("_g")
         found.append((table, int(number), row["attached"]))
     return found

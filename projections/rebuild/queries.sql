@@ -5,7 +5,7 @@
 SELECT pg_try_advisory_lock(hashtext('userlog rebuild'));
 
 -- [status_rebuild] The rebuild that is not finished, and how much of it is done.
-SELECT g.generation, g.version, g.phase, g.created_at, g.started_at, now() AS seen_at, s.*
+SELECT g.generation, g.version, g.phase, g.started_at, s.*
 FROM userlog.generations g
 CROSS JOIN LATERAL (
     SELECT count(*) AS shards, count(s.done_at) AS shards_done,
@@ -15,53 +15,52 @@ CROSS JOIN LATERAL (
         max(s.done_at) AS last_done_at
     FROM userlog.rebuild_shards s WHERE s.generation = g.generation
 ) s
-WHERE g.projection = 'users' AND g.state = 'building'
+WHERE g.state = 'building'
 ORDER BY g.generation DESC LIMIT 1;
 
 -- [generation_new] Make room for a rebuild; its number is the next one.
-INSERT INTO userlog.generations (projection, generation, state, phase, version)
-SELECT 'users', max(generation) + 1, 'building', 'building', $1
-FROM userlog.generations WHERE projection = 'users'
+INSERT INTO userlog.generations (generation, state, phase, version)
+SELECT max(generation) + 1, 'building', 'building', $1 FROM userlog.generations
 RETURNING generation;
 
 -- [generation_hold] A generation that is being built, held until the transaction ends; no row if
 -- it is not, any more.
 SELECT version FROM userlog.generations
-WHERE projection = 'users' AND generation = $1 AND state = 'building'
+WHERE generation = $1 AND state = 'building'
 FOR UPDATE;
 
 -- [generation_phase] What the rebuild is at.
 UPDATE userlog.generations SET phase = $2
-WHERE projection = 'users' AND generation = $1 AND state = 'building'
+WHERE generation = $1 AND state = 'building'
 RETURNING generation;
 
 -- [generation_resume] Go on with it.
 UPDATE userlog.generations SET started_at = now()
-WHERE projection = 'users' AND generation = $1 AND state = 'building' AND version = $2
+WHERE generation = $1 AND state = 'building' AND version = $2
 RETURNING generation;
 
 -- [generation_start] Its tables hold the events up to here.
-INSERT INTO userlog.checkpoints (partition, projection, generation, position)
-SELECT partition, 'users', generation, until
+INSERT INTO userlog.checkpoints (partition, generation, position)
+SELECT partition, generation, until
 FROM userlog.rebuild_shards WHERE generation = $1 AND shard = 0;
 
 -- [generation_live] From now on the projector keeps it up to date.
 UPDATE userlog.generations SET state = 'live', phase = NULL
-WHERE projection = 'users' AND generation = $1 AND state = 'building'
+WHERE generation = $1 AND state = 'building'
 RETURNING generation;
 
 -- [generation_forget] No projector works on it any more.
-DELETE FROM userlog.generations WHERE projection = 'users' AND generation = $1;
+DELETE FROM userlog.generations WHERE generation = $1;
 
 -- [checkpoints_forget] Its checkpoints go with it.
-DELETE FROM userlog.checkpoints WHERE projection = 'users' AND generation = $1;
+DELETE FROM userlog.checkpoints WHERE generation = $1;
 
--- [generation_tables] The tables of all generations that exist.
+-- [generation_tables] The tables of all generations of some read models.
 SELECT c.relname, i.inhrelid IS NOT NULL AS attached
-FROM pg_class c
-JOIN pg_namespace n ON n.oid = c.relnamespace
+FROM unnest($1::text[]) AS t (name)
+JOIN pg_class c ON c.relname ~ ('^' || t.name || '_g[0-9]+$') AND c.relkind = 'r'
+    AND c.relnamespace = 'userlog'::regnamespace
 LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
-WHERE n.nspname = 'userlog' AND c.relkind = 'r' AND c.relname ~ '^(users|history|activity|terms)_g\d+$'
 ORDER BY c.relname;
 
 -- [generation_indexes] What makes the indexes of a table $1 for one of its parts $2; none if the
@@ -77,12 +76,10 @@ WHERE i.indrelid = format('userlog.%I', $1::text)::regclass AND NOT EXISTS (
 ORDER BY i.indisprimary DESC, i.indexrelid;
 
 -- [active] The generation that answers.
-SELECT active_generation FROM userlog.projections WHERE name = 'users';
+SELECT generation FROM userlog.active_generation;
 
 -- [flip] Let another generation answer.
-UPDATE userlog.projections SET active_generation = $1
-WHERE name = 'users' AND active_generation = $2
-RETURNING active_generation;
+UPDATE userlog.active_generation SET generation = $1 WHERE generation = $2 RETURNING generation;
 
 -- [head_settled] The end of a partition, when no append is under way.
 SELECT position FROM userlog.log_head WHERE partition = $1 FOR SHARE;
@@ -93,7 +90,7 @@ SELECT s.partition, $1, s.shard, s.first_stream, s.last_stream, s.until
 FROM unnest($2::integer[], $3::integer[], $4::uuid[], $5::uuid[], $6::bigint[])
     AS s (partition, shard, first_stream, last_stream, until);
 
--- [shard_claim] A shard that nobody has loaded or is loading, held until the transaction ends.
+-- [shard_claim] A shard that is not loaded and that no worker has claimed, locked until the transaction ends.
 SELECT shard, first_stream, last_stream, until FROM userlog.rebuild_shards
 WHERE partition = $1 AND generation = $2 AND done_at IS NULL
 ORDER BY shard LIMIT 1

@@ -16,7 +16,7 @@ from eventstore.postgres import statements
 from projections.fold.folder import Folded, Folder
 from projections.fold.work import run_at_once
 from projections.prove.ranges import Range, split
-from projections.tables import TABLES, Row, Table
+from projections.read_models import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from eventstore.log import EventLog
     from eventstore.postgres.pool import Connection
     from eventstore.read import Head
+    from projections.tables import Row, Table
 
 _SQL = statements.load("projections.rebuild")
 _PIECE_ROWS = 4_000

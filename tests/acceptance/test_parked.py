@@ -31,7 +31,7 @@ def _change(home: Home, payload: str) -> None:
 
 
 async def test_from_the_alarm_to_the_repair(home: Home) -> None:
-    """The user is listed, stays set aside as long as nothing is mended, and then is complete."""
+    """The user is listed, stays parked as long as nothing is mended, and then is complete."""
     async with home.serving() as service:
         create, update, delete = SAMPLES
         await home.send(service, update)
@@ -42,22 +42,22 @@ async def test_from_the_alarm_to_the_repair(home: Home) -> None:
         assert (user["stale"]["position"], user["stale"]["reason"]) == ("0:1", "seal-broken")
         await home.send(service, delete)
 
-        assert (await home.json("status"))["set_aside"] == 1
-        assert "userlog set-aside" in (await home.run("status")).out
-        (listed,) = await home.json("set-aside")
+        assert (await home.json("status"))["parked"] == 1
+        assert "userlog parked" in (await home.run("status")).out
+        (listed,) = await home.json("parked")
         assert (listed["position"], listed["user_id"]) == ("0:1", USER)
-        assert "0:1" in (await home.run("set-aside")).out
+        assert "0:1" in (await home.run("parked")).out
         for command in (("user",), ("history",)):
             assert "event 0:1" in (await home.run(*command, APPLICATION, USER)).out
-        for which in (("--set-aside",), ("--user", f"{APPLICATION}/{USER}")):
+        for which in (("--parked",), ("--user", f"{APPLICATION}/{USER}")):
             refused = await home.run("rebuild", *which)
             assert refused.code == 1
             assert re.fullmatch(r"userlog: event 0:1 can't be read \(seal-broken\)\n", refused.err)
 
         _change(home, RESTORE)
-        assert await home.json("rebuild", "--set-aside") == {"repaired": 1, "set_aside": []}
-        assert (await home.run("rebuild", "--set-aside")).out == "nobody is set aside\n"
-        assert (await home.json("status"))["set_aside"] == 0
+        assert await home.json("rebuild", "--parked") == {"repaired": 1, "parked": []}
+        assert (await home.run("rebuild", "--parked")).out == "no user is parked\n"
+        assert (await home.json("status"))["parked"] == 0
         user = (await service.get(f"{USER_PATH}?min_position=0:3")).body
         assert (user["lifecycle"], "stale" in user) == ("deleted", False)
         kinds = [

@@ -83,10 +83,8 @@ class Fuzz:
         accepted = self.counts["accepted"]
         if head["position"] != f"0:{accepted}" or len(self._positions) != accepted:
             raise FuzzError(f"{accepted} accepted, {len(self._positions)} positions, head {head}")
-        if status["set_aside"]:
-            raise FuzzError(
-                f"{status['set_aside']} users are set aside: accepted, but not readable"
-            )
+        if status["parked"]:
+            raise FuzzError(f"{status['parked']} users are parked: accepted, but not readable")
         await self._count_rows(accepted)
         users = await self._feed(session, accepted)
         self.counts["users"] = len(users)

@@ -18,6 +18,7 @@ import structlog
 
 from eventstore.events import Kind, NewEvent
 from eventstore.postgres import statements
+from projections.read_models import TABLES
 
 if TYPE_CHECKING:
     import uuid
@@ -197,22 +198,16 @@ async def restore(stack: Stack, number: int, partition: int = 0) -> None:
 
 async def begin_again(stack: Stack) -> None:
     """Forget everything that was projected."""
-    for statement in (
-        "DELETE FROM userlog.users",
-        "DELETE FROM userlog.history",
-        "DELETE FROM userlog.activity",
-        "DELETE FROM userlog.set_aside",
-        "DELETE FROM userlog.terms",
-        "UPDATE userlog.checkpoints SET position = 0",
-    ):
-        await stack.admin.execute(statement)
+    for table in (*(table.name for table in TABLES), "parked"):
+        await stack.admin.execute(f"DELETE FROM userlog.{table}")
+    await stack.admin.execute("UPDATE userlog.checkpoints SET position = 0")
 
 
-async def aside(stack: Stack) -> list[tuple[str, str]]:
-    """Return the events that keep users set aside, and why, in order."""
+async def parked_events(stack: Stack) -> list[tuple[str, str]]:
+    """Return the events because of which users are parked, and why, in order."""
     rows = await stack.pool.fetch(
-        "SELECT a.* FROM userlog.set_aside a JOIN userlog.projections p"
-        " ON a.generation = p.active_generation ORDER BY partition, position"
+        "SELECT p.* FROM userlog.parked p JOIN userlog.active_generation a"
+        " ON a.generation = p.generation ORDER BY partition, position"
     )
     return [(f"{row['partition']}:{row['position']}", row["reason"]) for row in rows]
 
@@ -220,15 +215,11 @@ async def aside(stack: Stack) -> list[tuple[str, str]]:
 async def tables(source: Source) -> list[list[tuple[Any, ...]]]:
     """Return what the active generation says, row by row, without its number."""
     found: list[list[tuple[Any, ...]]] = []
-    for table, order in (
-        ("users", "stream_id"),
-        ("history", "stream_id, order_key, position"),
-        ("activity", "stream_id, day"),
-        ("terms", "stream_id, term"),
-    ):
+    for table in TABLES:
+        order = ", ".join(("partition", "stream_id", *table.key))
         rows = await source.fetch(
-            f"SELECT t.* FROM userlog.{table} t JOIN userlog.projections p"
-            f" ON t.generation = p.active_generation ORDER BY partition, {order}"
+            f"SELECT t.* FROM userlog.{table.name} t JOIN userlog.active_generation a"
+            f" ON t.generation = a.generation ORDER BY {order}"
         )
         found.append([tuple(v for k, v in row.items() if k != "generation") for row in rows])
     return found
@@ -242,10 +233,22 @@ PACKAGES = (
 )
 
 
-def statement(name: str) -> str:
-    """Return a named statement, whose name is in one package only."""
-    (found,) = [named[name] for named in map(statements.load, PACKAGES) if name in named]
+def all_statements() -> dict[str, str]:
+    """Return every statement by its name; those of a read model are `<table>_put` and so on."""
+    found = {
+        f"{table.name}_{what}": getattr(table, what)
+        for table in TABLES
+        for what in ("put", "drop", "select", "sums")
+    }
+    for named in map(statements.load, PACKAGES):
+        assert not found.keys() & named.keys(), "a name is in one package only"
+        found |= named
     return found
+
+
+def statement(name: str) -> str:
+    """Return a named statement."""
+    return all_statements()[name]
 
 
 class Proxy:

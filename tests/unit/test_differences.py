@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import uuid
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from projections.prove.differences import Difference, Differences, compare
 from projections.prove.ranges import split
-from projections.tables import TABLES, Table
+from projections.read_models import TABLES
+
+if TYPE_CHECKING:
+    from projections.tables import Table
 
 ID = uuid.UUID(int=7)
 USERS, HISTORY, ACTIVITY, _ = TABLES

@@ -10,7 +10,7 @@ import pytest
 from eventstore.events import Stream
 from projections.fold.folder import Folded
 from projections.fold.history import replay
-from projections.tables import TABLES
+from projections.read_models import TABLES
 from tests.support.deliveries import APPLICATION, AT_MS, USER, delivery, read
 
 DAY_MS = 86_400_000

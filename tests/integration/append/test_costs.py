@@ -149,8 +149,9 @@ SOME = "0, 1, ARRAY[md5('7')::uuid, md5('8')::uuid]"
 ONE = "0, 1, md5('7')::uuid"
 LOOK_UPS = {
     "users_get": SOME,
-    "aside_of": SOME,
-    **{f"{table}_drop": ONE for table in ("users", "history", "activity", "terms", "aside")},
+    "parked_of": SOME,
+    **{f"{table}_drop": ONE for table in ("users", "history", "activity", "terms")},
+    "unpark": ONE,
     "user": "0, md5('7')::uuid",
     "events_back": f"0, md5('7')::uuid, 'epoch', {LAST}, 'infinity', {LAST}, 4",
     "history_asc": "0, md5('7')::uuid, NULL, NULL, 'z', 10",

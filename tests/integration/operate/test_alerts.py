@@ -175,7 +175,7 @@ async def test_no_projector(database_url: str, tmp_path: Path) -> None:
     await assert_fires(tmp_path, before, during, {"UserlogProjectorStandsStill"})
 
 
-async def test_set_aside(stack: Stack, tmp_path: Path) -> None:
+async def test_parked(stack: Stack, tmp_path: Path) -> None:
     """An event that was altered can't be projected."""
     async with healthy(stack.url) as client:
         before = await client.scrape()
@@ -183,7 +183,7 @@ async def test_set_aside(stack: Stack, tmp_path: Path) -> None:
         await alter(stack, 4)
         await catch_up(client.runtime.log, 10)
         during = await client.scrape()
-    await assert_fires(tmp_path, before, during, {"UserlogUsersSetAside"})
+    await assert_fires(tmp_path, before, during, {"UserlogUsersParked"})
 
 
 async def test_quarantine(database_url: str, tmp_path: Path) -> None:

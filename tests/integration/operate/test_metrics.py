@@ -89,7 +89,7 @@ async def _broken_upload(client: Client) -> int:
 
 
 async def test_how_far_everything_is(client: Client) -> None:
-    """The head, the lag and who is set aside are those of the database, at every look."""
+    """The head, the lag and who is parked are those of the database, at every look."""
     for n in range(3):
         await client.post(delivery(at_ms=n))
     found = await client.metrics()
@@ -99,7 +99,7 @@ async def test_how_far_everything_is(client: Client) -> None:
     await catch_up(client.runtime.log, 10)
     found = await client.metrics()
     assert found["userlog_projection_lag_events", "answering", "0", "users"] == 0
-    assert found["userlog_set_aside_users",] == found["userlog_rebuild_running",] == 0
+    assert found["userlog_parked_users",] == found["userlog_rebuild_running",] == 0
     assert found["userlog_database_up",] == 1
     assert found["userlog_scrub_timestamp_seconds",] == 0
     await client.scrubber.scrub_some()

@@ -1,18 +1,25 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
 
 from eventstore.errors import SchemaError
-from eventstore.postgres import embedded, schema, statements
-from tests.support.database import PACKAGES, connected
+from eventstore.postgres import embedded, schema
+from tests.support.database import PACKAGES, all_statements, connected, statement
 
 if TYPE_CHECKING:
     from tests.conftest import Stack
 
+ROOTS = ("eventstore", "projections", "api")
+SCHEMAS = Path(__file__).parents[2] / "schemas"
+_TABLES = """
+SELECT relname, pg_relation_filenode(oid) FROM pg_class
+WHERE relnamespace = 'userlog'::regnamespace ORDER BY 1
+"""
 _CONTENTS = """
 SELECT 'column', concat_ws(' ', attrelid::regclass, attname, format_type(atttypid, atttypmod))
 FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
@@ -20,9 +27,9 @@ WHERE relnamespace = 'userlog'::regnamespace AND attnum > 0
 UNION ALL SELECT 'index', indexdef FROM pg_indexes WHERE schemaname = 'userlog'
 UNION ALL SELECT 'function', prosrc FROM pg_proc
 WHERE pronamespace = 'userlog'::regnamespace AND proname <> 'refuse_change'
-UNION ALL SELECT 'meta', schema_version::text || partitions FROM userlog.meta
+UNION ALL SELECT 'meta', schema_version::text || digest || partitions FROM userlog.meta
 UNION ALL SELECT 'head', partition::text FROM userlog.log_head
-UNION ALL SELECT 'checkpoint', partition::text || projection || generation FROM userlog.checkpoints
+UNION ALL SELECT 'checkpoint', partition::text || generation FROM userlog.checkpoints
 ORDER BY 1, 2
 """
 
@@ -71,13 +78,41 @@ async def test_missing(empty_database_url: str) -> None:
             await schema.check(connection)
 
 
-async def test_other_version(database_url: str) -> None:
-    """A schema of another version is refused by name and number, and left alone."""
-    async with connected(database_url) as connection:
-        await connection.execute("UPDATE userlog.meta SET schema_version = 99")
+async def test_older_version(empty_database_url: str) -> None:
+    """A database of version 1, as it was made, is refused with both numbers, and left alone."""
+    async with connected(empty_database_url) as connection:
+        for name in ("1-schema.sql", "1-guard.sql"):
+            for statement in schema.statements(SCHEMAS / name):
+                await connection.execute(statement)
+        before = await connection.fetch(_TABLES)
         for refused in (schema.check, schema.install):
-            with pytest.raises(SchemaError, match="version 99, this userlog needs 1"):
+            with pytest.raises(SchemaError, match="version 1, this userlog needs 2"):
                 await refused(connection)
+        assert await connection.fetch(_TABLES) == before
+
+
+async def test_newer_version(database_url: str) -> None:
+    """A database of a later version is refused with both numbers."""
+    async with connected(database_url) as connection:
+        await connection.execute("UPDATE userlog.meta SET schema_version = 3")
+        for refused in (schema.check, schema.install):
+            with pytest.raises(SchemaError, match="version 3, this userlog needs 2"):
+                await refused(connection)
+
+
+async def test_another_build(database_url: str) -> None:
+    """A database that was made from other statements under the same number is refused."""
+    async with connected(database_url) as connection:
+        await connection.execute("UPDATE userlog.meta SET digest = '0123456789abcdef'")
+        for refused in (schema.check, schema.install):
+            with pytest.raises(SchemaError, match="another build"):
+                await refused(connection)
+
+
+def test_digest() -> None:
+    """schema.sql and guard.sql do not change without the digest that schema.sql stores."""
+    *_, last = schema.statements(schema.schema_path())
+    assert f"VALUES ({schema.SCHEMA_VERSION}, '{schema.digest()}', 1)" in last
 
 
 @pytest.mark.parametrize("damage", ["DROP TABLE userlog.meta", "DELETE FROM userlog.meta"])
@@ -86,7 +121,7 @@ async def test_half_a_schema(database_url: str, damage: str) -> None:
     async with connected(database_url) as connection:
         await connection.execute(damage)
         for refused in (schema.check, schema.install):
-            with pytest.raises(SchemaError, match=r"not complete.*another database"):
+            with pytest.raises(SchemaError, match=r"not complete.*names the right database"):
                 await refused(connection)
 
 
@@ -110,17 +145,19 @@ async def test_statements_one_by_one(empty_database_url: str) -> None:
     assert len((await _psql(empty_database_url)).splitlines()) == len(parts)
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-async def test_statements_prepare(stack: Stack, package: str) -> None:
+def test_packages_with_statements() -> None:
+    """No file of named statements is left out of the next test."""
+    root = schema.schema_path().parent
+    files = [path for name in ROOTS for path in (root / name).rglob("queries.sql")]
+    packages = {".".join(path.parent.relative_to(root).parts) for path in files}
+    assert packages == set(PACKAGES)
+
+
+@pytest.mark.parametrize("name", all_statements())
+async def test_statement_prepares(stack: Stack, name: str) -> None:
     """Every named statement fits the schema."""
-    named = statements.load(package)
-    assert named
     async with stack.pool.acquire() as connection:
-        for name, statement in named.items():
-            try:
-                await connection.prepare(statement)
-            except asyncpg.PostgresError as error:
-                pytest.fail(f"[{name}]: {error}")
+        await connection.prepare(statement(name))
 
 
 async def test_partition_leads(stack: Stack) -> None:
@@ -143,7 +180,7 @@ BREACHES = {
     "a table of users without partition": """
         SELECT c.relname FROM pg_class c
         WHERE c.relnamespace = 'userlog'::regnamespace AND c.relkind IN ('r', 'p')
-            AND c.relname NOT IN ('meta', 'projections', 'generations', 'tokens')
+            AND c.relname NOT IN ('meta', 'active_generation', 'generations', 'tokens')
             AND NOT EXISTS (SELECT FROM pg_attribute a
                 WHERE a.attrelid = c.oid AND a.attname = 'partition')""",
     "partition of another type": """

@@ -18,7 +18,6 @@ from tests.support.database import (
     APP,
     T0,
     alter,
-    aside,
     begin_again,
     blocked,
     delivery,
@@ -26,6 +25,7 @@ from tests.support.database import (
     event,
     holding,
     kill,
+    parked_events,
     restore,
     tables,
 )
@@ -66,8 +66,8 @@ async def test_the_rest_goes_on(stack: Stack, lines: Lines) -> None:
     for batch_max in (1, 2, 3, 4, 5, 1_000):
         await begin_again(stack)
         assert await catch_up(stack.log, batch_max) == 8
-        assert await aside(stack) == [("0:4", "unreadable")]
-        assert lines.all() == ["user set aside"]
+        assert await parked_events(stack) == [("0:4", "unreadable")]
+        assert lines.all() == ["user parked"]
         found.append(await tables(stack.pool))
     assert found == [found[0]] * len(found)
     assert await _state(stack, "u") == {"first_name": "A", "gender": "x"}
@@ -80,9 +80,9 @@ async def test_one_line_without_a_name(stack: Stack, lines: Lines) -> None:
     """The line about it says where and why and nothing of the user, and is said once."""
     await stack.log.append([UNREADABLE, ANOTHER])
     await catch_up(stack.log, 1)
-    line = await lines.until("user set aside")
+    line = await lines.until("user parked")
     assert line == {
-        "event": "user set aside",
+        "event": "user parked",
         "level": "error",
         "generation": 1,
         "position": "0:1",
@@ -114,7 +114,7 @@ async def test_whatever_is_wrong(
     await make(stack)
     await _deliver(stack, delivery("v"))
     assert await catch_up(stack.log, 10) == 2
-    assert await aside(stack) == [("0:2", reason)]
+    assert await parked_events(stack) == [("0:2", reason)]
     assert await _state(stack, "v") == {}
 
 
@@ -126,7 +126,7 @@ async def test_a_broken_row(stack: Stack) -> None:
     await _deliver(stack, delivery(at_ms=9, gender="x"))
     await catch_up(stack.log, 10)
     assert await _state(stack, "u") == {"first_name": "A", "gender": "x"}
-    assert await aside(stack) == []
+    assert await parked_events(stack) == []
 
 
 async def test_an_old_event_that_has_gone_bad(stack: Stack) -> None:
@@ -136,20 +136,20 @@ async def test_an_old_event_that_has_gone_bad(stack: Stack) -> None:
     await alter(stack, 2)
     await _deliver(stack, delivery(at_ms=0, first_name="late"))
     await catch_up(stack.log, 10)
-    assert await aside(stack) == [("0:2", "seal-broken")]
+    assert await parked_events(stack) == [("0:2", "seal-broken")]
     assert await _state(stack, "u") == {"first_name": "A", "gender": "x"}
 
 
 async def test_a_database_that_goes_away(stack: Stack) -> None:
-    """That the database is away sets nobody aside."""
+    """That the database is away parks nobody."""
     await _deliver(stack, delivery())
-    async with holding(stack.url, "LOCK TABLE userlog.set_aside IN EXCLUSIVE MODE") as admin:
+    async with holding(stack.url, "LOCK TABLE userlog.parked IN EXCLUSIVE MODE") as admin:
         await stack.log.append([UNREADABLE])
         projecting = asyncio.create_task(catch_up(stack.log, 10))
         await kill(admin, await blocked(admin))
         with pytest.raises(UnavailableError):
             await projecting
-    assert await aside(stack) == []
+    assert await parked_events(stack) == []
     assert await stack.pool.fetchval("SELECT position FROM userlog.checkpoints") == 0
 
 
@@ -164,7 +164,7 @@ async def test_moments_around_it(stack: Stack) -> None:
     await _deliver(stack, delivery(at_ms=10, dob="2000-01-01"))
     await _deliver(stack, *(delivery(at_ms=20 + n, **full) for n in range(9)))
     await catch_up(stack.log, 100)
-    assert await aside(stack) == [("0:2", "seal-broken")]
+    assert await parked_events(stack) == [("0:2", "seal-broken")]
     for valid_ms in (50, 99):
         assert await _state(stack, "u", valid_ms) == {**full, "dob": "2000-01-01"}
     with pytest.raises(PoisonError, match="0:2"):
@@ -193,28 +193,28 @@ async def test_answers_say_so(stack: Stack) -> None:
 
 @pytest.mark.parametrize("projected", [False, True])
 async def test_erasing_clears_it(stack: Stack, projected: bool) -> None:
-    """Of an erased user nothing is set aside, whether the projector saw the event before or not."""
+    """Of an erased user nothing is parked, whether the projector saw the event before or not."""
     await stack.log.append([UNREADABLE])
     if projected:
         await catch_up(stack.log, 10)
-        assert await aside(stack) == [("0:1", "unreadable")]
+        assert await parked_events(stack) == [("0:1", "unreadable")]
     await stack.log.erase(stack.log.stream(APP, "u"))
-    assert await aside(stack) == []
+    assert await parked_events(stack) == []
     await catch_up(stack.log, 10)
-    assert await aside(stack) == []
+    assert await parked_events(stack) == []
 
 
 async def test_a_mark_made_while_erasing(stack: Stack) -> None:
     """A mark that a projector committed just after the erasure goes with the erasure's event."""
     await stack.log.append([UNREADABLE])
     await catch_up(stack.log, 10)
-    mark = dict((await stack.pool.fetch("SELECT * FROM userlog.set_aside"))[0])
+    mark = dict((await stack.pool.fetch("SELECT * FROM userlog.parked"))[0])
     await stack.log.erase(stack.log.stream(APP, "u"))
     await stack.admin.execute(
-        "INSERT INTO userlog.set_aside VALUES ($1, $2, $3, $4, $5, $6)", *mark.values()
+        "INSERT INTO userlog.parked VALUES ($1, $2, $3, $4, $5, $6)", *mark.values()
     )
     await catch_up(stack.log, 10)
-    assert await aside(stack) == []
+    assert await parked_events(stack) == []
 
 
 async def test_a_rebuild_clears_it(stack: Stack) -> None:
@@ -227,8 +227,8 @@ async def test_a_rebuild_clears_it(stack: Stack) -> None:
     await catch_up(stack.log, 10)
     with pytest.raises(PoisonError, match="0:2"):
         await rebuild(stack.source, Plan())
-    assert await aside(stack) == [("0:2", "seal-broken")]
+    assert await parked_events(stack) == [("0:2", "seal-broken")]
     await restore(stack, 2)
     await rebuild(stack.source, Plan())
     assert await _state(stack, "u") == {"first_name": "B"}
-    assert await aside(stack) == []
+    assert await parked_events(stack) == []

@@ -14,11 +14,11 @@ from projections.project.repair import repair
 from tests.support.database import (
     APP,
     alter,
-    aside,
     begin_again,
     blocked,
     delivery,
     holding,
+    parked_events,
     restore,
     tables,
 )
@@ -34,9 +34,9 @@ SECOND_GENERATION = """
 CREATE TABLE userlog.users_g2 PARTITION OF userlog.users FOR VALUES IN (2);
 CREATE TABLE userlog.history_g2 PARTITION OF userlog.history FOR VALUES IN (2);
 CREATE TABLE userlog.activity_g2 PARTITION OF userlog.activity FOR VALUES IN (2);
-INSERT INTO userlog.generations (projection, generation, state) VALUES ('users', 2, 'live');
-INSERT INTO userlog.checkpoints (partition, projection, generation)
-SELECT partition, 'users', 2 FROM userlog.log_head;
+INSERT INTO userlog.generations (generation, state) VALUES (2, 'live');
+INSERT INTO userlog.checkpoints (partition, generation)
+SELECT partition, 2 FROM userlog.log_head;
 """
 EVERY_GENERATION = "SELECT * FROM userlog.{} ORDER BY generation, stream_id"
 
@@ -62,16 +62,16 @@ async def _whole(stack: Stack) -> list[list[Any]]:
     return await tables(stack.pool)
 
 
-async def test_one_who_was_set_aside(stack: Stack) -> None:
+async def test_one_who_was_parked(stack: Stack) -> None:
     """Once the event can be read the user has all their events, and later ones are projected."""
     await _deliver(stack, *(delivery(at_ms=n * 7 % 5, first_name=f"{n}") for n in range(5)))
     await _deliver(stack, delivery("v"))
     await alter(stack, 3)
     await catch_up(stack.log, 2)
-    assert await aside(stack) == [("0:3", "seal-broken")]
+    assert await parked_events(stack) == [("0:3", "seal-broken")]
     await restore(stack, 3)
     assert await _repair(stack) is None
-    assert await aside(stack) == []
+    assert await parked_events(stack) == []
     await _deliver(stack, delivery(at_ms=2, gender="x"), delivery(at_ms=9, first_name="last"))
     await catch_up(stack.log, 2)
     found = await tables(stack.pool)
@@ -89,7 +89,7 @@ async def test_still_unreadable(stack: Stack) -> None:
     assert left
     assert (str(left.position), left.reason) == ("0:3", "seal-broken")
     assert await tables(stack.pool) == before
-    assert await aside(stack) == [("0:3", "seal-broken")]
+    assert await parked_events(stack) == [("0:3", "seal-broken")]
 
 
 async def test_a_second_one_behind_it(stack: Stack) -> None:
@@ -103,7 +103,7 @@ async def test_a_second_one_behind_it(stack: Stack) -> None:
     left = await _repair(stack)
     assert left
     assert str(left.position) == "0:5"
-    assert await aside(stack) == [("0:5", "seal-broken")]
+    assert await parked_events(stack) == [("0:5", "seal-broken")]
     assert await _name(stack) == "3"
     await restore(stack, 5)
     assert await _repair(stack) is None
@@ -178,7 +178,7 @@ async def test_a_damaged_event_of_one_who_is_up_to_date(stack: Stack) -> None:
     assert left
     assert str(left.position) == "0:1"
     assert await tables(stack.pool) == before
-    assert await aside(stack) == []
+    assert await parked_events(stack) == []
 
 
 async def test_erased_and_unknown(stack: Stack) -> None:
@@ -203,7 +203,7 @@ async def test_every_live_generation(stack: Stack) -> None:
     await _deliver(stack, delivery(first_name="A"), delivery(at_ms=1, first_name="B"))
     await alter(stack, 2)
     await catch_up(stack.log, 10)
-    marks = "SELECT count(*) FROM userlog.set_aside WHERE position = 2"
+    marks = "SELECT count(*) FROM userlog.parked WHERE position = 2"
     assert await stack.pool.fetchval(marks) == 2
     await restore(stack, 2)
     assert await _repair(stack) is None

@@ -384,13 +384,13 @@ async def test_erased(service: Service, stack: Stack) -> None:
         assert_problem(await service.get(f"{USER}/history", **query), 410)
 
 
-async def test_set_aside(lines: Lines, service: Service, stack: Stack) -> None:
+async def test_parked(lines: Lines, service: Service, stack: Stack) -> None:
     """An answer says which event it lacks; one that can't be given at all says it is not there."""
     await service.post(delivery("u", first_name="A"))
     await stack.log.append([event("u", "x", payload=b"no"), event("v", "x", payload=b"no")])
-    before = (await service.get("/v1/status")).body["set_aside"]
+    before = (await service.get("/v1/status")).body["parked"]
     await service.catch_up()
-    assert (before, (await service.get("/v1/status")).body["set_aside"]) == (0, 2)
+    assert (before, (await service.get("/v1/status")).body["parked"]) == (0, 2)
     path = f"/v1/applications/{APP}/users/"
     found = (await service.get(f"{path}u")).body
     assert found["state"] == {"first_name": "A"}
@@ -405,7 +405,7 @@ async def test_set_aside(lines: Lines, service: Service, stack: Stack) -> None:
         assert_problem(answer, 503)
         assert "0:3" in answer.body["detail"]
         assert "rebuild" in answer.body["detail"]
-    assert "user set aside" in lines.all()
+    assert "user parked" in lines.all()
 
 
 async def test_moments_around_an_unreadable_event(service: Service, stack: Stack) -> None:

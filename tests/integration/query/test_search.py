@@ -104,7 +104,9 @@ async def test_pages(stack: Stack, values: dict[Any, str], limit: int) -> None:
     after = None
     while not pages or pages[-1].next:
         wanted = Wanted(APP, values)
-        pages.append(await search(stack.pool, 1, wanted, limit=limit, after=after))
+        pages.append(
+            await search(stack.pool, stack.log.partitions, wanted, limit=limit, after=after)
+        )
         after = parse_page_key(pages[-1].next) if pages[-1].next else None
     assert [len(page.users) for page in pages[:-1]] == [limit] * (len(pages) - 1)
     assert len(pages) == -(-7 // limit)

@@ -92,7 +92,7 @@ async def _generations(stack: Stack) -> list[str]:
         " AND relkind = 'r' AND relname ~ '_g[0-9]+$'"
         " UNION SELECT DISTINCT 'checkpoints ' || generation FROM userlog.checkpoints"
         " UNION SELECT state || ' ' || generation FROM userlog.generations"
-        " UNION SELECT 'active ' || active_generation FROM userlog.projections ORDER BY 1"
+        " UNION SELECT 'active ' || generation FROM userlog.active_generation ORDER BY 1"
     )
     return [row["relname"] for row in found]
 

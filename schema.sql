@@ -23,7 +23,7 @@
 --     No transaction, lock or constraint crosses partitions.
 --   - Positions are dense per partition and become visible in order: append() takes the row of
 --     log_head before it numbers anything, so max(position) = count(*) = log_head.position.
---   - recorded_at never decreases with position, and is whole milliseconds, as answers show it.
+--   - recorded_at never decreases with position; append() takes whole milliseconds, as answers show them.
 --   - occurred_at is at most five minutes after recorded_at: see append().
 --   - Nothing updates or deletes an event: userlog_app has no right to, and works on the log
 --     through append() and erase() alone. guard.sql adds a trigger that stops the owner too.
@@ -254,7 +254,7 @@ CREATE TABLE userlog.verifications (
 );
 
 -- How many users all scrubbers have compared with the log since the database was made, how many rows
--- differed, and when that was last.
+-- differed, and when one last did.
 CREATE TABLE userlog.scrubs (
     partition integer PRIMARY KEY,
     users bigint NOT NULL,

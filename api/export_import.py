@@ -1,7 +1,7 @@
 """The log as lines, out and in again: one delivery a line.
 
-A line of an export is the delivery, with one member put in front that says what the delivery
-itself can't: `"userlog": {"position", "recorded_at"}`. So a line is still a delivery, and an
+A line of an export is the delivery, with one member put in front for what the delivery itself
+does not have: `"userlog": {"position", "recorded_at"}`. So a line is still a delivery, and an
 import brings the times back. Of an erased user only that member is left, and a delivery in
 quarantine is a line of its own kind. Any file of plain deliveries can be imported as well.
 
@@ -45,7 +45,7 @@ class Held(msgspec.Struct, frozen=True):
 
 
 class Member(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a line says beside the delivery; for an erased user's event, all there is."""
+    """What a line holds beside the delivery; for an erased user's event, all there is."""
 
     position: str | None = None
     recorded_at: datetime | None = None

@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-# How much later than it is recorded an event may say it occurred; append() holds to it.
+# How much later than it is recorded an event may be dated; append() holds to it.
 CLOCK_AHEAD_MAX = timedelta(minutes=5)
 
 
@@ -74,7 +74,7 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
     """An event to append.
 
     `identity` names the event within its stream: two events with equal identities are one and
-    the same; `dated` says that it has `occurred_at` in it. `content` is a hash of what makes them
+    the same; `dated` means that it has `occurred_at` in it. `content` is a hash of what makes them
     differ when they should not. `payload` is the delivery as received, restricted to this user;
     None if it is of a user who was erased. `occurred_at` is in UTC, to the millisecond. Only an
     import brings a `recorded_at`, from the log it comes from; it counts unless the partition has a
@@ -95,8 +95,8 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
 class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
     """An event as it stands in the log.
 
-    `occurred_at` is at most CLOCK_AHEAD_MAX after `recorded_at`: an event that says more counts as
-    having occurred when it was recorded.
+    `occurred_at` is at most CLOCK_AHEAD_MAX after `recorded_at`: an event that is dated later
+    counts as having occurred when it was recorded.
 
     `payload` is None once its user has been erased; `after_erasure` tells events that came later.
     """
@@ -111,7 +111,7 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 class Outcome(enum.Enum):
-    """What became of an event that was handed to the log."""
+    """The outcome of appending an event."""
 
     APPENDED = "appended"
     DUPLICATE = "duplicate"

@@ -1,7 +1,7 @@
 """Signed deliveries that could not be read: kept whole, sealed, counted, never refused.
 
 Refusing one for ever would make the platform block the subscriber, and every other event with
-it; dropping it would lose it. So it waits here until somebody looks.
+it; dropping it would lose it. So it waits here for an operator.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SQL = statements.load("eventstore")
 class Quarantined(msgspec.Struct, frozen=True):
     """A delivery in quarantine.
 
-    `detail` says where it fails, never what stands there; `headers` are those that help to find
+    `detail` names where it fails, never what stands there; `headers` are those that help to find
     out who sent it.
     """
 

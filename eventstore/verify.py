@@ -3,7 +3,7 @@
 What it proves, per partition: positions are dense from 1 to the head; `recorded_at` never goes
 back; every event is the one whose hash was taken when it was appended; the chain of these hashes
 leads to the head's; every payload opens with its user's key, or belongs to an erased user. What
-it can't see alone is a log that was cut off, or written again as a whole, by somebody who can
+it can't see alone is a log that was cut off, or written again as a whole, with the rights to
 write it all: for that, note a head's position and hash elsewhere and give them back.
 """
 

@@ -1,4 +1,4 @@
-"""Read models: what the log says about each user, kept ready to be asked.
+"""Read models: what the log holds about each user, kept ready for questions.
 
 Everything here can be thrown away and made again from the log. `state` and `history` are pure:
 what they make depends on the set of events alone, not on the order of arrival, the number of

@@ -45,7 +45,7 @@ def new_group() -> typer.Typer:
 
 
 def read_settings(log_level: LogLevel | None = "warning", **given: Any) -> Settings:  # noqa: ANN401 - as in Settings
-    """Read the settings; commands that answer and end log warnings only, unless told otherwise."""
+    """Read the settings; a command that ends by itself logs warnings only, unless set otherwise."""
     settings, origins = settings_module.load(**given)
     level = settings.log_level
     if log_level is not None and origins["log_level"] == "default":

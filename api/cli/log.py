@@ -37,7 +37,10 @@ def verify_command(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Prove that no event was altered, dropped, inserted or reordered."""
+    """Prove that the log is whole and unaltered.
+
+    Fails if an event was altered, dropped, inserted or reordered, and names the first.
+    """
     try:
         notes = [Note.parse(text) for text in against or []]
     except ValueError:
@@ -69,11 +72,11 @@ def rotate_command(
         bool, typer.Option("--prepare", help="First: make a new generated key beside the old.")
     ] = False,
 ) -> None:
-    """Wrap every user's key with the new master key; events stay as they are.
+    """Wrap all keys with a new master key.
 
     Set the new key as USERLOG_MASTER_KEY and the old one as USERLOG_PREVIOUS_MASTER_KEY (for a
-    generated key: --prepare), restart the service, run this, then forget the old key. It can be
-    stopped and run again.
+    generated key: --prepare), restart the service, run this, then delete the old key. Events
+    stay as they are. It can be stopped and run again.
     """
     if prepare:
         prepare_rotation(read_settings())
@@ -107,7 +110,7 @@ def export_command(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A file, .gz and .zst compressed.")] = None,
 ) -> None:
-    """Write the log as deliveries, one per line."""
+    """Write the log as lines, one delivery each."""
     try:
         start = dict(Position.parse(text) for text in after or [])
     except ValueError as error:

@@ -75,7 +75,7 @@ def user(found: User) -> None:
 
 
 def stale(found: Stale | None) -> None:
-    """Say what an answer lacks."""
+    """Print what an answer lacks."""
     if found:
         plain(f"event {found.position} and what follows is not in it: {STALE.format(found.reason)}")
 
@@ -87,7 +87,7 @@ def _contacts(name: str, value: Any) -> object:  # noqa: ANN401 - any JSON
 
 
 def contact(item: Any) -> str:  # noqa: ANN401 - any JSON
-    """Write a phone or an e-mail as people do, and what is said of it."""
+    """Write a phone or an e-mail as people do, and its flags."""
     if not is_object(item):
         return msgspec.json.encode(item).decode()
     number, code = item.get("phone"), item.get("country_code")
@@ -96,8 +96,8 @@ def contact(item: Any) -> str:  # noqa: ANN401 - any JSON
     flags = [flag for flag in ("primary", "verified") if item.get(flag)]
     if item.get("active") is False:
         flags.append("inactive")
-    said = f" ({', '.join(flags)})" if flags else ""
-    return f"{item.get('email') or number}{said}"
+    shown = f" ({', '.join(flags)})" if flags else ""
+    return f"{item.get('email') or number}{shown}"
 
 
 def quarantine(found: list[Quarantined]) -> None:
@@ -141,19 +141,19 @@ def parked(found: list[ParkedUser]) -> None:
 def stats(found: list[Day]) -> None:
     """Print an application's days."""
     table(
-        ("day", "created", "deleted", "blocked", "active at its end"),
+        ("day", "created", "deleted", "blocked", "active at the end"),
         [(str(d.date), d.created, d.deleted, d.blocked, d.active) for d in found],
     )
 
 
 def sent(found: list[Sent]) -> None:
-    """Print what became of deliveries."""
+    """Print the answers to deliveries."""
     names = ("accepted", "duplicates", "ignored", "quarantined")
     rows: list[list[str]] = []
     for one in found:
         counts = [str(one.answer.get(name, "-")) for name in names]
-        said = one.answer.get("positions") or [one.answer.get("title", "")]
-        rows.append([one.name, str(one.status or "-"), *counts, ", ".join(said)])
+        result = one.answer.get("positions") or [one.answer.get("title", "")]
+        rows.append([one.name, str(one.status or "-"), *counts, ", ".join(result)])
     table(("delivery", "status", *names, "positions"), rows)
 
 
@@ -187,7 +187,7 @@ def status_view(found: Status) -> Group:
 
 
 def status_line(found: Status) -> str:
-    """Say in one line what changes while one watches."""
+    """Write in one line what changes while one watches."""
     heads = ", ".join(head.position for head in found.heads)
     waiting = sum(p.lag_positions for p in found.projections if p.active)
     line = f"head {heads}; {waiting} events to project; {found.quarantined} in quarantine"
@@ -195,7 +195,7 @@ def status_line(found: Status) -> str:
 
 
 def rebuild_line(found: Progress) -> str:
-    """Say in one line how far a rebuild is."""
+    """Write in one line how far a rebuild is."""
     parts = [
         f"generation {found.generation}: {found.phase}",
         f"{found.shards_done} of {found.shards} shards",

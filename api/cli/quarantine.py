@@ -61,7 +61,10 @@ def show_command(key: Id, json: Json = False) -> None:
 def replay_command(
     keys: SomeIds = None, reason: Reason = None, everything: All = False, json: Json = False
 ) -> None:
-    """Try again, after a new version can read more; what can be taken now leaves quarantine."""
+    """Try to read them again.
+
+    What a newer version can read goes into the log and leaves quarantine.
+    """
 
     async def work(runtime: Runtime) -> dict[str, int]:
         chosen = keys or await _chosen(runtime, reason, everything=everything)
@@ -81,18 +84,18 @@ def replay_command(
 def purge_command(
     keys: SomeIds = None, reason: Reason = None, everything: All = False, yes: Yes = False
 ) -> None:
-    """Throw away for good."""
+    """Delete them for good."""
 
     async def choose(runtime: Runtime) -> list[uuid.UUID]:
         return keys or await _chosen(runtime, reason, everything=everything)
 
     chosen = with_runtime(choose)
-    confirm(f"Throw {len(chosen)} deliveries away for good?", yes=yes)
+    confirm(f"Delete {len(chosen)} deliveries for good?", yes=yes)
 
     async def work(runtime: Runtime) -> int:
         return sum([await runtime.quarantine.remove(key) for key in chosen])
 
-    output.plain(f"thrown away: {with_runtime(work)}")
+    output.plain(f"deleted: {with_runtime(work)}")
 
 
 async def _chosen(runtime: Runtime, reason: str | None, *, everything: bool) -> list[uuid.UUID]:

@@ -36,7 +36,7 @@ def stats_command(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show by day how many users were new, deleted, blocked, and active at its end."""
+    """Show an application's numbers by day."""
 
     async def work(runtime: Runtime) -> list[Day]:
         until = option("--to", parse_day, last) or today()
@@ -60,7 +60,10 @@ def stats_command(
 
 @app.command("parked")
 def parked_command(json: Json = False) -> None:
-    """List users with an event that can't be read; `userlog rebuild --user` lets them go on."""
+    """List users with an event that can't be projected.
+
+    When the cause is mended, `userlog rebuild --parked` makes their rows again.
+    """
 
     async def work(runtime: Runtime) -> list[ParkedUser]:
         return await parked.list_all(runtime.pool)

@@ -1,4 +1,4 @@
-"""The command that makes the read models again, or proves that they are right."""
+"""The command that rebuilds the read models, or compares them with the log."""
 
 from __future__ import annotations
 
@@ -27,14 +27,12 @@ Workers = Annotated[
 Fresh = Annotated[bool, typer.Option("--fresh", help="Drop an unfinished rebuild; begin anew.")]
 VerifyOnly = Annotated[
     bool,
-    typer.Option("--verify-only", help="Change nothing; fail if a row is not what the log says."),
+    typer.Option("--verify-only", help="Change nothing; fail if a row differs from the log."),
 ]
 Diff = Annotated[
     bool, typer.Option("--diff", help="Change nothing; show what the present code would change.")
 ]
-Rollback = Annotated[
-    bool, typer.Option("--rollback", help="Let the generation answer that did before.")
-]
+Rollback = Annotated[bool, typer.Option("--rollback", help="Flip back to the former generation.")]
 Drop = Annotated[
     bool, typer.Option("--drop", help="Remove unfinished and former generations; build nothing.")
 ]
@@ -58,9 +56,9 @@ def rebuild_command(
     drop: Drop = False,
     json: Json = False,
 ) -> None:
-    """Make the read models again from the log, prove them, and let them answer.
+    """Rebuild the read models from the log, prove, flip.
 
-    Everything goes on meanwhile. A rebuild that was interrupted goes on where it stopped.
+    Requests and appends go on meanwhile. An interrupted rebuild goes on where it stopped.
     """
     if sum((verify_only, diff, fresh, rollback, drop, parked, user is not None)) > 1:
         raise typer.BadParameter("these options exclude each other")
@@ -104,10 +102,10 @@ def _verify(plan: Plan, *, fail: bool, json: bool) -> None:
     if json:
         output.as_json(found)
     else:
-        right = f"{found.users} users, {found.rows} rows: all as the log says"
-        _show(found, "rows are not what the present code makes of the log", right)
+        right = f"{found.users} users, {found.rows} rows: all equal to the log"
+        _show(found, "rows differ from what the present code makes of the log", right)
     if fail and found.differing:
-        raise FailedError(f"{found.differing} rows are not what the log says")
+        raise FailedError(f"{found.differing} rows differ from the log")
 
 
 def _show(found: Differences, wrong: str, right: str) -> None:

@@ -1,4 +1,4 @@
-"""Commands that run the service and look after it."""
+"""Commands that run the service and show its state."""
 
 from __future__ import annotations
 
@@ -38,10 +38,13 @@ _OK = 200
 @app.command("init")
 def init_command(
     partitions: Annotated[
-        int, typer.Option(min=1, max=1024, help="Parts of the log; fixed for ever.")
+        int, typer.Option(min=1, max=1024, help="Partitions of the log; can't be changed later.")
     ] = 1,
 ) -> None:
-    """Create the schema; serve does it too on an empty database."""
+    """Create the schema in an empty database.
+
+    `userlog serve` does it too, with one partition.
+    """
     settings = read_settings()
     obtain(settings)
 
@@ -49,7 +52,7 @@ def init_command(
         async with database_url(settings) as url:
             return await install(url, settings, partitions)
 
-    output.plain("schema installed" if run(work()) else "the schema is there already")
+    output.plain("schema installed" if run(work()) else "the schema is already installed")
 
 
 @app.command("serve")
@@ -57,15 +60,16 @@ def serve_command(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.")] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that answer; from 2 on one more projects.")
+        int | None,
+        typer.Option(help="Processes that answer; from 2 on, one more projects."),
     ] = None,
     project: Annotated[
         bool, typer.Option("--projector/--no-projector", help="Keep the read models up to date.")
     ] = True,
 ) -> None:
-    """Take webhooks, answer questions, and project, until Ctrl-C.
+    """Serve: take webhooks, answer requests, project.
 
-    SIGHUP lets it read its secrets again.
+    Stops at SIGINT (Ctrl-C) or SIGTERM. At SIGHUP it reads its secrets again.
     """
 
     def reread() -> Settings:
@@ -73,17 +77,17 @@ def serve_command(
 
     settings = reread()
 
-    def say(text: str) -> None:
+    def show(text: str) -> None:
         print(text, flush=True)  # noqa: T201 - the greeting is this command's output
 
-    run(serve.serve(settings, project=project, say=say, reread=reread))
+    run(serve.serve(settings, project=project, show=show, reread=reread))
 
 
 @app.command("project")
 def project_command(
     once: Annotated[bool, typer.Option("--once", help="Catch up and exit.")] = False,
 ) -> None:
-    """Keep the read models up to date, without serving."""
+    """Run the projector alone."""
     settings = read_settings(log_level=None)
     if not once:
         run(serve.project_forever(settings))
@@ -99,12 +103,13 @@ def project_command(
 @app.command("send")
 def send_command(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Deliveries; none: the documented samples.")
+        list[Path] | None,
+        typer.Argument(help="Files of deliveries; default: the samples."),
     ] = None,
-    url: Annotated[str | None, typer.Option(help="Where to; default: the local service.")] = None,
+    url: Annotated[str | None, typer.Option(help="Default: the local service.")] = None,
     json: Json = False,
 ) -> None:
-    """Sign deliveries and post them, to try an endpoint."""
+    """Sign and post deliveries, to try an endpoint."""
     settings = read_settings()
     secret = obtain(settings).webhook_secrets[0]
     url = url or f"http://{settings.host}:{settings.port}{WEBHOOK_PATH}"
@@ -123,11 +128,11 @@ def send_command(
 @app.command("status")
 def status_command(
     watch: Annotated[
-        bool, typer.Option("--watch", help="Look every second, until Ctrl-C.")
+        bool, typer.Option("--watch", help="Show it every second, until Ctrl-C.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show how far the log, the read models and a rebuild have come."""
+    """Show the state of log, read models and rebuild."""
     if watch:
         with contextlib.suppress(StoppedError):
             with_runtime(partial(watch_status, json=json))
@@ -145,7 +150,7 @@ def status_command(
 
 @app.command("settings")
 def settings_command(json: Json = False) -> None:
-    """Show every setting, its value, origin and meaning; secrets stay hidden."""
+    """Show all settings; secrets stay hidden."""
     settings, origins = settings_module.load()
     rows: list[tuple[str, str, str, str, str]] = []
     for field in msgspec.structs.fields(Settings):

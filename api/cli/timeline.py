@@ -31,7 +31,7 @@ def _paragraph(entry: Entry) -> Iterator[str]:
     if entry.late:
         yield f"    came late: recorded {_when(entry.recorded_at)}, after events that follow it"
     if entry.stated_at:
-        ahead = f"the sender's clock said {_when(entry.stated_at)}"
+        ahead = f"the sender dated it {_when(entry.stated_at)}"
         yield f"    {ahead}, so the time of recording counts"
     for change in entry.changes:
         yield f"    {_sentence(change)}"

@@ -29,7 +29,7 @@ Scopes = Annotated[
 def create_command(
     name: Name, application: Applications = None, scope: Scopes = None, json: Json = False
 ) -> None:
-    """Make a token and print it, this once."""
+    """Make a token and print it once."""
 
     async def work(runtime: Runtime) -> str:
         return await Tokens(runtime.pool).create(name, scope or [Scope.READ], application or None)
@@ -43,7 +43,7 @@ def create_command(
 
 @app.command("list")
 def list_command(json: Json = False) -> None:
-    """List all tokens, the newest first, and when they were last used."""
+    """List all tokens and when they were last used."""
 
     async def work(runtime: Runtime) -> list[Token]:
         return await Tokens(runtime.pool).all()
@@ -59,7 +59,7 @@ def list_command(json: Json = False) -> None:
 def revoke_command(
     token_id: Annotated[str, typer.Argument(metavar="ID", help="As listed.")], json: Json = False
 ) -> None:
-    """Let a token open nothing any more, within five seconds."""
+    """Revoke a token, within five seconds."""
 
     async def work(runtime: Runtime) -> bool:
         return await Tokens(runtime.pool).revoke(token_id)

@@ -47,7 +47,7 @@ def user_command(
     known_at: KnownAt = None,
     json: Json = False,
 ) -> None:
-    """Show who a user is, or was."""
+    """Show a user, now or at a moment."""
     valid, known = time_option(valid_at, "--valid-at"), time_option(known_at, "--known-at")
 
     async def work(runtime: Runtime) -> User | None:
@@ -79,7 +79,7 @@ def history_command(
     after: Annotated[str | None, typer.Option(help="Go on after this mark.")] = None,
     json: Json = False,
 ) -> None:
-    """Show what happened to a user, in the order in which it happened."""
+    """Show what happened to a user, event by event."""
     valid, known = time_option(valid_at, "--valid-at"), time_option(known_at, "--known-at")
     page = Page(order, limit, _page_key(after), valid or FOREVER)
 
@@ -117,7 +117,10 @@ def _page_key(text: str | None) -> PageKey | None:
 def erase_command(
     application_id: Application, user_id: UserId, yes: Yes = False, json: Json = False
 ) -> None:
-    """Destroy a user's data for good: their key and their rows in every read model."""
+    """Erase a user's personal data for good.
+
+    Destroys their key and their rows in every read model; their events stay, sealed for ever.
+    """
     confirm(f"Erase user {user_id} of {application_id} for good?", yes=yes)
 
     async def work(runtime: Runtime) -> Erasure:
@@ -130,6 +133,6 @@ def erase_command(
         position = str(found.position) if found.position else None
         output.as_json({"erased_at": rfc3339(found.erased_at), "position": position})
     elif found.position:
-        output.plain(f"erased: key and read models are gone, event {found.position} says so")
+        output.plain(f"erased: key and read models are gone, event {found.position} records it")
     else:
         output.plain(f"nothing to do: erased already at {rfc3339(found.erased_at)}")

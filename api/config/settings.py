@@ -64,7 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str | None, _about("opens what the master key does not, while rotating", "q83vEjRWeJ…=")
     ] = None
     api_token: Annotated[
-        str | UnsetType, _about("opens everything, beside `userlog token`", "a-long-word")
+        str | UnsetType, _about("a token for everything, beside `userlog token`", "a-long-word")
     ] = UNSET
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _about("what to log", "info")
@@ -74,10 +74,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "auto"
     body_bytes_max: Annotated[Count, _about("largest delivery; above it: 413", "1048576")] = 1 << 20
     requests_max: Annotated[
-        Count, _about("requests in hand at once, for each process; above it: 503", "500")
+        Count, _about("requests in flight, for each process; above it: 503", "500")
     ] = 500
     bodies_bytes_max: Annotated[
-        Count, _about("bodies in hand at once, for each process; above it: 503", "67108864")
+        Count, _about("bytes of bodies in flight, for each process; above it: 503", "67108864")
     ] = 64 << 20
     queue_rows_max: Annotated[
         Count, _about("events that may wait to be written; above it: 503", "10000")
@@ -85,12 +85,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     batch_rows_max: Annotated[Count, _about("events written at once", "1000")] = 1_000
     batch_bytes_max: Annotated[Count, _about("sealed bytes written at once", "4194304")] = 4 << 20
     projector_batch_rows_max: Annotated[Count, _about("events projected at once", "150")] = 150
-    projector_poll_s: Annotated[
-        Seconds, _about("how often the projector looks by itself", "0.5")
-    ] = 0.5
+    projector_poll_s: Annotated[Seconds, _about("how often the projector polls the log", "0.5")] = (
+        0.5
+    )
     scrub_interval_s: Annotated[
         Annotated[float, Meta(ge=0, le=86_400)],
-        _about("how often some users are proven right; 0: never", "1"),
+        _about("how often some users are compared with the log; 0: never", "1"),
     ] = 1.0
     page_rows_max: Annotated[Count, _about("largest page of an answer", "1000")] = 1_000
     pool_connections_max: Annotated[
@@ -103,17 +103,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     request_timeout_s: Annotated[
         Seconds, _about("for a request, from its head to its answer", "10")
     ] = 10.0
-    idle_timeout_s: Annotated[
-        Seconds, _about("for a connection on which no request is coming", "75")
-    ] = 75.0
+    idle_timeout_s: Annotated[Seconds, _about("for an idle connection", "75")] = 75.0
     connections_max: Annotated[
-        Count, _about("connections from outside, for each process; above it: 503", "4000")
+        Count, _about("client connections, for each process; above it: 503", "4000")
     ] = 4_000
     wait_timeout_s: Annotated[
         Seconds, _about("how long min_position waits for the read model", "5")
     ] = 5.0
     shutdown_timeout_s: Annotated[
-        Seconds, _about("for requests in hand when the service stops", "10")
+        Seconds, _about("for requests in flight when the service stops", "10")
     ] = 10.0
 
     @property

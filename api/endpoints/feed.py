@@ -78,7 +78,7 @@ class FeedParameters(Parameters, frozen=True):
 
 
 class EventData(msgspec.Struct, frozen=True):
-    """What an event carries: of the user's fields only those that it says something about."""
+    """What an event carries: of the user's fields only those that are in it."""
 
     company_id: int | None
     state: dict[str, Any]
@@ -88,7 +88,7 @@ class CloudEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """An event of the log, as CloudEvents 1.0.
 
     `data` is null if the user has been erased, or if the event can't be read: then `dataerror`
-    says why.
+    has the reason.
     """
 
     specversion: str

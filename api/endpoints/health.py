@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Health(msgspec.Struct, frozen=True):
-    """All is well; what is not is said by a problem."""
+    """All is well; anything else is a problem document."""
 
     status: Literal["ok"]
 

@@ -52,7 +52,7 @@ async def read(pool: Pool) -> list[Metric]:
 
 def up(is_up: bool) -> Metric:  # noqa: FBT001 - it is the value
     """Return whether the database answers."""
-    return _one("database_up", "Whether the database answers", is_up)
+    return _one("database_up", "1 if the database answers", is_up)
 
 
 def known(settings: Settings) -> list[Metric]:
@@ -70,8 +70,8 @@ def known(settings: Settings) -> list[Metric]:
     disk = shutil.disk_usage(settings.data_dir)
     return [
         build,
-        _one("data_dir_size_bytes", "The size of the disk below the data directory", disk.total),
-        _one("data_dir_free_bytes", "What is free of it", disk.free),
+        _one("data_dir_size_bytes", "Size of the data directory's disk", disk.total),
+        _one("data_dir_free_bytes", "Free space on the data directory's disk", disk.free),
     ]
 
 
@@ -83,16 +83,20 @@ def _partitions(rows: list[asyncpg.Record]) -> list[Metric]:
     verified = [row for row in rows if row["verified_at"]]
 
     return [
-        each("log_head_position", "The newest event's position", "head"),
-        each("log_recorded_timestamp_seconds", "When it was recorded", "recorded_at"),
+        each("log_head_position", "Position of the newest event", "head"),
+        each(
+            "log_recorded_timestamp_seconds",
+            "Time of recording of the newest event",
+            "recorded_at",
+        ),
         each(
             "verification_passed",
-            "Whether the last `userlog verify` found no fault",
+            "1 if the last `userlog verify` found no fault",
             "passed",
             verified,
         ),
-        each("verification_timestamp_seconds", "When that was", "verified_at"),
-        each("verification_position", "As far as it looked", "verified_until", verified),
+        each("verification_timestamp_seconds", "Time of the last verification", "verified_at"),
+        each("verification_position", "Last verified position", "verified_until", verified),
     ]
 
 
@@ -101,14 +105,26 @@ def _whole(row: asyncpg.Record) -> list[Metric]:
         return _one(name, text, _number(row[column]))
 
     return [
-        value("database_size_bytes", "What the database occupies", "size"),
+        value("database_size_bytes", "Size of the database", "size"),
         value("parked_users", "Users with an event that can't be projected", "parked"),
-        value("quarantine_deliveries", "Deliveries that could not be read", "quarantined"),
-        value("quarantine_newest_timestamp_seconds", "When the last one came", "quarantined_at"),
+        value("quarantine_deliveries", "Deliveries in quarantine", "quarantined"),
+        value(
+            "quarantine_newest_timestamp_seconds",
+            "Time of the newest in quarantine",
+            "quarantined_at",
+        ),
         _total("scrub_users", "Users compared with the log by scrubbers", row["scrubbed"]),
-        _total("scrub_differences", "Rows that were not what the log says", row["differences"]),
-        value("scrub_timestamp_seconds", "When users were compared last", "scrubbed_at"),
-        value("scrub_difference_timestamp_seconds", "When a row differed last", "differed_at"),
+        _total("scrub_differences", "Rows that differed from the log", row["differences"]),
+        value(
+            "scrub_timestamp_seconds",
+            "Time of the last comparison",
+            "scrubbed_at",
+        ),
+        value(
+            "scrub_difference_timestamp_seconds",
+            "Time of the last difference",
+            "differed_at",
+        ),
     ]
 
 
@@ -121,9 +137,13 @@ def _lags(found: list[Lag]) -> list[Metric]:
         return _many(name, text, labels, values)
 
     return [
-        each("projection_position", "The newest event in the read models", "position"),
-        each("projection_lag_events", "Events that are not in the read models", "lag_positions"),
-        each("projection_lag_seconds", "How long the oldest of them has waited", "lag_s"),
+        each("projection_position", "Position of the newest projected event", "position"),
+        each("projection_lag_events", "Events that are not projected yet", "lag_positions"),
+        each(
+            "projection_lag_seconds",
+            "Waiting time of the oldest of them",
+            "lag_s",
+        ),
     ]
 
 
@@ -137,11 +157,11 @@ def _rebuild(found: Progress | None, *, running: bool) -> list[Metric]:
     phases: Values = {(phase,): bool(found and found.phase == phase) for phase in _PHASES}
     events, planned = (found.events, found.events_total) if found else (0, 0)
     return [
-        _one("rebuild_running", "Whether a process works on a rebuild", running),
-        _one("rebuild_unfinished", "Whether there is one to be gone on with", found is not None),
-        _many("rebuild_phase", "What it is at", ("phase",), phases),
-        _one("rebuild_loaded_events", "Events that it has folded", events),
-        _one("rebuild_planned_events", "Events that it has to fold while building", planned),
+        _one("rebuild_running", "1 while a process works on a rebuild", running),
+        _one("rebuild_unfinished", "1 if there is an unfinished rebuild", found is not None),
+        _many("rebuild_phase", "1 for the phase of the rebuild", ("phase",), phases),
+        _one("rebuild_loaded_events", "Events that the rebuild has folded", events),
+        _one("rebuild_planned_events", "Events that the rebuild has to fold", planned),
     ]
 
 

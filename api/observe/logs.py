@@ -1,6 +1,6 @@
 """Log lines: readable in a terminal, JSON elsewhere, and never a user's data in them.
 
-What an exception says may quote data (a value that could not be stored, a row that exists
+The message of an exception may quote data (a value that could not be stored, a row that exists
 already), so of exceptions only the types and places are written, not the messages. The key is
 `raised`: `exception` is what a terminal's renderer takes for a traceback as text.
 """

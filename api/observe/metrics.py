@@ -63,12 +63,12 @@ class Metrics:
         self._update: asyncio.TimerHandle | None = None
         self._deliveries = self._counter(
             "deliveries",
-            "Signed deliveries, answered with 200",
+            "Signed deliveries answered with 200",
             "outcome",
             "taken ignored quarantined",
         )
         self._refused = self._counter(
-            "deliveries_refused", "Deliveries answered otherwise", "reason", " ".join(_REFUSALS)
+            "deliveries_refused", "Deliveries that were refused", "reason", " ".join(_REFUSALS)
         )
         self._events = self._counter(
             "events", "User events in deliveries", "outcome", "accepted duplicate"
@@ -91,20 +91,20 @@ class Metrics:
             "append_batch_events", "Events appended in a batch", _EVENTS
         )
         self._queue = self._gauge("queue_events", "Events that wait to be appended")
-        self._gauge("queue_limit_events", "How many may wait before deliveries are refused").set(
+        self._gauge("queue_limit_events", "Events that may wait before deliveries are refused").set(
             settings.queue_rows_max
         )
         self._connections = self._gauge(
             "database_connections", "Connections to the database", "state"
         )
-        self._gauge("database_connections_limit", "How many there may be").set(
+        self._gauge("database_connections_limit", "Allowed connections").set(
             settings.pool_connections_max
         )
         self._set_gauges()
         log.observers.append(self._appended)
 
     def _counter(self, name: str, text: str, label: str, values: str) -> dict[str, Counter]:
-        """Make counters that are there from the beginning, so that their first step is seen."""
+        """Make counters that begin at 0, so that their first increase is seen."""
         counter = Counter(f"userlog_{name}", text, (label,), registry=self._registry)
         return {value: counter.labels(value) for value in values.split()}
 

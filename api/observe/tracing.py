@@ -2,7 +2,7 @@
 
 Only where the extra `otel` is installed and a variable of OpenTelemetry asks for traces; else
 nothing of it is imported and nothing is called. A span has the path's pattern and numbers, never a
-path, an address, a header or a text from anybody.
+path, an address, a header or a text from a client.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Acceptor:
             except (BlockingIOError, ConnectionAbortedError, InterruptedError):
                 return
             except OSError as error:
-                _log.warning("no connection can be had", problem=type(error).__name__)
+                _log.warning("no connection can be accepted", problem=type(error).__name__)
                 self._loop.remove_reader(listener)
                 self._loop.call_later(_PAUSE_S, self._resume, listener)
                 return

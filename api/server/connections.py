@@ -1,7 +1,7 @@
 """Connections: how many there may be, and how malformed requests are refused.
 
-aiohttp quotes what was sent in its answers to bad requests, and logs each as an error. What was
-sent may hold anybody's data, and an error is for somebody to look at.
+aiohttp quotes bad requests in its answers, and logs each as an error. A request may hold personal
+data, and an error is for an operator to look at.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class _Connection(web.RequestHandler):
             return
         self._head_bytes += len(data)
         if self._head_bytes > HEAD_BYTES_MAX:
-            _log.info("not understood as HTTP", problem="EndlessHead")
+            _log.info("malformed request", problem="EndlessHead")
             self._give_up(_malformed())
 
     def handle_error(
@@ -144,7 +144,7 @@ class _Connection(web.RequestHandler):
         """Refuse a malformed request without quoting it."""
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
-        _log.info("not understood as HTTP", problem=type(exc).__name__)
+        _log.info("malformed request", problem=type(exc).__name__)
         response = _malformed().response()
         response.force_close()
         return response
@@ -166,10 +166,10 @@ class _Connection(web.RequestHandler):
 
 def _malformed() -> Problem:
     detail = (
-        f"this is no HTTP/1.1, or more of a head than {HEADERS_MAX} headers,"
-        f" {LINE_BYTES_MAX} bytes in a line and {HEAD_BYTES_MAX} in all"
+        f"not HTTP/1.1, or a head of more than {HEADERS_MAX} headers, {LINE_BYTES_MAX} bytes"
+        f" in a line or {HEAD_BYTES_MAX} bytes"
     )
-    return Problem(400, "Not understood", detail, headers={"Connection": "close"})
+    return Problem(400, "Malformed request", detail, headers={"Connection": "close"})
 
 
 def _raw(problem: Problem) -> bytes:

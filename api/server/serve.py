@@ -1,4 +1,4 @@
-"""The service: starts everything, says where it is, and stops without losing anything."""
+"""The service: starts its processes, prints its address, and stops without losing anything."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _log = structlog.stdlib.get_logger("userlog")
 
 
 async def serve(
-    settings: Settings, *, project: bool, say: Callable[[str], None], reread: Reread
+    settings: Settings, *, project: bool, show: Callable[[str], None], reread: Reread
 ) -> None:
-    """Serve until SIGINT or SIGTERM; `say` is told what a person needs to know first.
+    """Serve until SIGINT or SIGTERM; `show` prints what a person needs to know first.
 
     At SIGHUP the secrets are read again, from the settings that `reread` returns.
     """
@@ -47,14 +47,14 @@ async def serve(
             _on_hangup(stopping, reread, secrets.renew)
             with contextlib.suppress(StoppedWaitingError):
                 async with answering(settings, secrets, listeners[0], stopping, project=project):
-                    say(greeting)
+                    show(greeting)
                     await stopping.wait()
             return
         async with database_url(settings) as url:
             there = msgspec.structs.replace(settings, database_url=url)
             supervisor = Supervisor(there, secrets, listeners, project=project)
             _on_hangup(stopping, reread, supervisor.renew)
-            await supervisor.run(stopping, ready=lambda: say(greeting))
+            await supervisor.run(stopping, ready=lambda: show(greeting))
 
 
 async def project_forever(settings: Settings) -> None:
@@ -85,9 +85,9 @@ def _on_hangup(stopping: asyncio.Event, reread: Reread, renew: Callable[[Secrets
         try:
             renew(obtain(reread()))
         except SettingsError as error:
-            _log.error("secrets stay as they were", problem=str(error))
+            _log.error("secrets not renewed", problem=str(error))
         else:
-            _log.info("secrets read again")
+            _log.info("secrets renewed")
 
     in_terminal = os.isatty(sys.stderr.fileno())
     asyncio.get_running_loop().add_signal_handler(

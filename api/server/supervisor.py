@@ -142,7 +142,7 @@ class _Slot:
                 return
             if not self.ready.is_set():
                 stopping.set()
-                raise WorkerError("a worker process did not start; its own line says why")
+                raise WorkerError("a worker process did not start; its own log line has the reason")
             _log.error("worker died; replacing it", how=how, projects=not self._config.sockets)
             pause_s = _PAUSE_S if time.monotonic() - began > _STEADY_S else pause_s
             with contextlib.suppress(TimeoutError):

@@ -52,7 +52,7 @@ async def _answer(request: web.BaseRequest) -> web.StreamResponse:
     if request.path == "/health/live":
         response = web.json_response({"status": "ok"})
     else:
-        detail = "the service is starting and waits for its database; send it again"
+        detail = "the service waits for its database; send it again"
         response = unavailable(detail, _RETRY_AFTER_S).response()
     response.force_close()
     return response

@@ -90,4 +90,4 @@ def _too_large() -> Problem:
 
 
 def too_many() -> Problem:
-    return unavailable("too much is in hand already; send it again", _RETRY_AFTER_S)
+    return unavailable("too many requests in flight; send it again", _RETRY_AFTER_S)

@@ -159,7 +159,7 @@ class Middlewares:
                 return _of_http(error)
             case QueueFullError():
                 self._throttled.warning(_log, "queue is full")
-                return unavailable("too much is waiting; send it again", 1)
+                return unavailable("too many events wait to be written; send it again", 1)
             case UnavailableError():
                 self._throttled.warning(_log, "database not available", problem=str(error))
                 return unavailable("the database is not available; send it again", _RETRY_AFTER_S)
@@ -182,7 +182,11 @@ def _handler(route: Route[Any], bounds: Bounds) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         application_id = request.match_info.get("application_id")
         if route.scope and not request[_ACCESS].allows(route.scope, application_id):
-            raise Problem(403, "Not allowed", "the token is good, but does not open this")
+            raise Problem(
+                403,
+                "Not allowed",
+                "the token is valid, but its scopes or applications do not include this",
+            )
         given = _NO_PARAMETERS
         if has_parameters:
             given = reader.read(request.query, request.headers)
@@ -213,8 +217,8 @@ def _of_http(error: web.HTTPException) -> Problem:
             405, "Method not allowed", f"allowed here: {allow}", headers={hdrs.ALLOW: allow}
         )
     if error.status == HTTPStatus.NOT_FOUND:
-        return Problem(404, "No such path", "GET /openapi.json lists the paths that there are")
-    return Problem(error.status, error.reason, "this HTTP request can't be answered as it is")
+        return Problem(404, "No such path", "GET /openapi.json lists the paths")
+    return Problem(error.status, error.reason, "this HTTP request can't be answered")
 
 
 def without_quoting(handler: Handler) -> Handler:

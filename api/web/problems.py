@@ -10,11 +10,11 @@ CONTENT_TYPE = "application/problem+json"
 MEANINGS = {
     400: "what was sent can't be read; `errors` names each parameter that is wrong or unknown",
     401: "the token, or the signature of a delivery, is missing or wrong",
-    403: "the token is good, but does not open this",
-    404: "there is no such user, or was none at that time, or no such path",
-    405: "the path does not take this method; the header Allow says which it does",
+    403: "the token is valid, but its scopes or applications do not include this",
+    404: "no such user, or none at that time, or no such path",
+    405: "the path does not take this method; the header Allow lists those it takes",
     408: "the body did not arrive in time; send it again",
-    410: "the user was erased for good",
+    410: "the user was erased",
     413: "the body is larger than USERLOG_BODY_BYTES_MAX",
     500: "a defect of userlog; its log has a line with this X-Request-Id",
     503: "not now; send it again after the seconds in Retry-After, without it ask the operator",
@@ -82,8 +82,8 @@ def unavailable(detail: str, retry_after_s: int) -> Problem:
 def unreadable(position: str, reason: str) -> Problem:
     """503: nothing is wrong with the request, but it takes an operator to make the answer."""
     detail = (
-        f"event {position} of this user can't be read ({reason}); whoever runs the service mends"
-        " what is wrong with it, then runs `userlog rebuild --user`"
+        f"event {position} of this user can't be read ({reason}); the operator mends the cause,"
+        " then runs `userlog rebuild --user`"
     )
     return Problem(503, "Unreadable event", detail)
 

@@ -85,7 +85,7 @@ class Tokens:
         self._reading = asyncio.Lock()
 
     async def access(self, token: str) -> Access | None:
-        """Return what a token opens, None if nothing; UnavailableError if that can't be known."""
+        """Return what a token opens, None if nothing; UnavailableError if the database is away."""
         digest = _hash(token)
         configured = self._secrets.api_token if self._secrets else None
         if configured is not None and hmac.compare_digest(digest, _hash(configured)):
@@ -133,7 +133,7 @@ class Tokens:
     async def create(
         self, name: str, scopes: Sequence[Scope], applications: Sequence[str] | None
     ) -> str:
-        """Make a token and return it; nobody can see it again."""
+        """Make a token and return it; it can't be shown again."""
         token_id = randomness.token_hex(4)
         token = f"{_PREFIX}_{token_id}_{randomness.token_urlsafe()}"
         limits = None if applications is None else list(applications)
@@ -150,7 +150,7 @@ class Tokens:
         return [Token(**{k: v for k, v in row.items() if k != "hash"}) for row in rows]
 
     async def revoke(self, token_id: str) -> bool:
-        """Let a token open nothing any more; say whether there is one of this id."""
+        """Revoke a token; return whether there is one of this id."""
         with database_errors():
             found = await self._pool.fetchval(_SQL["token_revoke"], token_id)
         return found is not None

@@ -34,7 +34,7 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 
 
 class Decoded(msgspec.Struct, frozen=True):
-    """What a delivery says.
+    """The events of a delivery, and what could not be read.
 
     `topic` is what it is about; of any but users there is nothing else. `rejected` are the
     reasons why the delivery, or a part of it, could not be read; the rest of it is in `events`.
@@ -119,9 +119,9 @@ def _event(
 def _identity(
     delivery: Delivery, occurred_at: datetime, content: bytes, nth: int
 ) -> tuple[bytes, bool]:
-    """Name the event within its user, and say whether its time is part of the name.
+    """Name the event within its user, and return whether its time is part of the name.
 
-    By the platform's id, else by what it says and when. A delivery may hold the same user more
+    By the platform's id, else by its content and time. A delivery may hold the same user more
     than once below one id: `nth` tells these apart.
     """
     if delivery.event_id is not None:

@@ -19,9 +19,9 @@ _TIMEOUT_S = 30
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """A delivery that was posted; without a status, nobody answered.
+    """A delivery that was posted; without a status there was no answer.
 
-    `answer` is the document that came back, or one with a `title` that says why there is none.
+    `answer` is the document that came back, or one with a `title` that gives the reason.
     """
 
     name: str
@@ -48,7 +48,7 @@ def deliveries(files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
 
 
 async def send(url: str, secret: str, files: Sequence[Path]) -> list[Sent]:
-    """Post deliveries one after the other; stop at the first that nobody answers."""
+    """Post deliveries one after the other; stop at the first without an answer."""
     sent: list[Sent] = []
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout) as session:

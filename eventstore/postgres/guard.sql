@@ -4,7 +4,7 @@
 -- docs/planner.md, 2.
 ALTER FUNCTION userlog.append SET plan_cache_mode = force_generic_plan;
 
--- A guard: nobody, the owner included, changes the log's rows by accident. Where it is left out, the
+-- A guard against changing the log's rows by accident, also by their owner. Where it is left out, the
 -- rights in schema.sql remain. A superuser can switch it off (session_replication_role), which
 -- `userlog verify` is for.
 

@@ -144,7 +144,7 @@ class Keyring:
         return answer
 
     async def _run(self, partition: int, queue: deque[_LookUp]) -> None:
-        await _until_nobody_joins(queue)
+        await _until_no_caller_joins(queue)
         batch = list(queue)
         queue.clear()
         wanted = {stream.stream_id: stream for one in batch for stream in one.streams}
@@ -236,10 +236,10 @@ class Keyring:
             raise WrongKeyError(msg) from error
 
 
-async def _until_nobody_joins(queue: deque[_LookUp]) -> None:
-    """Give way until a round of the loop has brought nobody: callers are answered a few a round.
+async def _until_no_caller_joins(queue: deque[_LookUp]) -> None:
+    """Give way until a round of the loop brings no caller: callers are answered a few a round.
 
-    A look-up costs almost as much for one user as for thirty. Where somebody joins in each round,
+    A look-up costs almost as much for one user as for thirty. Where a caller joins in each round,
     it does not wait for the last.
     """
     for _ in range(_ROUNDS_MAX):

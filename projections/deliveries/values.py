@@ -21,7 +21,7 @@ _BRACKET_OR_STRING = re.compile(rb'[\[{\]}]|"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOT
 class UnreadableError(Exception):
     """A delivery, or an entry of it, that can't be read.
 
-    `reason` is one of a few fixed words, `detail` says what and where in a sentence that quotes
+    `reason` is one of a few fixed words, `detail` names what and where in a sentence that quotes
     nothing of the content.
     """
 
@@ -46,7 +46,7 @@ class UserEntry(msgspec.Struct, frozen=True):
         return None
 
     def time(self) -> datetime | None:
-        """Return when the user says they were last touched."""
+        """Return when the user was last changed, by their own fields."""
         for name in ("updated_at", "updatedAt", "created_at", "createdAt"):
             found = read_time(self.user.get(name))
             if found is not None:
@@ -122,7 +122,7 @@ def _iso(text: str) -> datetime | None:
 
 
 def refuse_too_deep(raw: bytes) -> None:
-    """UnreadableError if JSON is nested deeper than whoever reads it later is sure to follow.
+    """UnreadableError if JSON is nested deeper than every later reader can follow.
 
     Where the decoder itself gives up depends on its caller's stack: what it accepted here it
     might refuse elsewhere.

@@ -20,7 +20,7 @@ class PoisonError(Exception):
     """
 
     def __init__(self, position: Position, reason: str, detail: str = "") -> None:
-        """`detail` may say more of the reason, in fixed words as well."""
+        """`detail` may add to the reason, in fixed words as well."""
         why = f"{reason}, {detail}" if detail else reason
         super().__init__(f"event {position} can't be read ({why})")
         self.position = position
@@ -28,7 +28,7 @@ class PoisonError(Exception):
 
     @property
     def is_defect(self) -> bool:
-        """Whether nobody foresaw it."""
+        """Whether it is an error that no code foresees."""
         return self.reason not in _WORDS.values()
 
 

@@ -2,7 +2,7 @@
 
 A term is a hash of the application, what it is, and the value as people mean it: an e-mail or a
 username without case and outer blanks, a phone as its digits, once as it is and once with its
-country code. A hash has one size, whatever somebody puts into a phone.
+country code. A hash has one size, whatever a phone holds.
 """
 
 from __future__ import annotations

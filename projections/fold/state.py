@@ -124,7 +124,7 @@ class Recall:
 def _lifecycle(kind: Kind, fields: Fields) -> Lifecycle:
     """Say where in their life a user is.
 
-    The type of the event decides deletion, never the flags: the documented delete sample says
+    The type of the event decides deletion, never the flags: the documented delete sample has
     `archive: false, active: true`.
     """
     if kind is Kind.DELETED:

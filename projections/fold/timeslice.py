@@ -1,7 +1,7 @@
 """Long work, a few milliseconds at a time, so that requests in the same process go first.
 
 Not in a thread: a thread that computes takes the interpreter from the one that answers for 5 ms at
-each of its system calls, which left it a tenth of its answers a second.
+each of its system calls, which left it a fifth of its answers a second.
 """
 
 from __future__ import annotations

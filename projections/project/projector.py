@@ -3,7 +3,7 @@
 It takes a batch of events and writes their rows and the new checkpoint in one transaction, with
 the checkpoint's row locked, so each event is projected exactly once however many projectors run
 and whenever one dies. An event that can't be projected parks its user, with an error line;
-everybody else's events go on.
+the events of all others go on.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Proving: rows compared with what the log says."""
+"""Proving: rows compared with the log."""

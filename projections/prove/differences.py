@@ -1,4 +1,4 @@
-"""Where stored rows differ from what they should be, said in names alone, never in values. Pure."""
+"""Where stored rows differ from what they should be: in names alone, never in values. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Row(Protocol):
     def __iter__(self) -> Iterator[Any]: ...
 
 
-# Columns of JSON objects whose names say more than the column's.
+# Columns of JSON objects, whose names are more precise than the column's.
 _OBJECTS = ("state", "since")
 _KEPT_MAX = 1_000
 

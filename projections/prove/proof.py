@@ -1,4 +1,4 @@
-"""Proofs: that stored rows are what the log says, and that two generations are equal.
+"""Proofs: that stored rows are equal to the log, and that two generations are equal.
 
 Both look at a snapshot, in which the rows of a partition and its checkpoint belong together, so
 appends, projector and readers go on meanwhile. Neither writes.
@@ -102,7 +102,7 @@ async def _checkpoint(
 
 
 async def _exempt(connection: Connection, until: Position, number: int) -> set[uuid.UUID]:
-    """Return the users whose rows need not be what the events up to a position say."""
+    """Return the users whose rows may differ from the events up to a position."""
     rows = await connection.fetch(_SQL["not_compared"], until.partition, until.number, number)
     return {row["stream_id"] for row in rows}
 

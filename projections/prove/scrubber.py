@@ -104,7 +104,7 @@ class Scrubber:
 
     async def scrub_some(self) -> None:
         """Prove some users of a partition; which, is chance."""
-        partition = random.randrange(self._log.partitions)  # noqa: S311 - nobody gains by guessing
+        partition = random.randrange(self._log.partitions)  # noqa: S311 - no secret
         found = await scrub(self._log, partition, uuid.UUID(int=random.getrandbits(128)))
         if not found.users:  # behind the last one
             found = await scrub(self._log, partition, _FIRST)

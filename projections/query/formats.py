@@ -1,4 +1,4 @@
-"""How values are written in answers, and what the interface's description says of them."""
+"""How values are written in answers, and how the interface's description has them."""
 
 from __future__ import annotations
 

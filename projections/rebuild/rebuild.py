@@ -205,7 +205,7 @@ async def _hold(
 
 
 async def _advance(log: EventLog, where: Generation, until: int, *, live: bool = False) -> None:
-    """Project up to a position and no further, taking turns with whoever else projects."""
+    """Project up to a position and no further, taking turns with other projectors."""
     while (left := until - await _position(log, where)) > 0:
         if await project_batch(log, where, min(left, _BATCH_MAX), live=live) is None:
             await asyncio.sleep(_TURN_S)

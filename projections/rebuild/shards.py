@@ -1,7 +1,8 @@
 """Shards of a rebuild: ranges of users that are folded in memory and written once, with COPY.
 
 A shard's rows and the mark that it is done are one transaction, and the shard's row is locked
-while it is worked at. So whoever dies, no shard is loaded twice, and any number may work at once.
+while it is worked at. So no shard is loaded twice,
+whatever dies, and any number of processes may work at once.
 """
 
 from __future__ import annotations

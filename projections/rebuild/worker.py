@@ -41,7 +41,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
 
 
 class Prove(msgspec.Struct, frozen=True, tag=True):
-    """Compare these users with what the log says, in a generation or the active one."""
+    """Compare these users with the log, in a generation or the active one."""
 
     ranges: list[Range]
     generation: int | None = None

@@ -180,9 +180,9 @@ async def test_what_is_no_http(make_service_home: Callable[..., Home]) -> None:
         for name, request in NO_HTTP.items():
             answer = await talk(service, request)
             assert_quotes_nothing(answer, 400)
-            (line,) = [one for one in logged(home) if one["event"] == "not understood as HTTP"][-1:]
+            (line,) = [one for one in logged(home) if one["event"] == "malformed request"][-1:]
             assert set(line) == {"event", "level", "timestamp", "problem"}, name
-        refused = [one for one in logged(home) if one["event"] == "not understood as HTTP"]
+        refused = [one for one in logged(home) if one["event"] == "malformed request"]
         assert len(refused) == len(NO_HTTP)
         await assert_answers(service)
 

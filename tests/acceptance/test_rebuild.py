@@ -41,13 +41,13 @@ async def test_damage_is_named_and_mended(home: Home) -> None:
     """--verify-only exits 1 and names user, table and field; --diff exits 0; a rebuild mends."""
     async with _serving(home), home.database() as database:
         whole = await home.run("rebuild", "--verify-only")
-        assert (whole.code, whole.out) == (0, "20 users, 60 rows: all as the log says\n")
+        assert (whole.code, whole.out) == (0, "20 users, 60 rows: all equal to the log\n")
         await database.execute(
             """UPDATE userlog.users SET state = '{"first_name":"Secret"}' WHERE user_id = 'u3'"""
         )
         found = await home.run("rebuild", "--verify-only", "--workers", "1")
         assert (found.code, found.err.count("\n")) == (1, 2)  # the last one after the progress
-        assert "userlog: 1 rows are not what the log says" in found.err
+        assert "userlog: 1 rows differ from the log" in found.err
         for name in (f"{APP}/u3", "users", "state.first_name"):
             assert name in found.out
         assert "Secret" not in found.out + found.err

@@ -138,7 +138,7 @@ async def test_secrets_are_read_again(home: Home, workers: str) -> None:
         file.write_text("")
         service.process.send_signal(signal.SIGHUP)
         log = home.folder.with_suffix(".log")
-        await eventually(lambda: "secrets stay as they were" in log.read_text())
+        await eventually(lambda: "secrets not renewed" in log.read_text())
         assert await count("new")
         file.write_text("new")
         service.process.send_signal(signal.SIGHUP)

@@ -64,7 +64,7 @@ def test_marks(capsys: pytest.CaptureFixture[str]) -> None:
         "",
         "2023-06-13 09:48:47.621  nothing changed  [0:1]",
         "    came late: recorded 2023-06-13 10:00:00.000, after events that follow it",
-        "    the sender's clock said 2099-01-01 00:00:00.000, so the time of recording counts",
+        "    the sender dated it 2099-01-01 00:00:00.000, so the time of recording counts",
         "",
         "more: --after mark",
     ]

@@ -27,7 +27,7 @@ ROOT = Path(embedded.__file__).parents[2]
 USER = """
 import asyncio, sys
 from pathlib import Path
-from eventstore import embedded
+from eventstore.postgres import embedded
 
 def say(line):
     print(line, flush=True)

@@ -49,6 +49,8 @@ NOTICE_S = 5.0
 POLL_S = 0.05
 PROBE_S = 5.0
 RETRY_S = 1.0
+# How long the end of the server may go unnoticed; each look costs about 0.1 ms.
+WATCH_S = 0.2
 LOG_BYTES_MAX = 1_000_000
 LOG_TAIL_LINES = 3
 SOCKET_DIR_BYTES_MAX = 103 - len("/.s.PGSQL.5432")
@@ -73,6 +75,11 @@ _SETTINGS = (
     "port=5432",
     "unix_socket_permissions=0700",
     "fsync=on",
+    # After the crash of a backend PostgreSQL would recover within the same postmaster. A fast
+    # shutdown during that recovery, before redo begins, never ends: the postmaster waits for the
+    # checkpointer and the I/O workers, but sends them SIGTERM, which they ignore. So the postmaster
+    # ends after a crash, having killed what still runs after 5 s, and `keep` starts it again.
+    "restart_after_crash=off",
     "autovacuum_naptime=10",  # seconds until the planner hears that a new table is not empty
     # The log must hold no personal data, and errors quote it in their message ("invalid input
     # syntax"), detail ("Key (email)=…") and statement. Clients get their errors in full anyway.
@@ -148,6 +155,7 @@ class _Cluster:
         self._log = data_dir / "postgres.log"
         self._log_start = 0
         self._socket_dir: Path | None = None
+        self._last_seen: _Server | None = None
         self.let_go = False
         self._notice = notice
 
@@ -170,8 +178,8 @@ class _Cluster:
     async def keep(self) -> None:
         """Start the server again whenever it is found dead, until cancelled or `let_go`."""
         while not self.let_go:
-            await asyncio.sleep(RETRY_S)
-            if self._find() is not None:
+            await asyncio.sleep(WATCH_S)
+            if self._sees_server():
                 continue
             self._notice("PostgreSQL has died; starting it again")
             try:
@@ -180,11 +188,20 @@ class _Cluster:
                         await self._serve()
             except (EmbeddedPostgresError, OSError) as error:
                 self._notice(f"PostgreSQL does not start again: {error}")
+                await asyncio.sleep(RETRY_S)
 
     async def stop(self) -> None:
-        """Stop the server, if there is one. The caller holds the exclusive users lock."""
-        if (server := self._find()) is not None:
+        """Stop the server, if there is one. The caller holds the exclusive users lock.
+
+        A server that ends removes its `postmaster.pid` before its process is gone.
+        """
+        if (server := self._find() or self._last_seen) is not None:
             await self._halt(server)
+
+    def _sees_server(self) -> bool:
+        if (server := self._find()) is not None:
+            self._last_seen = server
+        return server is not None
 
     def _prepare(self) -> None:
         """Clear away what a killed initdb left, and let PostgreSQL's account in."""
@@ -251,6 +268,7 @@ class _Cluster:
                 await self._halt(_Server(child.pid, self._socket_dir))
             raise
         self._socket_dir = socket_dir
+        self._sees_server()
         return socket_dir
 
     async def _accepting(self) -> Path | None:

@@ -462,6 +462,38 @@ async def test_a_shutdown_that_hangs_is_cut_short(
         assert await ask(url, "SELECT one FROM kept") == 1
 
 
+async def test_stopping_during_the_recovery_from_a_crash_is_quick(data_dir: Path) -> None:
+    """A server whose backend was killed is stopped at once all the same, and loses nothing."""
+    for number in range(5):
+        async with asyncio.timeout(20), running(data_dir, notice=quiet) as url:
+            await ask(url, f"CREATE TABLE kept_{number} AS SELECT 1 AS one")
+            backend = await asyncpg.connect(url)
+            children = set(processes(data_dir)) - {postmaster(data_dir)}
+            await kill(backend.get_server_pid())
+            backend.terminate()
+            await ended(*children)
+            # A server that recovers in place refuses this only after recovery has begun.
+            with suppress(OSError, asyncpg.PostgresError):
+                await ask(url, "SELECT 1")
+    async with running(data_dir, notice=quiet) as url:
+        for number in range(5):
+            assert await ask(url, f"SELECT one FROM kept_{number}") == 1
+
+
+async def test_a_killed_backend_costs_a_short_break(data_dir: Path) -> None:
+    """A server that ended because of a killed backend is started again for those who use it."""
+    async with running(data_dir, notice=quiet) as url:
+        await ask(url, "CREATE TABLE kept AS SELECT 1 AS one")
+        backend = await asyncpg.connect(url)
+        server = postmaster(data_dir)
+        await kill(backend.get_server_pid())
+        backend.terminate()
+        await ended(server)
+        async with running(data_dir, notice=quiet) as again:
+            assert again == url
+            assert await ask(url, "SELECT one FROM kept") == 1
+
+
 async def test_a_failed_start_says_why(data_dir: Path) -> None:
     """The error carries the end of the server's log, and the server is gone."""
     async with running(data_dir, notice=quiet):

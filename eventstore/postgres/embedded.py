@@ -57,6 +57,8 @@ SOCKET_DIR_BYTES_MAX = 103 - len("/.s.PGSQL.5432")
 """A socket's path may have 107 bytes on Linux and 103 on macOS."""
 
 _ACCOUNT = "userlog-postgres"
+# In a directory that only root writes to, for all data directories of the machine.
+_ACCOUNT_LOCK = "/run/userlog-account.lock"
 _PLAIN_PATH = re.compile(r"[\w/.+-]+", re.ASCII)
 """A path that needs no quoting in a setting, a URL or a list of hosts."""
 _ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC"}
@@ -499,20 +501,39 @@ def _signalable(pid: int) -> bool:
     return True
 
 
-def _system_account(notice: Callable[[str], None]) -> pwd.struct_passwd:
+def _system_account(notice: Callable[[str], None], name: str = _ACCOUNT) -> pwd.struct_passwd:
     """The account for root's clusters, created if need be."""
     with contextlib.suppress(KeyError):
-        return pwd.getpwnam(_ACCOUNT)
-    notice(f"creating the system account {_ACCOUNT}, because PostgreSQL does not run as root")
-    if program := shutil.which("useradd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"):
-        options = ["--system", "--user-group", "--no-create-home", "--shell=/usr/sbin/nologin"]
-        command = [program, *options, _ACCOUNT]
-        subprocess.run(command, capture_output=True, check=False)  # noqa: S603 (constants)
+        return pwd.getpwnam(name)
+    _create_account(name, notice)
     try:
-        return pwd.getpwnam(_ACCOUNT)
+        return pwd.getpwnam(name)
     except KeyError as error:
-        msg = f"no system account {_ACCOUNT} and useradd can't create it; create it, or leave root"
+        msg = f"no system account {name} and useradd can't create it; create it, or leave root"
         raise EmbeddedPostgresError(msg) from error
+
+
+def _create_account(name: str, notice: Callable[[str], None]) -> None:
+    """Run useradd if there is one, unless another process has created the account meanwhile.
+
+    Of two useradd at once the later one gives the account, which the first is using already,
+    another uid.
+    """
+    program = shutil.which("useradd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if program is None:
+        return
+    with open(_ACCOUNT_LOCK, "ab", opener=_open_for_root) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(KeyError):
+            pwd.getpwnam(name)
+            return
+        notice(f"creating the system account {name}, because PostgreSQL does not run as root")
+        options = ["--system", "--user-group", "--no-create-home", "--shell=/usr/sbin/nologin"]
+        subprocess.run([program, *options, name], capture_output=True, check=False)  # noqa: S603 (our name)
+
+
+def _open_for_root(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, mode=0o600)
 
 
 def _programs() -> Path:

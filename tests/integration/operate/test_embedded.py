@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import signal
 import stat
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from threading import Barrier
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
@@ -539,3 +542,26 @@ async def test_root_lends_the_server_an_account(new_dir: Path) -> None:
         assert postmaster(new_dir) in processes(new_dir)
     assert mode(new_dir.parent) == parent | stat.S_IXOTH
     assert [line for line in lines if str(new_dir.parent) in line] != []
+
+
+@pytest.fixture
+def account() -> Iterator[str]:
+    """The name of a system account that does not exist yet; removed afterwards."""
+    name = f"userlog-test-{os.getpid()}"
+    yield name
+    subprocess.run(["/usr/sbin/userdel", name], check=True, capture_output=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can create accounts")
+def test_an_account_is_created_once(account: str) -> None:
+    """Those who need the account at the same time all get the same one."""
+    threads = 4
+    barrier = Barrier(threads)
+
+    def create(_number: int) -> int:
+        barrier.wait()
+        return embedded._system_account(quiet, account).pw_uid
+
+    with ThreadPoolExecutor(threads) as pool:
+        uids = set(pool.map(create, range(threads)))
+    assert uids == {pwd.getpwnam(account).pw_uid}

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 FAST_SHUTDOWN_S = 60.0
 """After this a shutdown stops being polite to its own checkpoint; the next start recovers."""
+# After this the postmaster is killed. An immediate shutdown kills what lingers after 5 s; one that
+# takes longer has a postmaster that does not run, or a child that no signal ends.
+IMMEDIATE_SHUTDOWN_S = 10.0
 LEFTOVERS_S = 60.0
 """How long processes of a killed server may hold its shared memory before a start gives up."""
 NOTICE_S = 5.0
@@ -108,6 +111,7 @@ class _Server(NamedTuple):
     pid: int
     socket_dir: Path | None
     """None until it listens."""
+    stopping: bool
 
 
 @contextlib.asynccontextmanager
@@ -242,8 +246,10 @@ class _Cluster:
                 await waiting.tick()
         finally:
             if initdb.poll() is None:
-                os.killpg(initdb.pid, signal.SIGTERM)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(initdb.pid, signal.SIGKILL)
                 await asyncio.to_thread(initdb.wait)
+                shutil.rmtree(new, ignore_errors=True)
         if initdb.returncode:
             raise self._failure("PostgreSQL could not create its cluster")
         self._settle(new)
@@ -253,7 +259,11 @@ class _Cluster:
         os.sync()  # its name, and those of directories made on the way, must survive a power cut
 
     async def _serve(self) -> Path:
-        """Start the server unless it runs; return its socket's directory once it accepts."""
+        """Start the server unless it runs; return its socket's directory once it accepts.
+
+        A server that is stopping will not accept again. It may hang, with the process gone that
+        would have ended it; so it is halted here.
+        """
         what = "PostgreSQL does not accept connections yet: starting, or recovering after a crash"
         waiting = _Waiting(self._notice, what)
         child: subprocess.Popen[bytes] | None = None
@@ -262,16 +272,25 @@ class _Cluster:
                 if child is not None and child.poll() is not None:
                     await self._let_leftovers_end(waiting)
                     child = None
-                if child is None and self._find() is None:
-                    child = self._launch()
+                if child is None:
+                    child = await self._replace(self._find())
                 await waiting.tick()
         except BaseException:
             if child is not None:
-                await self._halt(_Server(child.pid, self._socket_dir))
+                await self._halt(_Server(child.pid, self._socket_dir, stopping=False))
             raise
         self._socket_dir = socket_dir
         self._sees_server()
         return socket_dir
+
+    async def _replace(self, server: _Server | None) -> subprocess.Popen[bytes] | None:
+        """Start a server if there is none, or none that will serve; leave others alone."""
+        if server is not None and not server.stopping:
+            return None
+        if server is not None:
+            self._socket_dir = self._socket_dir or server.socket_dir
+            await self._end(server)
+        return self._launch()
 
     async def _accepting(self) -> Path | None:
         server = self._find()
@@ -279,7 +298,7 @@ class _Cluster:
             return None
         try:
             connection = await asyncpg.connect(_url(server.socket_dir), timeout=PROBE_S)
-            await connection.close()
+            await connection.close(timeout=PROBE_S)
         except (OSError, asyncpg.OperatorInterventionError, asyncpg.PostgresConnectionError):
             return None
         except asyncpg.PostgresError:
@@ -295,17 +314,18 @@ class _Cluster:
         await asyncio.sleep(RETRY_S)
 
     async def _halt(self, server: _Server) -> None:
-        """Shut the server down and see it gone; one that is not there is fine."""
-        waiting = _Waiting(self._notice, "PostgreSQL is shutting down")
-        how = signal.SIGINT
-        with contextlib.suppress(ProcessLookupError):
-            while self._is_postmaster(server.pid):
-                os.kill(server.pid, how)
-                await waiting.tick()
-                how = signal.SIGQUIT if waiting.seconds > FAST_SHUTDOWN_S else signal.SIGINT
+        """Shut the server down and clear away its directory; one that is not there is fine."""
+        await self._end(server)
         if server.socket_dir is not None:
             with contextlib.suppress(OSError):  # not empty: then it is not only ours
                 server.socket_dir.rmdir()
+
+    async def _end(self, server: _Server) -> None:
+        waiting = _Waiting(self._notice, "PostgreSQL is shutting down")
+        with contextlib.suppress(ProcessLookupError):
+            while self._is_postmaster(server.pid):
+                os.kill(server.pid, _shutdown_signal(waiting.seconds))
+                await waiting.tick()
 
     def _find(self) -> _Server | None:
         """The cluster's server; None if `postmaster.pid` is missing, stale or cut off."""
@@ -313,7 +333,8 @@ class _Cluster:
         if not lines or not lines[0].isdecimal() or not self._is_postmaster(int(lines[0])):
             return None
         socket_dir = "".join(lines[4:5])
-        return _Server(int(lines[0]), Path(socket_dir) if socket_dir else None)
+        stopping = "".join(lines[7:8]).strip() == "stopping"
+        return _Server(int(lines[0]), Path(socket_dir) if socket_dir else None, stopping=stopping)
 
     def _pid_file_lines(self) -> list[str]:
         """The complete lines; what follows the last line end is not all there yet."""
@@ -441,6 +462,13 @@ class _Waiting:
         if (due := int(self.seconds / NOTICE_S)) > self._told:
             self._told = due
             self._notice(f"{self._what}, {self.seconds:.0f} s so far")
+
+
+def _shutdown_signal(seconds: float) -> signal.Signals:
+    """The signal for a postmaster that has been shutting down for so long."""
+    if seconds <= FAST_SHUTDOWN_S:
+        return signal.SIGINT
+    return signal.SIGQUIT if seconds <= FAST_SHUTDOWN_S + IMMEDIATE_SHUTDOWN_S else signal.SIGKILL
 
 
 def _url(socket_dir: Path) -> str:

@@ -430,6 +430,31 @@ async def test_cancelling_a_start_stops_it(
     assert processes(new_dir) == []
 
 
+async def test_cancelling_a_start_ends_an_initdb_that_does_not_run(
+    new_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An initdb that heeds no signal is killed, and what it made is removed."""
+    monkeypatch.setattr(embedded, "NOTICE_S", 0.01)
+    stopped: list[int] = []
+
+    def stop_and_interrupt(line: str) -> None:
+        if "creating its cluster" in line and not stopped:
+            stopped.extend(processes(new_dir))
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+            task.cancel()
+
+    async def start() -> None:
+        async with running(new_dir, notice=stop_and_interrupt):
+            pytest.fail("the server started before it was cancelled")
+
+    task = asyncio.create_task(start())
+    await asyncio.wait([task], timeout=20)
+    assert task.cancelled()
+    await ended(*stopped)
+    assert unfinished(new_dir) == []
+
+
 async def test_cancelling_a_start_before_the_server_wrote_its_pid(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -463,6 +488,60 @@ async def test_a_shutdown_that_hangs_is_cut_short(
     assert processes(data_dir) == []
     async with running(data_dir, notice=quiet) as url:
         assert await ask(url, "SELECT one FROM kept") == 1
+
+
+async def test_a_postmaster_that_does_not_run_is_ended(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A postmaster that heeds no signal is killed at last, and loses nothing."""
+    monkeypatch.setattr(embedded, "FAST_SHUTDOWN_S", 0.1)
+    monkeypatch.setattr(embedded, "IMMEDIATE_SHUTDOWN_S", 0.1)
+    async with asyncio.timeout(20), running(data_dir, notice=quiet) as url:
+        await ask(url, "CREATE TABLE kept AS SELECT 1 AS one")
+        server = processes(data_dir)
+        os.kill(postmaster(data_dir), signal.SIGSTOP)
+    await ended(*server)
+    async with running(data_dir, notice=quiet) as url:
+        assert await ask(url, "SELECT one FROM kept") == 1
+
+
+async def test_a_server_that_hangs_in_stopping_does_not_keep_others_from_starting(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server left behind in the middle of its shutdown is ended, and another one started."""
+    monkeypatch.setattr(embedded, "FAST_SHUTDOWN_S", 0.1)
+    user = await User.start(data_dir)
+    url = await user.ready()
+    hanging, idle = await asyncpg.connect(url), await asyncpg.connect(url)
+    await hanging.execute("CREATE TABLE kept AS SELECT 1 AS one")
+    await user.die()
+    os.kill(hanging.get_server_pid(), signal.SIGSTOP)
+    os.kill(postmaster(data_dir), signal.SIGINT)
+    await ended(idle.get_server_pid())
+    async with asyncio.timeout(20), running(data_dir, notice=quiet) as url:
+        assert await ask(url, "SELECT one FROM kept") == 1
+    hanging.terminate()
+    idle.terminate()
+
+
+async def test_a_connection_that_hangs_does_not_hold_up_a_start(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection that asks whether the server accepts has a time limit to its very end."""
+    monkeypatch.setattr(embedded, "PROBE_S", 0.5)
+    connect = asyncpg.connect
+    stopped: list[int] = []
+
+    async def connect_and_stop(url: str, timeout: float) -> asyncpg.Connection[asyncpg.Record]:  # noqa: ASYNC109 - as the driver's
+        connection = await connect(url, timeout=timeout)
+        if not stopped:
+            stopped.append(connection.get_server_pid())
+            os.kill(stopped[0], signal.SIGSTOP)
+        return connection
+
+    monkeypatch.setattr(asyncpg, "connect", connect_and_stop)
+    async with asyncio.timeout(20), running(data_dir, notice=quiet):
+        os.kill(stopped[0], signal.SIGCONT)
 
 
 async def test_stopping_during_the_recovery_from_a_crash_is_quick(data_dir: Path) -> None:

@@ -20,7 +20,7 @@ import uvloop
 
 from api.webhook.ingest import Ingest
 from eventstore.log import EventLog
-from eventstore.postgres import embedded, schema
+from eventstore.postgres import embedded, embedded_server, schema
 from eventstore.postgres.pool import open_pool
 from eventstore.quarantine import Quarantine
 from eventstore.sealing.keys import MasterKey
@@ -72,9 +72,8 @@ async def server() -> AsyncIterator[Server]:
     """
     high, low = divmod(os.getpid() & 0xFFFF, 256)
     host = f"127.77.{high}.{low}"
-    kept = [one for one in embedded._SETTINGS if not one.startswith("listen_")]  # noqa: SLF001
-    settings: Any = (*kept, f"listen_addresses={host}")
-    embedded._SETTINGS = settings  # noqa: SLF001
+    kept = [one for one in embedded_server.SETTINGS if not one.startswith("listen_")]
+    embedded_server.SETTINGS = (*kept, f"listen_addresses={host}")
     with tempfile.TemporaryDirectory(prefix="userlog-bench-") as folder:
         async with embedded.running(Path(folder), notice=lambda _: None) as url:
             yield Server(url, host)

@@ -20,8 +20,10 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
-from eventstore.postgres import embedded
+from eventstore.postgres import embedded, embedded_cluster, embedded_server
 from eventstore.postgres.embedded import EmbeddedPostgresError, psql_path, running
+from eventstore.postgres.embedded_account import system_account
+from eventstore.postgres.embedded_server import Server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
@@ -30,15 +32,15 @@ ROOT = Path(embedded.__file__).parents[2]
 USER = """
 import asyncio, sys
 from pathlib import Path
-from eventstore.postgres import embedded
+from eventstore.postgres import embedded, embedded_cluster
 
-def say(line):
+def show(line):
     print(line, flush=True)
 
 async def main():
-    embedded.NOTICE_S = 0.01
-    async with embedded.running(Path(sys.argv[1]), notice=say) as url:
-        say(url)
+    embedded_cluster.NOTICE_S = 0.01
+    async with embedded.running(Path(sys.argv[1]), notice=show) as url:
+        show(url)
         await asyncio.to_thread(sys.stdin.read)
 
 asyncio.run(main())
@@ -46,7 +48,7 @@ asyncio.run(main())
 
 
 class User:
-    """Another process that uses the server until it is told to leave, or killed."""
+    """Another process that uses the server until it is asked to leave, or killed."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -59,15 +61,15 @@ class User:
             await asyncio.create_subprocess_exec(*arguments, stdin=pipe, stdout=pipe, cwd=ROOT)
         )
 
-    async def says(self, beginning: str) -> str:
+    async def prints(self, beginning: str) -> str:
         assert self.process.stdout is not None
         while line := (await self.process.stdout.readline()).decode():
             if line.startswith(beginning):
                 return line.rstrip()
-        pytest.fail(f"the other process ended without saying {beginning!r}")
+        pytest.fail(f"the other process ended without printing {beginning!r}")
 
     async def ready(self) -> str:
-        return await self.says("postgresql://")
+        return await self.prints("postgresql://")
 
     async def leave(self) -> None:
         await self.process.communicate(b"")  # without input it would leave stdin open
@@ -79,7 +81,7 @@ class User:
 
 
 def quiet(_line: str) -> None:
-    """Notice nothing."""
+    pass
 
 
 def processes(data_dir: Path) -> list[int]:
@@ -97,7 +99,6 @@ def processes(data_dir: Path) -> list[int]:
 
 
 async def ended(*pids: int) -> None:
-    """Wait until the processes have ended."""
     for pid in pids:
         try:
             descriptor = os.pidfd_open(pid)
@@ -153,7 +154,7 @@ async def ask(url: str, query: str) -> object:
 
 @pytest.fixture
 def new_dir() -> Iterator[Path]:
-    """A data directory that does not exist yet, in a directory that nobody else may enter."""
+    """A data directory that does not exist yet, in a directory that is closed to other accounts."""
     with tempfile.TemporaryDirectory() as parent:
         path = Path(parent).resolve() / "data"
         yield path
@@ -240,7 +241,7 @@ async def test_no_personal_data_in_the_log(data_dir: Path) -> None:
             await connection.execute("DO $$ BEGIN RAISE 'grace@example.com'; END $$")
         await connection.execute("SELECT 'grace@example.com'")
         await kill(await connection.fetchval("SELECT pg_backend_pid() /* grace */"))
-        connection.terminate()  # a polite end would be written to nobody
+        connection.terminate()  # closing would write to a process that is gone
     log = (data_dir / "postgres.log").read_text()
     assert "terminated by signal 9" in log
     assert "grace" not in log
@@ -346,8 +347,8 @@ async def test_what_is_left_of_a_killed_server_is_waited_for(data_dir: Path, pid
 
 async def test_starting_has_no_time_limit(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A live server that does not answer is waited for, with a notice now and then."""
-    monkeypatch.setattr(embedded, "NOTICE_S", 0.1)
-    monkeypatch.setattr(embedded, "PROBE_S", 0.1)
+    monkeypatch.setattr(embedded_cluster, "NOTICE_S", 0.1)
+    monkeypatch.setattr(embedded_server, "PROBE_S", 0.1)
     lines: asyncio.Queue[str] = asyncio.Queue()
     user = await User.start(data_dir)
     await user.ready()
@@ -398,7 +399,7 @@ async def test_a_stale_pid_file_does_not_prevent_a_start(data_dir: Path, stale: 
 async def test_a_killed_initdb_leaves_nothing_half_made(new_dir: Path) -> None:
     """A cluster is there whole or not at all, and what a killed start left is cleared away."""
     user = await User.start(new_dir)
-    await user.says("PostgreSQL is creating its cluster")
+    await user.prints("PostgreSQL is creating its cluster")
     await user.die()
     while left := processes(new_dir):  # initdb's own children come and go
         await kill(*left)
@@ -414,7 +415,7 @@ async def test_cancelling_a_start_stops_it(
     new_dir: Path, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C at any moment of a start stops what it has started."""
-    monkeypatch.setattr(embedded, "NOTICE_S", 0.01)
+    monkeypatch.setattr(embedded_cluster, "NOTICE_S", 0.01)
 
     def interrupt(line: str) -> None:
         if moment in line:
@@ -434,7 +435,7 @@ async def test_cancelling_a_start_ends_an_initdb_that_does_not_run(
     new_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An initdb that heeds no signal is killed, and what it made is removed."""
-    monkeypatch.setattr(embedded, "NOTICE_S", 0.01)
+    monkeypatch.setattr(embedded_cluster, "NOTICE_S", 0.01)
     stopped: list[int] = []
 
     def stop_and_interrupt(line: str) -> None:
@@ -459,17 +460,17 @@ async def test_cancelling_a_start_before_the_server_wrote_its_pid(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that is only just coming up is stopped as well."""
-    launch = embedded._Cluster._launch
+    launch = Server._launch
 
-    def launch_and_interrupt(cluster: embedded._Cluster) -> subprocess.Popen[bytes]:
+    def launch_and_interrupt(server: Server) -> subprocess.Popen[bytes]:
         task.cancel()
-        return launch(cluster)
+        return launch(server)
 
     async def start() -> None:
         async with running(data_dir, notice=quiet):
             pytest.fail("the server started before it was cancelled")
 
-    monkeypatch.setattr(embedded._Cluster, "_launch", launch_and_interrupt)
+    monkeypatch.setattr(Server, "_launch", launch_and_interrupt)
     task = asyncio.create_task(start())
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -483,7 +484,7 @@ async def test_a_shutdown_that_hangs_is_cut_short(
     async with running(data_dir, notice=quiet) as url, connected(url) as connection:
         await connection.execute("CREATE TABLE kept AS SELECT 1 AS one")
         os.kill(await connection.fetchval("SELECT pg_backend_pid()"), signal.SIGSTOP)
-        monkeypatch.setattr(embedded, "FAST_SHUTDOWN_S", 0.1)
+        monkeypatch.setattr(embedded_server, "FAST_SHUTDOWN_S", 0.1)
         connection.terminate()
     assert processes(data_dir) == []
     async with running(data_dir, notice=quiet) as url:
@@ -494,8 +495,8 @@ async def test_a_postmaster_that_does_not_run_is_ended(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A postmaster that heeds no signal is killed at last, and loses nothing."""
-    monkeypatch.setattr(embedded, "FAST_SHUTDOWN_S", 0.1)
-    monkeypatch.setattr(embedded, "IMMEDIATE_SHUTDOWN_S", 0.1)
+    monkeypatch.setattr(embedded_server, "FAST_SHUTDOWN_S", 0.1)
+    monkeypatch.setattr(embedded_server, "IMMEDIATE_SHUTDOWN_S", 0.1)
     async with asyncio.timeout(20), running(data_dir, notice=quiet) as url:
         await ask(url, "CREATE TABLE kept AS SELECT 1 AS one")
         server = processes(data_dir)
@@ -509,7 +510,7 @@ async def test_a_server_that_hangs_in_stopping_does_not_keep_others_from_startin
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server left behind in the middle of its shutdown is ended, and another one started."""
-    monkeypatch.setattr(embedded, "FAST_SHUTDOWN_S", 0.1)
+    monkeypatch.setattr(embedded_server, "FAST_SHUTDOWN_S", 0.1)
     user = await User.start(data_dir)
     url = await user.ready()
     hanging, idle = await asyncpg.connect(url), await asyncpg.connect(url)
@@ -528,7 +529,7 @@ async def test_a_connection_that_hangs_does_not_hold_up_a_start(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection that asks whether the server accepts has a time limit to its very end."""
-    monkeypatch.setattr(embedded, "PROBE_S", 0.5)
+    monkeypatch.setattr(embedded_server, "PROBE_S", 0.5)
     connect = asyncpg.connect
     stopped: list[int] = []
 
@@ -576,7 +577,7 @@ async def test_a_killed_backend_costs_a_short_break(data_dir: Path) -> None:
             assert await ask(url, "SELECT one FROM kept") == 1
 
 
-async def test_a_failed_start_says_why(data_dir: Path) -> None:
+async def test_a_failed_start_gives_the_reason(data_dir: Path) -> None:
     """The error carries the end of the server's log, and the server is gone."""
     async with running(data_dir, notice=quiet):
         pass
@@ -589,16 +590,16 @@ async def test_a_failed_start_says_why(data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "says"), [("17\n", "by PostgreSQL 17"), (None, "not a PostgreSQL cluster")]
+    ("version", "reason"), [("17\n", "by PostgreSQL 17"), (None, "not a PostgreSQL cluster")]
 )
 async def test_data_of_another_make_is_refused(
-    new_dir: Path, version: str | None, says: str
+    new_dir: Path, version: str | None, reason: str
 ) -> None:
     """Data that this PostgreSQL can't open is named in the error, and left alone."""
     (new_dir / "postgres").mkdir(parents=True)
     if version is not None:
         (new_dir / "postgres" / "PG_VERSION").write_text(version)
-    with pytest.raises(EmbeddedPostgresError, match=says):
+    with pytest.raises(EmbeddedPostgresError, match=reason):
         async with running(new_dir, notice=quiet):
             pass
 
@@ -639,7 +640,7 @@ def test_an_account_is_created_once(account: str) -> None:
 
     def create(_number: int) -> int:
         barrier.wait()
-        return embedded._system_account(quiet, account).pw_uid
+        return system_account(quiet, account).pw_uid
 
     with ThreadPoolExecutor(threads) as pool:
         uids = set(pool.map(create, range(threads)))

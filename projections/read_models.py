@@ -95,26 +95,28 @@ def _terms(folded: Folded) -> Iterator[Row]:
             yield (stream.stream_id, term)
 
 
+USERS = Table(
+    name="users",
+    columns={
+        "stream_id": "uuid",
+        "application_id": "text",
+        "user_id": "text",
+        "company_id": "bigint",
+        "lifecycle": "text",
+        "state": "json",
+        "since": "json",
+        "order_key": "bytea",
+        "position": "bigint",
+        "kind": "smallint",
+        "occurred_at": "timestamptz",
+        "recorded_at": "timestamptz",
+    },
+    key=(),
+    rows=_users,
+)
+
 TABLES = (
-    Table(
-        name="users",
-        columns={
-            "stream_id": "uuid",
-            "application_id": "text",
-            "user_id": "text",
-            "company_id": "bigint",
-            "lifecycle": "text",
-            "state": "json",
-            "since": "json",
-            "order_key": "bytea",
-            "position": "bigint",
-            "kind": "smallint",
-            "occurred_at": "timestamptz",
-            "recorded_at": "timestamptz",
-        },
-        key=(),
-        rows=_users,
-    ),
+    USERS,
     Table(
         name="history",
         columns={

@@ -17,7 +17,7 @@ from projections.fold.timeslice import BACKGROUND_S, Timeslices
 from projections.project import checkpoints
 from projections.prove.differences import Difference, Differences, compare
 from projections.prove.ranges import Range, merged, split
-from projections.read_models import TABLES
+from projections.read_models import TABLES, USERS
 from projections.tables import Generation, Table
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ async def compare_generations(
         ours, theirs = await _sums(connection, table, until.partition, (right, stored))
         rows = sum(count for count, _ in ours.values())
         found.rows += rows
-        found.users += 0 if table.key else rows
+        found.users += rows if table is USERS else 0
         unequal = {n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n)}
         buckets = split(until.partition, _BUCKETS)
         for users in (buckets[n] for n in sorted(unequal)):

@@ -1,4 +1,7 @@
-"""The event log as its callers see it: append, read, erase."""
+"""The event log as its callers see it: append, read, erase.
+
+Events are sealed here and committed as a group; append() in schema.sql gives them their positions.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from eventstore import append, read
+from eventstore import append_call, read
 from eventstore.errors import UnavailableError, database_errors
 from eventstore.events import Appended, NewEvent, Position, Stream
 from eventstore.group_commit import GroupCommit, QueueLimits
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from eventstore.append import Answer
+    from eventstore.append_call import Answer
     from eventstore.events import RecordedEvent
     from eventstore.group_commit import Observer
     from eventstore.postgres.pool import Connection, Pool
@@ -56,7 +59,9 @@ class EventLog:
         self.partitions = partitions
         self.keyring = Keyring(pool, master_key)
         self.observers: list[Observer] = []
-        self._group_commit = GroupCommit(partial(append.append_batch, pool), limits, self.observers)
+        self._group_commit = GroupCommit(
+            partial(append_call.append_batch, pool), limits, self.observers
+        )
 
     @classmethod
     async def open(
@@ -178,7 +183,7 @@ class EventLog:
         """
         began = time.perf_counter()
         tombstone = self.keyring.tombstone(stream)
-        number = await append.erase(self._pool, stream, tombstone, recorded_at)
+        number = await append_call.erase(self._pool, stream, tombstone, recorded_at)
         self.keyring.forget(stream)
         position = None
         if number is not None:

@@ -13,7 +13,7 @@ import typer
 import zstandard
 
 from api.cli import output
-from api.cli.command import FailedError, Json, new_group, progress, read_settings, with_runtime
+from api.cli.shared import LOG, FailedError, Json, new_group, progress, read_settings, with_runtime
 from api.config.secret_files import prepare_rotation, previous_file
 from api.export_import import Importer, chunks, export_lines
 from eventstore.events import Position
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 app = new_group()
 
 
-@app.command("verify")
+@app.command("verify", rich_help_panel=LOG)
 def verify_command(
     against: Annotated[
         list[str] | None,
@@ -66,7 +66,7 @@ def verify_command(
         output.plain(f"verified: {events} events")
 
 
-@app.command("rotate-master-key")
+@app.command("rotate-master-key", rich_help_panel=LOG)
 def rotate_command(
     prepare: Annotated[
         bool, typer.Option("--prepare", help="First: make a new generated key beside the old.")
@@ -103,7 +103,7 @@ def rotate_command(
     )
 
 
-@app.command("export")
+@app.command("export", rich_help_panel=LOG)
 def export_command(
     after: Annotated[
         list[str] | None, typer.Option(help="Only what comes after this position.")
@@ -129,7 +129,7 @@ def export_command(
     output.errors.print(f"{with_runtime(work)} lines written")
 
 
-@app.command("import")
+@app.command("import", rich_help_panel=LOG)
 def import_command(
     files: Annotated[list[str], typer.Argument(help="One delivery a line; - for stdin.")],
     json: Json = False,

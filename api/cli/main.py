@@ -1,4 +1,6 @@
-"""The command `userlog`.
+"""The command `userlog`, put together from the groups of commands.
+
+To add a command: a function in the module of its group, such as `users`; nothing here.
 
 Exit codes: 0 success, 1 what was checked does not hold or could not be done, 2 wrong usage or
 settings. An expected failure prints one line, never a traceback.
@@ -12,31 +14,24 @@ from typing import Any, NoReturn
 import typer
 import typer.core
 
-from api.cli import log, output, quarantine, read_models, rebuild, service, token, users
-from api.cli.command import FailedError
+from api.cli import log, output, parked, quarantine, rebuild, service, token, users
+from api.cli.shared import ACCESS, GROUPS, WATCH, FailedError
 from api.config.settings import SettingsError
 from eventstore.errors import LogError
 from eventstore.postgres.embedded import EmbeddedPostgresError
 from projections.fold.poison import PoisonError
 from projections.rebuild.generations import RebuildRunningError
 
-# The commands by what they are for, in the order of the help.
-_GROUPS = {
-    "Run the service": ("serve", "init", "project", "send", "settings"),
-    "Look up users": ("user", "history", "stats"),
-    "Watch and repair": ("status", "quarantine", "parked", "rebuild"),
-    "Keep the log": ("verify", "export", "import", "erase", "rotate-master-key"),
-    "Give access": ("token",),
-}
-
 
 class _Grouped(typer.core.TyperGroup):
-    """Lists the commands in groups."""
+    """Lists the commands by what they are for."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - typer's own click
-        for title, names in _GROUPS.items():
-            commands = [(name, self.get_command(ctx, name)) for name in names]
-            rows = [(n, c.get_short_help_str(limit=60)) for n, c in commands if c is not None]
+        groups: dict[str, list[tuple[str, str]]] = {title: [] for title in GROUPS}
+        for name in self.list_commands(ctx):
+            command: Any = self.get_command(ctx, name)
+            groups[command.rich_help_panel].append((name, command.get_short_help_str(limit=60)))
+        for title, rows in groups.items():
             with formatter.section(title):
                 formatter.write_dl(rows)
 
@@ -50,10 +45,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for commands in (service.app, rebuild.app, users.app, read_models.app, log.app):
+for commands in (service.app, rebuild.app, users.app, parked.app, log.app):
     app.add_typer(commands)
-app.add_typer(quarantine.app, name="quarantine", help="Deliveries that could not be read.")
-app.add_typer(token.app, name="token", help="Tokens for the HTTP interface.")
+app.add_typer(
+    quarantine.app,
+    name="quarantine",
+    help="Deliveries that could not be read.",
+    rich_help_panel=WATCH,
+)
+app.add_typer(
+    token.app, name="token", help="Tokens for the HTTP interface.", rich_help_panel=ACCESS
+)
 
 
 def main() -> NoReturn:

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from api.cli import output
-from api.cli.command import FailedError, Json, Yes, confirm, new_group, with_runtime
+from api.cli.shared import FailedError, Json, Yes, confirm, new_group, with_runtime
 
 if TYPE_CHECKING:
     from api.runtime import Runtime

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from api.cli import output
-from api.cli.command import FailedError, Json, StoppedError, new_group, progress, with_runtime
 from api.cli.live import rebuild_shown
-from api.cli.read_models import repair_users
+from api.cli.parked import repair_users
+from api.cli.shared import WATCH, FailedError, Json, StoppedError, new_group, progress, with_runtime
 from projections.rebuild.rebuild import Plan, drop_others, prove_all, rebuild, roll_back
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ User = Annotated[
 Parked = Annotated[bool, typer.Option("--parked", help="Only users who are parked, in place.")]
 
 
-@app.command("rebuild")
+@app.command("rebuild", rich_help_panel=WATCH)
 def rebuild_command(
     workers: Workers = None,
     user: User = None,

@@ -11,7 +11,10 @@ import msgspec
 import typer
 
 from api.cli import output
-from api.cli.command import (
+from api.cli.live import watch_status
+from api.cli.shared import (
+    SERVICE,
+    WATCH,
     FailedError,
     Json,
     StoppedError,
@@ -20,7 +23,6 @@ from api.cli.command import (
     run,
     with_runtime,
 )
-from api.cli.live import watch_status
 from api.config import settings as settings_module
 from api.config.secret_files import obtain
 from api.config.settings import PREFIX, Settings
@@ -35,7 +37,7 @@ app = new_group()
 _OK = 200
 
 
-@app.command("init")
+@app.command("init", rich_help_panel=SERVICE)
 def init_command(
     partitions: Annotated[
         int, typer.Option(min=1, max=1024, help="Partitions of the log; can't be changed later.")
@@ -55,7 +57,7 @@ def init_command(
     output.plain("schema installed" if run(work()) else "the schema is already installed")
 
 
-@app.command("serve")
+@app.command("serve", rich_help_panel=SERVICE)
 def serve_command(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.")] = None,
@@ -83,7 +85,7 @@ def serve_command(
     run(serve.serve(settings, project=project, show=show, reread=reread))
 
 
-@app.command("project")
+@app.command("project", rich_help_panel=SERVICE)
 def project_command(
     once: Annotated[bool, typer.Option("--once", help="Catch up and exit.")] = False,
 ) -> None:
@@ -100,7 +102,7 @@ def project_command(
     output.plain(f"{run(work())} events projected")
 
 
-@app.command("send")
+@app.command("send", rich_help_panel=SERVICE)
 def send_command(
     files: Annotated[
         list[Path] | None,
@@ -125,7 +127,7 @@ def send_command(
         raise FailedError("not every delivery was answered with 200")
 
 
-@app.command("status")
+@app.command("status", rich_help_panel=WATCH)
 def status_command(
     watch: Annotated[
         bool, typer.Option("--watch", help="Show it every second, until Ctrl-C.")
@@ -148,7 +150,7 @@ def status_command(
         output.status(found)
 
 
-@app.command("settings")
+@app.command("settings", rich_help_panel=SERVICE)
 def settings_command(json: Json = False) -> None:
     """Show all settings; secrets stay hidden."""
     settings, origins = settings_module.load()

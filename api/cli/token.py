@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from api.cli import output
-from api.cli.command import FailedError, Json, new_group, with_runtime
+from api.cli.shared import FailedError, Json, new_group, with_runtime
 from api.web.tokens import Scope, Tokens
 
 if TYPE_CHECKING:

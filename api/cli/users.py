@@ -1,4 +1,4 @@
-"""Commands about one user."""
+"""Commands about users: one of them, or an application's numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from api.cli import output, timeline
-from api.cli.command import (
+from api.cli.output import STALE
+from api.cli.shared import (
+    LOG,
+    USERS,
     Application,
     FailedError,
     Json,
@@ -15,17 +18,22 @@ from api.cli.command import (
     Yes,
     confirm,
     new_group,
+    option,
     time_option,
     with_runtime,
 )
-from api.cli.output import STALE
+from api.web.times import first_day, parse_day, today
+from projections.query import stats
 from projections.query.formats import rfc3339
 from projections.query.users import FOREVER, Page, parse_page_key
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from api.runtime import Runtime
     from eventstore.events import Stream
     from eventstore.log import Erasure
+    from projections.query.stats import Day
     from projections.query.users import PageKey
     from projections.query.views import History, User
 
@@ -39,7 +47,7 @@ KnownAt = Annotated[
 ]
 
 
-@app.command("user")
+@app.command("user", rich_help_panel=USERS)
 def user_command(
     application_id: Application,
     user_id: UserId,
@@ -68,7 +76,7 @@ def user_command(
         output.user(found)
 
 
-@app.command("history")
+@app.command("history", rich_help_panel=USERS)
 def history_command(
     application_id: Application,
     user_id: UserId,
@@ -76,7 +84,9 @@ def history_command(
     known_at: KnownAt = None,
     order: Annotated[Literal["asc", "desc"], typer.Option(help="Oldest or newest first.")] = "asc",
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Entries to show.")] = 100,
-    after: Annotated[str | None, typer.Option(help="Go on after this mark.")] = None,
+    after: Annotated[
+        str | None, typer.Option(help="The key `next` of the page before: go on from there.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show what happened to a user, event by event."""
@@ -113,7 +123,40 @@ def _page_key(text: str | None) -> PageKey | None:
         raise typer.BadParameter(str(error), param_hint="--after") from None
 
 
-@app.command("erase")
+@app.command("stats", rich_help_panel=USERS)
+def stats_command(
+    application_id: Application,
+    first: Annotated[
+        str | None, typer.Option("--from", help="First day, YYYY-MM-DD; 29 days before the last.")
+    ] = None,
+    last: Annotated[
+        str | None, typer.Option("--to", help="Last day; if not given, today in UTC.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show an application's numbers by day."""
+
+    async def work(runtime: Runtime) -> list[Day]:
+        until = option("--to", parse_day, last) or today()
+        days_max = runtime.settings.page_rows_max
+
+        def parse_first(text: str) -> date:
+            return first_day(parse_day(text), until, days_max)
+
+        since = option("--from", parse_first, first) or first_day(None, until, days_max)
+        partitions = runtime.log.partitions
+        return await stats.days_of(runtime.pool, partitions, application_id, since, until)
+
+    found = with_runtime(work)
+    if json:
+        output.as_json({"application_id": application_id, "days": found})
+    elif found:
+        output.stats(found)
+    else:
+        raise FailedError("no such application, or nothing known of it by that day")
+
+
+@app.command("erase", rich_help_panel=LOG)
 def erase_command(
     application_id: Application, user_id: UserId, yes: Yes = False, json: Json = False
 ) -> None:

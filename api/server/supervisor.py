@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from api.server.worker import READY, WorkerConfig
-from projections.processes import WorkerError, command, how_ended
+from projections.subprocesses import WorkerError, command, how_ended
 
 if TYPE_CHECKING:
     import socket

@@ -29,11 +29,15 @@ class Inflight:
         self._idle.set()
         self.stopping = False
 
-    def enter(self, request: web.Request) -> bool:
-        """Count a request; return False if it is one too many, unless it asks for health."""
+    def enter(self, request: web.Request) -> None:
+        """Count a request; Problem (503) if it is one too many, unless it asks for health.
+
+        It is counted then too: `leave` follows in either case.
+        """
         self._count += 1
         self._idle.clear()
-        return self._count <= self._requests_max or request.path.startswith("/health/")
+        if self._count > self._requests_max and not request.path.startswith("/health/"):
+            raise _too_many()
 
     def leave(self, request: web.Request) -> None:
         """Count it no longer."""
@@ -60,7 +64,7 @@ class Inflight:
                 raise _too_large()
             others = self._body_bytes > size
             if others and self._body_bytes + len(part) > self._body_bytes_max:
-                raise too_many()
+                raise _too_many()
             self._body_bytes += len(part)
             request[_BYTES] = size = size + len(part)
             parts.append(part)
@@ -89,5 +93,5 @@ def _too_large() -> Problem:
     return Problem(413, "Body too large", "see USERLOG_BODY_BYTES_MAX for the limit")
 
 
-def too_many() -> Problem:
+def _too_many() -> Problem:
     return unavailable("too many requests in flight; send it again", _RETRY_AFTER_S)

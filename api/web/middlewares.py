@@ -1,4 +1,8 @@
-"""What surrounds every request: its id, errors turned into answers, limits, access, logging."""
+"""What surrounds every request: its id, limits, access, its log line.
+
+`inflight` decides how many there may be, `timeouts` how long each may take, `tokens` what a token
+opens, `error_answers` which answer an error becomes.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,11 @@ from aiohttp import hdrs, web
 
 from api.observe.logs import ThrottledLog
 from api.web import timeouts
-from api.web.inflight import too_many
+from api.web.error_answers import problem_of, refusal_of
 from api.web.params import Bounds, Parameters, Reader
-from api.web.problems import Problem, unavailable, unreadable
+from api.web.problems import Problem
 from api.web.route import JSON
 from api.web.tokens import Access
-from eventstore.errors import QueueFullError, UnavailableError
-from projections.fold.poison import PoisonError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -34,15 +36,6 @@ if TYPE_CHECKING:
     Handler = Callable[[Any], Awaitable[web.StreamResponse]]
 
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
-_RETRY_AFTER_S = 5
-# What a refused delivery is counted as.
-_REFUSALS = {
-    400: "incomplete",
-    401: "signature",
-    408: "slow",
-    413: "too-large",
-    503: "overloaded",
-}
 _NO_PARAMETERS = Parameters()
 _ACCESS = web.RequestKey("access", Access)
 _encode = msgspec.json.Encoder().encode
@@ -81,19 +74,19 @@ class Middlewares:
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Count a request, give it its id, map its errors to answers, and log it."""
-        good = self._inflight.enter(request)
+        given = request.headers.get("x-request-id", "")
+        chosen = given and _REQUEST_ID.fullmatch(given)
+        request_id = given if chosen else f"{getrandbits(128):032x}"
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        started = time.perf_counter()
         try:
-            given = request.headers.get("x-request-id", "")
-            chosen = given and _REQUEST_ID.fullmatch(given)
-            request_id = given if chosen else f"{getrandbits(128):032x}"
-            structlog.contextvars.bind_contextvars(request_id=request_id)
-            started = time.perf_counter()
             try:
-                response = await self._limited(request, handler, good=good)
+                self._inflight.enter(request)
+                response = await self._limited(request, handler)
             except Exception as error:  # noqa: BLE001 - the last place to turn it into an answer
                 if request.path == self._delivery_path:
-                    self._metrics.refused(_refusal(error))
-                response = self._problem_of(error).response()
+                    self._metrics.refused(refusal_of(error))
+                response = problem_of(error, self._throttled).response()
             response.headers["X-Request-Id"] = request_id
             resource = request.match_info.route.resource
             route = resource.canonical if resource else "no such path"
@@ -114,15 +107,8 @@ class Middlewares:
         milliseconds = round(1000 * seconds, 1)
         log("request", method=method, route=route, status=status, duration_ms=milliseconds)
 
-    async def _limited(
-        self, request: web.Request, handler: Handler, *, good: bool
-    ) -> web.StreamResponse:
-        """Bound the requests in number and time, require a token.
-
-        Once the service stops, a request is its connection's last.
-        """
-        if not good:
-            raise too_many()
+    async def _limited(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Bound the time and require a token; once the service stops, close the connection."""
         request[timeouts.DEADLINE] = limit = asyncio.timeout(self._timeout_s)
         try:
             async with limit:
@@ -150,28 +136,6 @@ class Middlewares:
             )
         return access
 
-    def _problem_of(self, error: Exception) -> Problem:
-        """Map an error to its answer; a defect is logged as well."""
-        match error:
-            case Problem():
-                return error
-            case web.HTTPException():
-                return _of_http(error)
-            case QueueFullError():
-                self._throttled.warning(_log, "queue is full")
-                return unavailable("too many events wait to be written; send it again", 1)
-            case UnavailableError():
-                self._throttled.warning(_log, "database not available", problem=str(error))
-                return unavailable("the database is not available; send it again", _RETRY_AFTER_S)
-            case PoisonError():
-                about = {"position": str(error.position), "reason": error.reason}
-                _log.warning("event can't be read", **about)
-                return unreadable(**about)
-            case _:
-                _log.error("request failed", exc_info=error)
-                detail = "this is a defect of userlog; its log has a line with this X-Request-Id"
-                return Problem(500, "Internal error", detail)
-
 
 def _handler(route: Route[Any], bounds: Bounds) -> Handler:
     """Require the route's scope, read its parameters, encode its answer."""
@@ -196,29 +160,6 @@ def _handler(route: Route[Any], bounds: Bounds) -> Handler:
         return web.Response(body=_encode(found), content_type=JSON)
 
     return handle
-
-
-def _refusal(error: Exception) -> str:
-    match error:
-        case Problem():
-            return _REFUSALS.get(error.document.status, "defect")
-        case QueueFullError():
-            return "queue-full"
-        case UnavailableError():
-            return "unavailable"
-        case _:
-            return "defect"
-
-
-def _of_http(error: web.HTTPException) -> Problem:
-    if isinstance(error, web.HTTPMethodNotAllowed):
-        allow = ", ".join(sorted(error.allowed_methods))
-        return Problem(
-            405, "Method not allowed", f"allowed here: {allow}", headers={hdrs.ALLOW: allow}
-        )
-    if error.status == HTTPStatus.NOT_FOUND:
-        return Problem(404, "No such path", "GET /openapi.json lists the paths")
-    return Problem(error.status, error.reason, "this HTTP request can't be answered")
 
 
 def without_quoting(handler: Handler) -> Handler:

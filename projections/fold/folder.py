@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from eventstore.sealing.keyring import Keyring
-    from projections.fold.work import Work
+    from projections.fold.interruptible import Work
 
     Rows: TypeAlias = list[asyncpg.Record]
 

@@ -9,14 +9,14 @@ import msgspec
 from eventstore.events import Kind
 from projections.deliveries.values import is_list, is_object
 from projections.fold.events import Fields, UserEvent
+from projections.fold.interruptible import run_at_once
 from projections.fold.poison import errors_as_poison
 from projections.fold.state import Lifecycle, UserState, fold
-from projections.fold.work import run_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from projections.fold.work import Work
+    from projections.fold.interruptible import Work
 
 _CONTACTS = {"emails": ("e-mail", "email"), "phone_numbers": ("phone", "phone")}
 _BOOKKEEPING = frozenset(

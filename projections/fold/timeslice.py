@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from projections.fold.work import Work
+    from projections.fold.interruptible import Work
 
 T = TypeVar("T")
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from eventstore import read
 from eventstore.events import Position
 from projections import read_models, tables
 from projections.fold.folder import Folder, group_by_user
 from projections.fold.poison import PoisonError
 from projections.fold.timeslice import BACKGROUND_S, Timeslices
 from projections.project import parked
+from projections.project.late_events import refold
 
 if TYPE_CHECKING:
     import uuid
@@ -61,7 +61,7 @@ class Batch:
             await self._refold(others, Position(self._where.partition, rows[-1]["position"]))
 
     async def _advance(self, users: dict[uuid.UUID, Rows]) -> list[uuid.UUID]:
-        """Fold what is new onto the rows; return those for whom that does not do."""
+        """Fold new events onto the rows; return the users for whom that is impossible."""
         states = await read_models.read_states(self._connection, self._where, list(users))
         others: list[uuid.UUID] = []
         for stream_id, rows in users.items():
@@ -78,9 +78,8 @@ class Batch:
 
     async def _refold(self, stream_ids: list[uuid.UUID], until: Position) -> None:
         """Fold users from the beginning, as far as an event that can't be projected."""
-        rows = await read.rows_of_streams(self._connection, stream_ids, until)
-        for stream_id, ours in group_by_user(rows).items():
-            folded, poison = await self._timeslices.run(self._folder.refolding_until_poison(ours))
+        users = refold(self._connection, self._folder, self._timeslices, stream_ids, until)
+        async for stream_id, folded, poison in users:
             if poison:
                 self.poison[stream_id] = poison
             # If it is an old event that has gone bad, the rows are better than a fold without it.

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from eventstore import read
 from eventstore.events import Position
 from projections import tables
 from projections.fold.folder import Folded, Folder
 from projections.fold.timeslice import Timeslices
 from projections.project import checkpoints, parked
+from projections.project.late_events import Refolded, refold
 from projections.read_models import TABLES
 from projections.tables import Generation
 
@@ -47,11 +47,9 @@ async def _repair(
     connection: Connection, log: EventLog, where: Generation, stream: Stream, reached: int
 ) -> PoisonError | None:
     until = Position(where.partition, reached)
-    rows = await read.rows_of_streams(connection, [stream.stream_id], until)
     folder = Folder(where.partition, log.keyring)
-    folded, poison = folder.erased(rows), None
-    if folded is None:
-        folded, poison = await Timeslices().run(folder.refolding_until_poison(rows))
+    users = refold(connection, folder, Timeslices(), [stream.stream_id], until)
+    _, folded, poison = await anext(users, Refolded(stream.stream_id, None, None))
     if poison is None:
         await tables.write(
             TABLES, connection, where, [folded or Folded(stream, None, [], whole=True)]

@@ -15,7 +15,7 @@ from eventstore import read
 from eventstore.events import Position
 from eventstore.postgres import statements
 from projections.fold.folder import Folded, Folder
-from projections.fold.work import run_at_once
+from projections.fold.interruptible import run_at_once
 from projections.prove.ranges import Range, split
 from projections.read_models import TABLES
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from eventstore.errors import LogError
-from projections.processes import WorkerError, command, how_ended
 from projections.rebuild.worker import Assignment, Failed, Job, Report, run_job
+from projections.subprocesses import WorkerError, command, how_ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

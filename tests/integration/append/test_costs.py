@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from eventstore import read
-from eventstore.append import append_batch
+from eventstore.append_call import append_batch
 from eventstore.events import Position
 from eventstore.sealing.keys import Ciphers
 from eventstore.sealing.seal import seal

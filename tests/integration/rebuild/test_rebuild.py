@@ -13,7 +13,6 @@ import pytest
 from eventstore.errors import LogError, UnavailableError
 from eventstore.events import Position
 from projections.fold.poison import PoisonError
-from projections.processes import WorkerError
 from projections.project.projector import Projector, catch_up, project_batch
 from projections.prove.scrubber import Scrubber, scrub
 from projections.query.lag import lags
@@ -28,6 +27,7 @@ from projections.rebuild.rebuild import (
     rebuild,
     roll_back,
 )
+from projections.subprocesses import WorkerError
 from projections.tables import Generation
 from tests.support.database import (
     APP,

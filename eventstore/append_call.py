@@ -1,4 +1,7 @@
-"""The calls of `append()` and `erase()`, the only ways to change the log."""
+"""The calls of `append()` and `erase()`, the only ways to change the log.
+
+Both are in schema.sql: append() numbers events, drops duplicates and extends the chain.
+"""
 
 from __future__ import annotations
 

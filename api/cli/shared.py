@@ -31,6 +31,15 @@ UserId = Annotated[str, typer.Argument(help="The user's id.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Don't ask.")]
 
 
+# What commands are for, in the order of the help.
+SERVICE = "Run the service"
+USERS = "Look up users"
+WATCH = "Watch and repair"
+LOG = "Keep the log"
+ACCESS = "Give access"
+GROUPS = (SERVICE, USERS, WATCH, LOG, ACCESS)
+
+
 class FailedError(Exception):
     """Ends a command with one line and exit code 1."""
 

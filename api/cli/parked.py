@@ -2,63 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from api.cli import output
-from api.cli.command import Application, FailedError, Json, new_group, option, with_runtime
-from api.web.times import first_day, parse_day, today
+from api.cli.shared import WATCH, FailedError, Json, new_group, with_runtime
 from projections.project import parked
 from projections.project.repair import repair
-from projections.query import stats
 
 if TYPE_CHECKING:
-    from datetime import date
-
     from api.runtime import Runtime
     from eventstore.events import Stream
     from projections.fold.poison import PoisonError
     from projections.project.parked import ParkedUser
-    from projections.query.stats import Day
 
 app = new_group()
 
 
-@app.command("stats")
-def stats_command(
-    application_id: Application,
-    first: Annotated[
-        str | None, typer.Option("--from", help="First day, YYYY-MM-DD; 29 days before the last.")
-    ] = None,
-    last: Annotated[
-        str | None, typer.Option("--to", help="Last day; if not given, today in UTC.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Show an application's numbers by day."""
-
-    async def work(runtime: Runtime) -> list[Day]:
-        until = option("--to", parse_day, last) or today()
-        days_max = runtime.settings.page_rows_max
-
-        def parse_first(text: str) -> date:
-            return first_day(parse_day(text), until, days_max)
-
-        since = option("--from", parse_first, first) or first_day(None, until, days_max)
-        partitions = runtime.log.partitions
-        return await stats.days_of(runtime.pool, partitions, application_id, since, until)
-
-    found = with_runtime(work)
-    if json:
-        output.as_json({"application_id": application_id, "days": found})
-    elif found:
-        output.stats(found)
-    else:
-        raise FailedError("no such application, or nothing known of it by that day")
-
-
-@app.command("parked")
+@app.command("parked", rich_help_panel=WATCH)
 def parked_command(json: Json = False) -> None:
     """List users with an event that can't be projected.
 

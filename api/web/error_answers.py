@@ -1,0 +1,74 @@
+"""Errors and their answers: which status each gets, 503 among them, and what is logged of it."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import structlog
+from aiohttp import hdrs, web
+
+from api.web.problems import Problem, unavailable, unreadable
+from eventstore.errors import QueueFullError, UnavailableError
+from projections.fold.poison import PoisonError
+
+if TYPE_CHECKING:
+    from api.observe.logs import ThrottledLog
+
+_RETRY_AFTER_S = 5
+# What a refused delivery is counted as.
+_REFUSALS = {
+    400: "incomplete",
+    401: "signature",
+    408: "slow",
+    413: "too-large",
+    503: "overloaded",
+}
+_log = structlog.stdlib.get_logger("userlog.http")
+
+
+def problem_of(error: Exception, throttled: ThrottledLog) -> Problem:
+    """Return the answer to a request that failed; a defect is logged as well."""
+    match error:
+        case Problem():
+            return error
+        case web.HTTPException():
+            return _of_http(error)
+        case QueueFullError():
+            throttled.warning(_log, "queue is full")
+            return unavailable("too many events wait to be written; send it again", 1)
+        case UnavailableError():
+            throttled.warning(_log, "database not available", problem=str(error))
+            return unavailable("the database is not available; send it again", _RETRY_AFTER_S)
+        case PoisonError():
+            about = {"position": str(error.position), "reason": error.reason}
+            _log.warning("event can't be read", **about)
+            return unreadable(**about)
+        case _:
+            _log.error("request failed", exc_info=error)
+            detail = "this is a defect of userlog; its log has a line with this X-Request-Id"
+            return Problem(500, "Internal error", detail)
+
+
+def refusal_of(error: Exception) -> str:
+    """Return what a delivery that failed is counted as."""
+    match error:
+        case Problem():
+            return _REFUSALS.get(error.document.status, "defect")
+        case QueueFullError():
+            return "queue-full"
+        case UnavailableError():
+            return "unavailable"
+        case _:
+            return "defect"
+
+
+def _of_http(error: web.HTTPException) -> Problem:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allow = ", ".join(sorted(error.allowed_methods))
+        return Problem(
+            405, "Method not allowed", f"allowed here: {allow}", headers={hdrs.ALLOW: allow}
+        )
+    if error.status == HTTPStatus.NOT_FOUND:
+        return Problem(404, "No such path", "GET /openapi.json lists the paths")
+    return Problem(error.status, error.reason, "this HTTP request can't be answered")

@@ -150,6 +150,8 @@ class GroupCommit(Generic[I, A]):
             raise QueueFullError(msg)
         self.queued += len(items)
         submission: _Submission[A] = _Submission(len(items))
+        if not items:
+            submission.answer.set_result([])
         for slot, item in enumerate(items):
             self._batcher.put(item.stream.partition, _Waiting(item, submission, slot))
         return submission.answer

@@ -85,3 +85,8 @@ async def test_an_interrupted_batch_answers_all_that_wait() -> None:
     assert commit.queued == 0
     database.goes_on.set()
     assert await commit.submit([Item(b"4")]) == ["4"]
+
+
+async def test_nothing_to_write() -> None:
+    """A call without items is answered at once."""
+    assert await GroupCommit(Database().write, LIMITS).submit([]) == []

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncpg
 import pytest
@@ -21,18 +22,29 @@ from projections.query.users import ReadModel
 from projections.rebuild.log_source import LogSource
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 
     from eventstore.postgres.pool import Pool
 
 MASTER_KEY = b"a master key for tests only 32 b"
 _TEMPLATE = f"userlog_template_{os.getpid()}_{{}}"
 _numbers = itertools.count()
+# So long a test that has timed out may take to clean up.
+_AGAIN_S = 10
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the tests that kill processes go on for longer."""
     parser.addoption("--kills", type=int, default=3, help="how often projectors are killed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> Generator[None, Any, Any]:
+    """Let the signal come again until it ends the test: a loop swallows it between two tasks."""
+    answer = yield
+    if settings.method == "signal":
+        signal.setitimer(signal.ITIMER_REAL, settings.timeout, _AGAIN_S)
+    return answer
 
 
 class Stack(NamedTuple):

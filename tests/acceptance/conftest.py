@@ -17,7 +17,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from tests.support.database import command_line
+from tests.support.processes import command_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping

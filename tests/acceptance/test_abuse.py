@@ -24,7 +24,9 @@ from api.config.settings import Settings
 from api.server.unready import unready
 from api.webhook.verify import sign
 from tests.conftest import MASTER_KEY
-from tests.support.database import PATIENCE_S, connected, delivery
+from tests.support.database import connected
+from tests.support.deliveries import delivery
+from tests.support.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable

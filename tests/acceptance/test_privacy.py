@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import io
-import json
 import os
 import signal
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from tests.support.database import APP, envelope
+from tests.support.deliveries import APP, delivery, encoded, envelope
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Home, Service
@@ -71,24 +70,20 @@ class Asked:
         await writer.wait_closed()
 
 
-def with_id(event_id: str, **changed: object) -> bytes:
-    """Make a delivery that has an id."""
-    body = json.loads(envelope({"user": {**PERSON, **changed}}))
-    body["event"]["id"] = event_id
-    return json.dumps(body).encode()
+def person(kind: str = "update", at_ms: int = 0, **changed: Any) -> bytes:
+    """Make a delivery about this person."""
+    return delivery(kind=kind, at_ms=at_ms, **{**PERSON, **changed})
 
 
 async def deliver(asked: Asked) -> None:
     """Send what is good, and everything that can be wrong with it."""
-    good = [
-        envelope({"user": PERSON}, kind=kind, at_ms=n)
-        for n, kind in enumerate(("create", "update"))
-    ]
+    good = [person(kind, n) for n, kind in enumerate(("create", "update"))]
     bad = [good[0][:-9], good[0].replace(b'"user":', b'"person":'), good[0].replace(b",", b",,", 1)]
     bad += [
         good[0].replace(b'"update"', b'"create"').replace(FIRST.encode(), b"\xff" + FIRST.encode())
     ]
-    bad += [with_id("e1"), with_id("e1", first_name=f"{FIRST}2"), b"[" * 200 + good[0]]
+    bad += [person(event_id="e1"), person(event_id="e1", first_name=f"{FIRST}2")]
+    bad += [b"[" * 200 + good[0]]
     bad += [good[0].replace(b'"u1"', b'"u\\u0000%b"' % MAIL.encode())]
     bad += [good[0].replace(b'"u1"', b'"\\ud800%b"' % MAIL.encode())]
     for body in (*good, *good, *bad, FIRST.encode() * 200_000):
@@ -148,18 +143,18 @@ async def damage(home: Home, asked: Asked) -> None:
         await database.execute(
             "ALTER TABLE userlog.quarantine ADD CONSTRAINT no CHECK (false) NOT VALID"
         )
-        await asked.post(envelope({"person": PERSON}, kind="create", at_ms=50))
+        await asked.post(encoded(envelope([{"person": PERSON}], "create", 50)))
         await database.execute("ALTER TABLE userlog.quarantine DROP CONSTRAINT no")
         await database.execute(
             "ALTER TABLE userlog.users ADD CONSTRAINT no CHECK (false) NOT VALID"
         )
-        await asked.post(envelope({"user": {**PERSON, "user_id": "u2"}}, at_ms=60))
+        await asked.post(person(at_ms=60, user_id="u2"))
         await asked.call("GET", f"{USERS}/u2?min_position=0:4")
         await database.execute("ALTER TABLE userlog.users DROP CONSTRAINT no")
         await database.execute(f"""UPDATE userlog.users SET state = '{{"first_name": "{LAST}"}}'""")
     killed = home.postmaster()
     os.kill(killed, signal.SIGKILL)
-    await asked.post(envelope({"user": PERSON}, at_ms=70))
+    await asked.post(person(at_ms=70))
     await asked.call("GET", USER)
     while "heads" not in await asked.call("GET", "/v1/status") or home.postmaster() == killed:
         pass  # who dies may still answer

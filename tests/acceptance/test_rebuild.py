@@ -11,7 +11,8 @@ import msgspec
 
 from eventstore import read
 from projections.rebuild import generations, shards
-from tests.support.database import APP, blocked, delivery
+from tests.support.database import blocked
+from tests.support.deliveries import APP, delivery
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eventstore.postgres.embedded import psql_path
-from tests.support.database import command_line
+from tests.support.processes import command_line
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Home, Service

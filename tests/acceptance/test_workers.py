@@ -17,13 +17,15 @@ import pytest
 
 from tests.acceptance.conftest import Service
 from tests.conftest import MASTER_KEY
-from tests.support.database import APP, PATIENCE_S, delivery, proxied
+from tests.support.deliveries import APP, delivery
+from tests.support.proxy import proxied
+from tests.support.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from tests.acceptance.conftest import Home
-    from tests.support.database import Proxy
+    from tests.support.proxy import Proxy
 
 WORKERS = pytest.mark.parametrize("workers", ["1", "2"])
 LOST = (aiohttp.ClientError, ConnectionError)

@@ -26,7 +26,6 @@ import msgspec
 from run import CrashError
 
 from api.config.settings import key_bytes
-from api.webhook.decode import decode
 from eventstore import read
 from eventstore.log import EventLog
 from eventstore.postgres import embedded
@@ -34,6 +33,8 @@ from eventstore.postgres.pool import open_pool
 from eventstore.sealing.keys import MasterKey
 from projections.project.projector import catch_up
 from projections.rebuild import generations, shards
+from tests.support.deliveries import delivery
+from tests.support.events import only
 
 SHARDS = 60
 PATIENCE_S = 120
@@ -53,17 +54,13 @@ async def fill(url: str, key: bytes, users: int, events_each: int) -> None:
     for n in range(events_each):
         for start in range(0, users, 1_000):
             bodies = (_delivery(user, n) for user in range(start, min(users, start + 1_000)))
-            await log.append([event for body in bodies for event in decode(body).events])
+            await log.append([only(body) for body in bodies])
     await catch_up(log, 5_000)
     await pool.close()
 
 
 def _delivery(user: int, n: int) -> bytes:
-    event = {"name": "user", "type": "update", "created_timestamp": 1_700_000_000_000 + n * 7 % 5}
-    fields = {"user_id": f"u{user}", "first_name": f"{n}", "active": n % 3 > 0}
-    return msgspec.json.encode(
-        {"event": event, "application_id": "a", "payload": [{"user": fields}]}
-    )
+    return delivery(f"u{user}", "update", n * 7 % 5, first_name=f"{n}", active=n % 3 > 0)
 
 
 class Rebuilds:

@@ -18,6 +18,7 @@ import aiohttp
 from oracle import Sent
 
 from api.webhook.verify import HEADER, sign
+from tests.support.deliveries import encoded, entry, envelope
 
 CONNECTIONS = 16
 USERS = 300
@@ -88,13 +89,11 @@ class Platform:
             fields["gender"] = rand.choice(("male", "female", None))
         # Unique, and often below that of an event sent before: many come late.
         occurred_at = START_MS + (self._serials - rand.randrange(3000)) * 1_000_000 + self._serials
-        event = {"name": "user", "type": kind, "version": "1", "created_timestamp": occurred_at}
-        if rand.random() < 0.5:
-            event["id"] = f"event-{serial}"
-        user = {**fields, "user_id": user_id, "application_id": application_id}
-        body = {"event": event, "company_id": 1, "payload": [{"user": user}]}
+        event_id = f"event-{serial}" if rand.random() < 0.5 else None
+        users = [entry(user_id, application_id=application_id, **fields)]
+        body = envelope(users, kind, created_timestamp=occurred_at, version="1", id=event_id)
         sent = Sent(serial, application_id, user_id, kind, occurred_at, fields)
-        return sent, json.dumps(body).encode()
+        return sent, encoded(body)
 
 
 async def main(url: str, secret: str, acknowledged: str, seed: str) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from tests.support.database import Lines
+from tests.support.lines import Lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

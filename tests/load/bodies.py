@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import random
-from importlib import resources
 from typing import Any
 
-SAMPLE: dict[str, Any] = json.loads(
-    resources.files("api.webhook").joinpath("samples/2-update.json").read_bytes()
-)
+from tests.support.deliveries import UPDATE, documented, envelope
+
+SAMPLE: dict[str, Any] = json.loads(UPDATE)
 IDS = ("", "u", "a/b", "..", ".", "%2F", " ", "é", "\U0001f600", "x" * 200, "x" * 201, "a\0b", "-1")
 NUMBERS = (0, -1, 1, 1.5, 10**11, 10**18, 10**30, -(10**30), 1e308, 2**63, 2**64, 253402300800000)
 TEXTS = (
@@ -54,17 +53,15 @@ class Bodies:
 
     def _tree(self) -> dict[str, Any]:
         chance = self._random
-        event: dict[str, Any] = {
-            "name": "user",
-            "type": chance.choice(("create", "update", "delete")),
-            "created_timestamp": 1_700_000_000_000 + chance.randrange(10**9),
-        }
-        if chance.random() < 0.3:
-            event["id"] = f"event-{chance.randrange(2_000)}"
-        about = {"company_id": 1, "application_id": chance.choice(("a" * 24, "b" * 24, "c"))}
+        kind, at_ms = chance.choice(("create", "update", "delete")), chance.randrange(10**9)
+        event_id = f"event-{chance.randrange(2_000)}" if chance.random() < 0.3 else None
+        user, application_id = {"user": self._user()}, chance.choice(("a" * 24, "b" * 24, "c"))
         if chance.random() < 0.5:
-            return {"event": event, **about, "payload": [{"user": self._user()}]}
-        return {"meta": {"event": event, **about}, "payload": {"user": self._user()}}
+            delivered = envelope([user], kind, at_ms, id=event_id)
+            return delivered | {"application_id": application_id}
+        tree = documented(user, kind, at_ms, id=event_id)
+        tree["meta"]["application_id"] = application_id
+        return tree
 
     def _delivery(self) -> bytes:
         return json.dumps(self._tree(), ensure_ascii=self._random.random() < 0.9).encode(

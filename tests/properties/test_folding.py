@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from projections.fold.events import UserEvent, read_event
 from projections.fold.history import HistoryEntry, replay
 from projections.fold.state import Recall, UserState, encode_fields, names_by
-from tests.support.deliveries import AT, only, record
+from tests.support.deliveries import T0
+from tests.support.events import only, record
 from tests.support.lives import Told, identified, in_effective_order, reference, tellings
 
 
@@ -113,7 +114,7 @@ def test_backwards_is_forwards(arrived: tuple[list[Told], list[Told]], data: st.
     events = sorted((event for event, _ in recorded(arrived[1])), key=lambda e: e.order_key)
     state, _ = replay(events)
     assert state
-    until = AT + timedelta(milliseconds=data.draw(st.integers(-1, 4)))
+    until = T0 + timedelta(milliseconds=data.draw(st.integers(-1, 4)))
     known = data.draw(st.integers(0, len(events)))
     seen = [e for e in events if e.occurred_at <= until and e.position.number <= known]
     for wanted in (None, names_by(until, state.fields, state.company_id, state.since)):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from projections.project.projector import Projector, catch_up
 from projections.query.users import FOREVER, Page
-from tests.support.deliveries import AT, AT_MS
+from tests.support.deliveries import T0, T0_MS
 from tests.support.lives import Told, identified, in_effective_order, reference, tellings
 
 if TYPE_CHECKING:
@@ -162,8 +162,8 @@ async def test_every_moment_is_answered_as_by_brute_force(
             await catch_up(stack.log, 10)
     for known_at in _boundaries({time for time, _, _ in recorded}):
         seen = [(n, t) for time, n, t in recorded if known_at is None or time <= known_at]
-        for valid_at in _boundaries({AT + (t.at - AT_MS) * MS for t in arrived}):
-            until = None if valid_at is None else AT_MS + (valid_at - AT) // MS
+        for valid_at in _boundaries({T0 + (t.at - T0_MS) * MS for t in arrived}):
+            until = None if valid_at is None else T0_MS + (valid_at - T0) // MS
             events = [(n, t) for n, t in seen if until is None or t.at <= until]
             events.sort(key=lambda pair: pair[1].rank(user))
             if valid_at or known_at:

@@ -21,14 +21,14 @@ from tests.support.deliveries import (
     CREATE,
     DELETE,
     DELETE_VERBATIM,
+    SAMPLE_USER,
     UPDATE,
-    USER,
     delivery,
     encoded,
     entry,
     envelope,
-    record,
 )
+from tests.support.events import record
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 NUMBERS = (
@@ -85,7 +85,7 @@ def test_any_json(body: Any) -> None:
 def test_any_user(user: Any, beside: Any, around: Any, type_: str) -> None:
     """Nothing in a user, beside it or around it makes the fold raise on what was accepted."""
     around.pop("meta", None)  # it could be no envelope
-    known = envelope([{**beside, **entry(**{**user, "_id": USER})}], type_)
+    known = envelope([{**beside, **entry(**{**user, "_id": SAMPLE_USER})}], type_)
     assert len(handled(encoded({**around, **known})).events) == 1
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from tests.support.deliveries import APPLICATION, AT_MS, USER
+from tests.support.deliveries import APP, SAMPLE_USER, T0_MS, documented, encoded, envelope
 
 KINDS = ("create", "update", "delete")
 PLAIN: dict[str, tuple[str, list[Any]]] = {
@@ -36,21 +36,15 @@ class Told(NamedTuple):
     documented: bool
     event_id: int | None = None
 
-    def body(self, user: str = USER, application: str = APPLICATION) -> bytes:
+    def body(self, user: str = SAMPLE_USER, application: str = APP) -> bytes:
         """Write the delivery, in the delivered envelope or the documented one."""
-        event: dict[str, Any] = {"name": "user", "type": self.kind}
-        if self.event_id is not None:
-            event["id"] = self.event_id
         payload = [self.entry | {"user": {"_id": user, **self.entry["user"]}}]
-        around = {"company_id": 1, "application_id": [application]}
-        if self.documented:
-            meta = {"event": event, "created_timestamp": self.at, **around}
-            return _json({"meta": meta, "payload": payload})
-        return _json(
-            {"event": {**event, "created_timestamp": self.at}, **around, "payload": payload}
-        )
+        about = (payload, self.kind, self.at - T0_MS)
+        if not self.documented:
+            return encoded(envelope(*about, application, id=self.event_id))
+        return encoded(documented(*about, application, id=self.event_id))
 
-    def rank(self, user: str = USER) -> tuple[Any, ...]:
+    def rank(self, user: str = SAMPLE_USER) -> tuple[Any, ...]:
         """Return the place in effective order, by the documented rule."""
         beside = {name: value for name, value in self.entry.items() if name != "user"}
         entry = {"user": {"_id": user, **self.entry["user"]}, "beside": beside}
@@ -102,11 +96,11 @@ def tellings(draw: st.DrawFn, moments: int = 3) -> Told:
     )
     if beside:
         fields["social_accounts"] = beside["socialAccounts"]
-    updated_at = draw(st.sampled_from([None, AT_MS - 1, AT_MS]))
+    updated_at = draw(st.sampled_from([None, T0_MS - 1, T0_MS]))
     version = draw(st.sampled_from([None, 0, 1]))
     ranks = {"updated_at": updated_at, "__v": version}
     ranks = {name: value for name, value in ranks.items() if value is not None}
-    kind, at = draw(st.sampled_from(KINDS)), AT_MS + draw(st.integers(0, moments - 1))
+    kind, at = draw(st.sampled_from(KINDS)), T0_MS + draw(st.integers(0, moments - 1))
     entry = {"user": {**user, **extra, **ranks}, **beside}
     return Told(kind, at, updated_at, version, fields | ranks, entry, draw(st.booleans()))
 
@@ -116,7 +110,7 @@ def identified(told: list[Told]) -> list[Told]:
     return [one._replace(event_id=n) for n, one in enumerate(told, start=1)]
 
 
-def in_effective_order(told: list[Told], user: str = USER) -> list[Told]:
+def in_effective_order(told: list[Told], user: str = SAMPLE_USER) -> list[Told]:
     """Sort, and leave out what is there twice."""
     firsts = {one.identity: one for one in reversed(told)}
     return sorted(firsts.values(), key=lambda one: one.rank(user))

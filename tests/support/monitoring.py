@@ -1,30 +1,26 @@
-"""A service that is watched, and Prometheus's own tools to judge what it shows."""
+"""What a service shows that is watched, and Prometheus's own tools to judge what it shows."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import re
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import pytest
 from aiohttp import ClientSession
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.config.settings import Settings
-from api.webhook.verify import HEADER, sign
-from tests.support.serving import AUTH, SECRETS, served
-
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import Iterator
 
-    from tests.support.serving import Served
+    from tests.support.serving import Service
 
+Values: TypeAlias = dict[tuple[str, ...], float]
 DOCS = Path(__file__).parents[2] / "docs"
 RULES = DOCS / "alerts.yml"
 DASHBOARD = DOCS / "dashboard.json"
@@ -32,39 +28,18 @@ _FIRING = 'count by (alertname) (ALERTS{alertstate="firing"})'
 _LABELS = 'job="userlog",instance="watched"'
 
 
-class Client:
-    """A service, and who asks it."""
-
-    def __init__(self, running: Served, session: ClientSession) -> None:
-        self.runtime = running.runtime
-        self.scrubber = running.scrubber
-        self.session = session
-        self.port = running.port
-
-    async def post(self, body: bytes, secret: str = SECRETS.webhook_secrets[0]) -> int:
-        headers = {HEADER: sign(body, secret)}
-        async with self.session.post("/webhooks/fynd", data=body, headers=headers) as response:
-            return response.status
-
-    async def get(self, path: str) -> int:
-        async with self.session.get(path, headers=AUTH) as response:
-            return response.status
-
-    async def text(self, path: str = "/metrics") -> str:
-        async with self.session.get(path, headers=AUTH) as response:
-            assert response.status == 200
-            return await response.text()
-
-    async def metrics(self) -> dict[tuple[str, ...], float]:
-        """Return each sample by its name and the values of its labels, sorted by their names."""
-        return _values(await self.text())
-
-    async def scrape(self) -> Scrape:
-        return scrape_of(await self.text())
+async def metrics(service: Service) -> Values:
+    """Return each sample by its name and the values of its labels, sorted by their names."""
+    return _values(await service.text("/metrics"))
 
 
-async def scraped(base: str, token: str) -> dict[tuple[str, ...], float]:
-    """Return what a service elsewhere shows, as `Client.metrics` does."""
+async def scrape(service: Service) -> Scrape:
+    """Return what a service shows now, as Prometheus would."""
+    return scrape_of(await service.text("/metrics"))
+
+
+async def scraped(base: str, token: str) -> Values:
+    """Return what a service elsewhere shows, as `metrics` does."""
     return _values(await page(base, token))
 
 
@@ -79,20 +54,12 @@ async def page(base: str, token: str) -> str:
         return await response.text()
 
 
-def _values(text: str) -> dict[tuple[str, ...], float]:
+def _values(text: str) -> Values:
     return {
         (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-
-
-@contextlib.asynccontextmanager
-async def serving(url: str, **changed: Any) -> AsyncGenerator[Client]:
-    """Serve on a free port."""
-    settings = Settings(**{"database_url": url, "database_timeout_s": 2, **changed})
-    async with served(settings) as running, ClientSession(running.base) as session:
-        yield Client(running, session)
 
 
 def tool(name: str) -> str:

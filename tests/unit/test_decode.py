@@ -10,33 +10,24 @@ import pytest
 from api.webhook.decode import decode, is_ping
 from eventstore.events import Kind
 from tests.support.deliveries import (
-    APPLICATION,
-    AT,
-    AT_MS,
+    APP,
     CREATE,
     DELETE,
     DELETE_VERBATIM,
+    SAMPLE_USER,
+    T0,
+    T0_MS,
     UPDATE,
-    USER,
     delivery,
+    documented,
     encoded,
     entry,
     envelope,
-    only,
-    reasons,
     spliced,
 )
+from tests.support.events import only, reasons
 
 SECRET = "salman@example.com"
-
-
-def documented(payload: Any) -> dict[str, Any]:
-    """Return a delivery in the envelope of the platform's webhook page."""
-    meta = envelope(payload)
-    event = {"name": "user", "type": "update", "version": "1"}
-    about = {"event": event, "company_id": 1, "created_timestamp": AT_MS}
-    about["application_id"] = meta["application_id"]
-    return {"meta": about, "payload": payload, "user_id": USER}
 
 
 @pytest.mark.parametrize(
@@ -47,8 +38,8 @@ def documented(payload: Any) -> dict[str, Any]:
 def test_documented_sample(sample: bytes, kind: Kind) -> None:
     """Each documented sample is one event of that kind, its payload the body byte for byte."""
     event = only(sample)
-    assert (event.application_id, event.user_id) == (APPLICATION, USER)
-    assert (event.kind, event.occurred_at, event.payload) == (kind, AT, sample)
+    assert (event.application_id, event.user_id) == (APP, SAMPLE_USER)
+    assert (event.kind, event.occurred_at, event.payload) == (kind, T0, sample)
 
 
 @pytest.mark.parametrize(
@@ -56,12 +47,12 @@ def test_documented_sample(sample: bytes, kind: Kind) -> None:
     [
         envelope([entry()]),
         envelope(entry()),
-        documented([entry()]),
-        documented(entry()),
+        documented([entry()], version="1"),
+        documented(entry()) | {"user_id": SAMPLE_USER},
         {"data": envelope([entry()])},
         {"data": documented(entry())},
-        envelope([entry()]) | {"application_id": APPLICATION},
-        envelope([entry()], at=None) | {"meta": {"created_timestamp": AT_MS}},
+        envelope([entry()]) | {"application_id": APP},
+        envelope([entry()], created_timestamp=None) | {"meta": {"created_timestamp": T0_MS}},
     ],
     ids=[
         *("delivered", "delivered-object", "documented", "documented-object"),
@@ -71,8 +62,8 @@ def test_documented_sample(sample: bytes, kind: Kind) -> None:
 def test_envelopes(body: dict[str, Any]) -> None:
     """Every known envelope says the same about the same user."""
     event = only(encoded(body))
-    assert (event.application_id, event.user_id) == (APPLICATION, USER)
-    assert (event.kind, event.occurred_at) == (Kind.UPDATED, AT)
+    assert (event.application_id, event.user_id) == (APP, "u")
+    assert (event.kind, event.occurred_at) == (Kind.UPDATED, T0)
     assert event.identity == only(encoded(envelope([entry()]))).identity
 
 
@@ -81,7 +72,7 @@ def test_the_delivered_envelope_goes_first() -> None:
     meta = {"event": {"name": "cart", "type": "delete"}, "created_timestamp": 1}
     meta["application_id"] = "another"
     event = only(encoded(envelope([entry()]) | {"meta": meta}))
-    assert (event.application_id, event.kind, event.occurred_at) == (APPLICATION, Kind.UPDATED, AT)
+    assert (event.application_id, event.kind, event.occurred_at) == (APP, Kind.UPDATED, T0)
 
 
 @pytest.mark.parametrize(
@@ -140,15 +131,15 @@ def test_unknown_user_event(type_: Any) -> None:
         (encoded(envelope(7)), "no-users"),
         (b'{"event":{"name":"user","type":"update"}}', "no-users"),
         (encoded(envelope({})), "no-user"),
-        (encoded(envelope([USER])), "no-user"),
-        (encoded(envelope([{"user": [USER]}])), "no-user"),
+        (encoded(envelope([SAMPLE_USER])), "no-user"),
+        (encoded(envelope([{"user": [SAMPLE_USER]}])), "no-user"),
         (encoded(envelope([[]])), "no-user"),
         (encoded(envelope([{"user": {}}])), "no-user-id"),
         (encoded(envelope([entry()]) | {"application_id": None}), "no-application-id"),
         (encoded(envelope([entry()]) | {"application_id": []}), "no-application-id"),
         (encoded(envelope([entry()]) | {"application_id": ["a", "b"]}), "no-application-id"),
         (encoded(envelope([entry()]) | {"application_id": [["a"]]}), "no-application-id"),
-        (delivery(at=None), "no-time"),
+        (encoded(envelope([entry()], created_timestamp=None)), "no-time"),
     ],
 )
 def test_unreadable(body: bytes, reason: str) -> None:
@@ -183,8 +174,8 @@ def test_broken_json_is_placed_and_not_quoted(body: bytes, place: str) -> None:
         encoded(envelope([SECRET])),
         encoded(envelope([{SECRET: SECRET}])),
         encoded(envelope([{"user": SECRET}])),
-        encoded(envelope([entry(email=SECRET)], type_=SECRET)),
-        encoded(envelope([entry(email=SECRET)], at=SECRET)),
+        encoded(envelope([entry(email=SECRET)], SECRET)),
+        encoded(envelope([entry(email=SECRET)], created_timestamp=SECRET)),
         encoded(envelope([{"user": {"email": SECRET}}])),
         encoded(envelope([entry(email=SECRET)]) | {"application_id": [SECRET, SECRET]}),
         delivery(**{SECRET: SECRET}).replace(b'"salman', b'"\xff', 1),
@@ -235,27 +226,28 @@ def test_user_id(ids: dict[str, Any], expected: str | None) -> None:
 def test_a_users_own_application_goes_first(of_envelope: Any) -> None:
     """The application of the user overrules the envelope's, which may name several."""
     for name in ("application_id", "applicationId"):
-        body = envelope([entry(**{name: APPLICATION})]) | {"application_id": of_envelope}
-        assert only(encoded(body)).application_id == APPLICATION
+        body = envelope([entry(**{name: APP})]) | {"application_id": of_envelope}
+        assert only(encoded(body)).application_id == APP
 
 
 @pytest.mark.parametrize(
     "at",
-    [AT_MS, AT_MS / 1000, str(AT_MS), "2023-06-13T09:48:47.621Z", "2023-06-13T15:18:47.621+05:30"],
+    [T0_MS, T0_MS / 1000, str(T0_MS), "2023-06-13T09:48:47.621Z", "2023-06-13T15:18:47.621+05:30"],
     ids=["ms", "s", "text", "iso", "iso-offset"],
 )
 def test_created_timestamp(at: Any) -> None:
     """The time of an event is read from every form it may take."""
-    assert only(delivery(at=at)).occurred_at == AT
+    body = encoded(envelope([entry()], created_timestamp=at))
+    assert only(body).occurred_at == T0
 
 
-@pytest.mark.parametrize("at", [None, 10**30, "soon", "", True, [AT_MS], {}, "9" * 18])
+@pytest.mark.parametrize("at", [None, 10**30, "soon", "", True, [T0_MS], {}, "9" * 18])
 @pytest.mark.parametrize("name", ["updated_at", "updatedAt", "created_at", "createdAt"])
 def test_without_a_usable_time(at: Any, name: str) -> None:
     """An event without a usable time takes the user's own."""
-    body = delivery(at=at, **{name: "2023-06-13T09:48:47.621Z"})
-    assert only(body).occurred_at == AT
-    assert reasons(delivery(at=at)) == ["no-time"]
+    user = entry(**{name: "2023-06-13T09:48:47.621Z"})
+    assert only(encoded(envelope([user], created_timestamp=at))).occurred_at == T0
+    assert reasons(encoded(envelope([entry()], created_timestamp=at))) == ["no-time"]
 
 
 def test_several_users() -> None:
@@ -277,16 +269,16 @@ def test_several_users() -> None:
 
 def test_a_payload_that_occurs_elsewhere_too() -> None:
     """Only the payload itself is restricted, not its like before or after it."""
-    payload = encoded([entry(_id="a"), entry(_id="b")])
+    payload = encoded([entry("a"), entry("b")])
     body = {"first": "@", **envelope("@"), "contains": "@", "last": ["@"]}
     for event, name in zip(decode(spliced(body, payload)).events, "ab", strict=True):
-        alone = body | {"payload": [entry(_id=name)]}
+        alone = body | {"payload": [entry(name)]}
         assert event.payload == spliced(alone, payload)
 
 
 def test_one_bad_entry_fails_alone() -> None:
     """What can't be read of a delivery leaves the rest of it whole."""
-    good = [encoded(entry(_id=name)) for name in "abc"]
+    good = [encoded(entry(name)) for name in "abc"]
     bad = [b"7", b'{"user":{}}', b'{"user":{"_id":"x","y":"\xff"}}', b'{"user":{"_id":1e999}}']
     entries = [good[0], bad[0], bad[1], good[1], bad[2], bad[3], good[2]]
     found = decode(spliced(envelope("@"), b"[" + b",".join(entries) + b"]"))
@@ -297,9 +289,9 @@ def test_one_bad_entry_fails_alone() -> None:
 
 def test_thousands_of_users() -> None:
     """Each of thousands of users in one delivery is an event with a payload of its own."""
-    found = decode(encoded(envelope([entry(_id=str(n)) for n in range(5000)])))
+    found = decode(encoded(envelope([entry(str(n)) for n in range(5000)])))
     assert [event.user_id for event in found.events] == [str(n) for n in range(5000)]
-    assert json.loads(found.events[-1].payload or b"")["payload"] == [entry(_id="4999")]
+    assert json.loads(found.events[-1].payload or b"")["payload"] == [entry("4999")]
 
 
 def test_a_place_is_not_looked_for_for_ever() -> None:
@@ -323,20 +315,20 @@ def test_deep_nesting(opening: bytes, where: str) -> None:
         return spliced(template, opening * levels + b"0" + closing * levels)
 
     allowed = 90 // len(closing)
-    assert only(nested(allowed)).user_id == USER
+    assert only(nested(allowed)).user_id == "u"
     for levels in (allowed + 20, 500, 100_000):
         assert reasons(nested(levels)) == ["not-json"]
 
 
 def test_brackets_in_text_are_not_nesting() -> None:
     """Only real nesting counts, not brackets in strings and not many users side by side."""
-    assert only(delivery(x='["\\' * 500)).user_id == USER
-    assert len(decode(encoded(envelope([entry(_id=str(n)) for n in range(300)]))).events) == 300
+    assert only(delivery(x='["\\' * 500)).user_id == "u"
+    assert len(decode(encoded(envelope([entry(str(n)) for n in range(300)]))).events) == 300
 
 
 def test_huge_numbers() -> None:
     """Whole numbers beyond 64 bits are kept; beyond what can be read they are reported."""
-    assert only(delivery(x=10**60)).user_id == USER
+    assert only(delivery(x=10**60)).user_id == "u"
     for number in (b"7" * 5000, b"1e999"):
         assert len(reasons(spliced(envelope([entry(x="@")]), number))) == 1
 
@@ -360,20 +352,20 @@ def test_the_samples_are_three_events() -> None:
 
 def test_identity_with_an_id_is_the_id() -> None:
     """The platform's id names the event; other content under it is seen in `content` alone."""
-    first = only(delivery(id_="e1", first_name="A"))
-    assert only(delivery(id_="e1", first_name="A")) == first
-    assert only(delivery(id_="e1", first_name="B")).identity == first.identity
-    assert only(delivery(id_="e1", first_name="B")).content != first.content
-    assert only(delivery(id_="e1", type_="delete", first_name="A")).content != first.content
-    assert only(delivery(id_="e2", first_name="A")).identity != first.identity
-    assert only(delivery(id_=7)).identity == only(delivery(id_="7")).identity
+    first = only(delivery(event_id="e1", first_name="A"))
+    assert only(delivery(event_id="e1", first_name="A")) == first
+    assert only(delivery(event_id="e1", first_name="B")).identity == first.identity
+    assert only(delivery(event_id="e1", first_name="B")).content != first.content
+    assert only(delivery(event_id="e1", kind="delete", first_name="A")).content != first.content
+    assert only(delivery(event_id="e2", first_name="A")).identity != first.identity
+    assert only(delivery(event_id=7)).identity == only(delivery(event_id="7")).identity
     assert not first.dated, "the same id at another time would be another event"
 
 
-@pytest.mark.parametrize("id_", ["", "x" * 201, "a\0b", True, [1], {}])
-def test_an_unusable_id_is_none(id_: Any) -> None:
+@pytest.mark.parametrize("event_id", ["", "x" * 201, "a\0b", True, [1], {}])
+def test_an_unusable_id_is_none(event_id: Any) -> None:
     """An event id that can't be one leaves the content to name the event."""
-    assert only(delivery(id_=id_)).identity == only(delivery()).identity
+    assert only(delivery(event_id=event_id)).identity == only(delivery()).identity
 
 
 def test_one_user_twice_in_a_delivery() -> None:

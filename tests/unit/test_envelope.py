@@ -11,26 +11,17 @@ import pytest
 
 from projections.deliveries.envelope import read_delivery, read_entry, read_single, split_payload
 from projections.deliveries.values import UnreadableError, read_time
-from tests.support.deliveries import (
-    AT,
-    AT_MS,
-    CREATE,
-    DELETE,
-    UPDATE,
-    encoded,
-    entry,
-    envelope,
-    short,
-)
+from tests.support.deliveries import CREATE, DELETE, T0, T0_MS, UPDATE, encoded, entry, envelope
+from tests.support.parameters import short
 
 
 @pytest.mark.parametrize(
     "value",
     [
-        AT_MS,
-        float(AT_MS),
-        AT_MS / 1000,
-        str(AT_MS),
+        T0_MS,
+        float(T0_MS),
+        T0_MS / 1000,
+        str(T0_MS),
         "2023-06-13T09:48:47.621Z",
         "2023-06-13T09:48:47.621",
         "2023-06-13T09:48:47.621999Z",
@@ -41,7 +32,7 @@ from tests.support.deliveries import (
 )
 def test_forms(value: Any) -> None:
     """Milliseconds, seconds and ISO 8601 are one moment, in UTC and cut to the millisecond."""
-    assert read_time(value) == AT
+    assert read_time(value) == T0
 
 
 @pytest.mark.parametrize(
@@ -66,7 +57,7 @@ def test_seconds_and_milliseconds(value: Any, expected: datetime) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        *(None, True, False, "", "soon", "1e12", [AT_MS], {}, b"1", "9" * 18, "9" * 5000),
+        *(None, True, False, "", "soon", "1e12", [T0_MS], {}, b"1", "9" * 18, "9" * 5000),
         *(10**18, -(10**18), 10**400, 1e300, math.inf, -math.inf, math.nan),
         *("0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00", "2023-02-30T00:00:00Z"),
     ],
@@ -79,7 +70,7 @@ def test_no_moment(value: Any) -> None:
 
 ONE_USER: dict[str, Any] = {
     "usual": envelope([entry(first_name="A")]),
-    "no time": envelope([entry()], at=None),
+    "no time": envelope([entry()], created_timestamp=None),
     "an id": envelope([entry()], id="e1"),
     "one object": envelope(entry(first_name="A")),
     "more beside": envelope([{**entry(), "socialAccounts": [], "other": 1}]),

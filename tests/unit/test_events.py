@@ -7,7 +7,8 @@ import uuid
 import pytest
 
 from eventstore.events import Kind, Position, Stream
-from tests.support.deliveries import APPLICATION, USER, short
+from tests.support.deliveries import APP, SAMPLE_USER
+from tests.support.parameters import short
 
 
 @pytest.mark.parametrize("position", [Position(0, 0), Position(0, 1), Position(1023, 10**18 - 1)])
@@ -39,7 +40,7 @@ def test_anything_else_is_no_position(text: str) -> None:
 @pytest.mark.parametrize(
     ("application_id", "user_id", "stream_id", "partition"),
     [
-        (APPLICATION, USER, "30b28335-0e87-6c03-c4b0-4aa8693c72f9", 3),
+        (APP, SAMPLE_USER, "30b28335-0e87-6c03-c4b0-4aa8693c72f9", 3),
         ("a", "bc", "40bb547d-936b-bd31-318e-e37ac8799e7e", 305),
         ("ab", "c", "6c032e63-1d39-a14d-85af-f7e319546af7", 333),
         ("канал", "ü", "5a253f85-6f26-398a-dc4f-231f7b3a41e7", 394),

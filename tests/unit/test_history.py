@@ -9,7 +9,8 @@ import pytest
 
 from eventstore.events import Position
 from projections.fold.history import replay
-from tests.support.deliveries import AT_MS, CREATE, DELETE, UPDATE, delivery, history_of, read
+from tests.support.deliveries import CREATE, DELETE, UPDATE, delivery
+from tests.support.events import history_of, read
 
 Fields = dict[str, Any]
 MAIL, OTHER_MAIL = {"email": "a@b.c"}, {"email": "d@e.f"}
@@ -22,18 +23,16 @@ SPOKEN, FOREIGN, TEXTUAL = (
 )
 
 
-def step(before: Fields, after: Fields, type_: str = "update") -> tuple[list[str], list[Any]]:
+def step(before: Fields, after: Fields, kind: str = "update") -> tuple[list[str], list[Any]]:
     """Return summary and changes of an event after a first one."""
-    bodies = (delivery(type_="create", **before), delivery(type_=type_, at=AT_MS + 1, **after))
+    bodies = (delivery("u", "create", **before), delivery("u", kind, 1, **after))
     entry = history_of(*bodies)[1]
     return entry.summary, msgspec.to_builtins(entry.changes)
 
 
 def lives(*events: tuple[str, Fields]) -> list[list[str]]:
     """Return the summaries of these events, one after the other."""
-    bodies = (
-        delivery(type_=type_, at=AT_MS + n, **changed) for n, (type_, changed) in enumerate(events)
-    )
+    bodies = (delivery("u", kind, n, **changed) for n, (kind, changed) in enumerate(events))
     return [entry.summary for entry in history_of(*bodies)]
 
 
@@ -169,7 +168,7 @@ def test_changes(before: Fields, after: Fields, changes: list[tuple[Any, ...]]) 
 
 def test_late_events() -> None:
     """An event is late when one that follows it in effective order was recorded before."""
-    bodies = {n: delivery(at=AT_MS + n, gender=str(n)) for n in range(5)}
+    bodies = {n: delivery(at_ms=n, gender=str(n)) for n in range(5)}
     for arrival, late in (
         ((0, 1, 2, 3, 4), set[int]()),
         ((4, 0, 1, 2, 3), {0, 1, 2, 3}),

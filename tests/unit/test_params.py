@@ -25,7 +25,8 @@ from api.web.params import (
 from api.web.problems import Problem
 from api.web.times import parse_time
 from eventstore.events import Position
-from tests.support.deliveries import AT, AT_MS, short
+from tests.support.deliveries import T0, T0_MS
+from tests.support.parameters import short
 
 
 @pytest.mark.parametrize(
@@ -37,12 +38,12 @@ from tests.support.deliveries import AT, AT_MS, short
         "2023-06-13T15:18:47.621 05:30",
         "2023-06-13 15:18:47.621+05:30",
         "2023-06-13T04:18:47.621-05:30",
-        str(AT_MS),
+        str(T0_MS),
     ],
 )
 def test_moments(text: str) -> None:
     """RFC 3339 with any offset, even one whose plus sign a URL has eaten, or milliseconds."""
-    assert parse_time(text) == AT
+    assert parse_time(text) == T0
     assert parse_time(text).tzinfo is UTC
 
 
@@ -147,11 +148,11 @@ def test_choices() -> None:
 
 def test_good_parameters() -> None:
     """Parameters come converted, those not given as their default."""
-    given = (("limit", "7"), ("since", str(AT_MS)), ("day", "2023-06-13"), ("name", " a "))
+    given = (("limit", "7"), ("since", str(T0_MS)), ("day", "2023-06-13"), ("name", " a "))
     found = read(*given, ("after", "1:42"), ("partition", "1"), last="3")
     assert found == Known(
         limit=7,
-        since=AT,
+        since=T0,
         day=date(2023, 6, 13),
         name=" a ",
         after=Position(1, 42),

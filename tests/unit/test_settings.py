@@ -20,7 +20,7 @@ from api.config.settings import (
     shown,
     traces_wanted,
 )
-from tests.support.deliveries import short
+from tests.support.parameters import short
 
 if TYPE_CHECKING:
     from pathlib import Path

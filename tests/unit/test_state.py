@@ -11,21 +11,20 @@ import pytest
 from eventstore.events import Kind
 from projections.fold.state import encode_fields, fold, names_by
 from tests.support.deliveries import (
-    AT,
-    AT_MS,
     CREATE,
     DELETE,
+    T0,
+    T0_MS,
     UPDATE,
     delivery,
     encoded,
     entry,
     envelope,
-    read,
-    short,
-    state_after,
 )
+from tests.support.events import read, state_after
+from tests.support.parameters import short
 
-LATER, LAST = AT_MS + 1000, AT_MS + 2000
+LATER, LAST = 1000, 2000
 
 
 def fields(*bodies: bytes) -> dict[str, Any]:
@@ -36,7 +35,7 @@ def fields(*bodies: bytes) -> dict[str, Any]:
 def test_absent_keeps_and_null_clears() -> None:
     """A field that an event does not carry keeps its value; an explicit null clears it."""
     first = delivery(first_name="A", last_name="B", gender="male")
-    second = delivery(at=LATER, first_name="", last_name=None)
+    second = delivery(at_ms=LATER, first_name="", last_name=None)
     assert fields(first, second) == {"first_name": "", "last_name": None, "gender": "male"}
 
 
@@ -108,24 +107,24 @@ def test_phones(given: Any, expected: Any) -> None:
 def test_contacts_in_another_form() -> None:
     """A list of contacts is replaced as a whole; what is no list is kept as it came."""
     one, two = {"email": "a@b.c", "verified": False}, {"email": "d@e.f"}
-    assert fields(delivery(emails=[one]), delivery(at=LATER, emails=[two])) == {"emails": [two]}
+    assert fields(delivery(emails=[one]), delivery(at_ms=LATER, emails=[two])) == {"emails": [two]}
     assert fields(delivery(emails={"email": 1})) == {"emails": {"email": 1}}
-    assert fields(delivery(emails=[one]), delivery(at=LATER, emails=None)) == {"emails": None}
+    assert fields(delivery(emails=[one]), delivery(at_ms=LATER, emails=None)) == {"emails": None}
 
 
 def test_unknown_fields_are_merged() -> None:
     """Unknown fields are kept below `extra`, each by itself."""
     first = delivery(loyalty={"tier": 1, "points": 2}, vip=True)
-    second = delivery(at=LATER, loyalty={"tier": 2}, note=None, extra="x")
+    second = delivery(at_ms=LATER, loyalty={"tier": 2}, note=None, extra="x")
     expected = {"loyalty": {"tier": 2}, "vip": True, "note": None, "extra": "x"}
     assert fields(first, second) == {"extra": expected}
-    assert fields(first, second, delivery(at=LAST, gender="male"))["extra"] == expected
+    assert fields(first, second, delivery(at_ms=LAST, gender="male"))["extra"] == expected
 
 
 def test_social_accounts() -> None:
     """`socialAccounts` stands beside the user, and is kept when an event comes without it."""
     with_them = encoded(envelope([entry() | {"socialAccounts": [{"provider": "x"}], "other": 1}]))
-    without = delivery(at=LATER, gender="male")
+    without = delivery(at_ms=LATER, gender="male")
     expected = {"social_accounts": [{"provider": "x"}]}
     assert fields(with_them) == expected
     assert fields(with_them, without) == {**expected, "gender": "male"}
@@ -152,10 +151,7 @@ def test_social_accounts() -> None:
 )
 def test_lifecycle(events: list[tuple[str, dict[str, Any]]], expected: str) -> None:
     """The newest event's type alone says whether a user is deleted; `active: false` is blocked."""
-    bodies = (
-        delivery(type_=type_, at=AT_MS + n * 1000, **changed)
-        for n, (type_, changed) in enumerate(events)
-    )
+    bodies = (delivery("u", kind, n * 1000, **changed) for n, (kind, changed) in enumerate(events))
     assert state_after(*bodies).lifecycle == expected
 
 
@@ -173,9 +169,9 @@ def test_the_documented_samples() -> None:
 @pytest.mark.parametrize(
     ("lower", "higher"),
     [
-        ({"at": AT_MS, "type_": "delete"}, {"at": AT_MS + 1, "type_": "create"}),
-        ({"type_": "create", "__v": 9}, {"type_": "update", "__v": 1}),
-        ({"type_": "update", "__v": 9}, {"type_": "delete", "__v": 1}),
+        ({"at_ms": 0, "kind": "delete"}, {"at_ms": 1, "kind": "create"}),
+        ({"kind": "create", "__v": 9}, {"kind": "update", "__v": 1}),
+        ({"kind": "update", "__v": 9}, {"kind": "delete", "__v": 1}),
         ({"updated_at": "2023-06-13T05:20:31.356Z", "__v": 9}, {"updated_at": 1786649727622}),
         ({"updatedAt": "2023-06-13T05:20:31.356Z"}, {"updated_at": "2023-06-13T05:20:31.357Z"}),
         ({"updated_at": "2023-06-13T05:20:31Z", "__v": 9}, {"updatedAt": 1786649727622}),
@@ -202,7 +198,7 @@ def test_content_decides_last() -> None:
 
 def test_an_erased_company_is_remembered() -> None:
     """An event without a company leaves the user with the one known before."""
-    body = encoded(envelope([entry(gender="male")], at=LATER) | {"company_id": None})
+    body = encoded(envelope([entry(gender="male")], at_ms=LATER) | {"company_id": None})
     assert state_after(delivery(), body).company_id == 1
     assert state_after(body).company_id is None
 
@@ -228,7 +224,7 @@ def test_bytes_do_not_depend_on_key_order() -> None:
 
 def test_folding_changes_nothing_it_was_given() -> None:
     """A fold returns a new state and leaves the one before as it was."""
-    first, second = read(delivery(x=1, emails=[]), delivery(at=LATER, y=2, emails=None))
+    first, second = read(delivery(x=1, emails=[]), delivery(at_ms=LATER, y=2, emails=None))
     before = fold(None, first)
     kept = encode_fields(before.fields)
     assert fold(before, second).fields == {"emails": None, "extra": {"x": 1, "y": 2}}
@@ -250,17 +246,17 @@ def test_what_was_accepted_can_be_read_from_a_deeper_stack() -> None:
 def test_names_at_a_moment() -> None:
     """A name counts from the moment of the first event that carries it, to the millisecond."""
     state = state_after(
-        delivery(type_="create", at=AT_MS, first_name="A", x=1),
-        delivery(at=AT_MS + 5, gender="x"),
-        delivery(at=AT_MS + 5, gender="y", y=1),
-        delivery(at=AT_MS + 9, first_name="B", y=2),
+        delivery("u", "create", first_name="A", x=1),
+        delivery(at_ms=5, gender="x"),
+        delivery(at_ms=5, gender="y", y=1),
+        delivery(at_ms=9, first_name="B", y=2),
     )
 
     def names(after_ms: int) -> set[str]:
-        until = AT + timedelta(milliseconds=after_ms)
+        until = T0 + timedelta(milliseconds=after_ms)
         return names_by(until, state.fields, state.company_id, state.since)
 
     first = {"first_name", "extra.x", "company_id"}
-    assert state.since == {"gender": AT_MS + 5, "extra.y": AT_MS + 5}
+    assert state.since == {"gender": T0_MS + 5, "extra.y": T0_MS + 5}
     assert names(-1) == names(0) == names(4) == first
     assert names(5) == names(9) == first | {"gender", "extra.y"}

@@ -11,22 +11,23 @@ from eventstore.events import Stream
 from projections.fold.folder import Folded
 from projections.fold.history import replay
 from projections.read_models import TABLES
-from tests.support.deliveries import APPLICATION, AT_MS, USER, delivery, read
+from tests.support.deliveries import APP, delivery
+from tests.support.events import read
 
 DAY_MS = 86_400_000
-STREAM = Stream.of(APPLICATION, USER, 1)
+STREAM = Stream.of(APP, "u", 1)
 (ACTIVITY,) = (table for table in TABLES if table.name == "activity")
 
 
 def days(*steps: tuple[int, str, dict[str, Any]]) -> dict[int, tuple[int, ...]]:
     """Return (created, deleted, blocked, active) by day, of events on these days."""
     bodies = [
-        delivery(type_=kind, at=AT_MS + day * DAY_MS + n, id_=n, **fields)
+        delivery("u", kind, day * DAY_MS + n, event_id=n, **fields)
         for n, (day, kind, fields) in enumerate(steps)
     ]
     state, entries = replay(read(*bodies))
     rows = list(ACTIVITY.rows(Folded(STREAM, state, entries, whole=True)))
-    assert all(row[:2] == (STREAM.stream_id, APPLICATION) for row in rows)
+    assert all(row[:2] == (STREAM.stream_id, APP) for row in rows)
     return {(row[2] - date(2023, 6, 13)).days: row[3:] for row in rows}
 
 
@@ -64,7 +65,7 @@ def test_what_a_day_counts(
 
 def test_columns_fit_rows() -> None:
     """Every table's rows have its columns."""
-    state, entries = replay(read(delivery(type_="create", username="u")))
+    state, entries = replay(read(delivery("u", "create", username="u")))
     for table in TABLES:
         (row,) = table.rows(Folded(STREAM, state, entries, whole=True))
         assert len(row) == len(table.columns)

@@ -17,7 +17,9 @@ from eventstore.append_call import append_batch
 from eventstore.events import Position
 from eventstore.sealing.keys import Ciphers
 from eventstore.sealing.seal import seal
-from tests.support.database import APP, event, statement
+from tests.support.database import statement
+from tests.support.deliveries import APP
+from tests.support.events import event
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

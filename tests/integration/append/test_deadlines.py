@@ -14,13 +14,16 @@ from aiohttp import hdrs
 
 from api.webhook.verify import HEADER, sign
 from eventstore.postgres import failover
-from tests.integration.query.test_http import AUTH, USER, assert_problem, serving
-from tests.support.database import HEADS, delivery, holding, proxied
+from tests.support.database import HEADS, holding
+from tests.support.deliveries import APP, SAMPLE_USER, delivery
+from tests.support.proxy import proxied
+from tests.support.serving import AUTH, SECRET, assert_problem, serving
 
 if TYPE_CHECKING:
     from tests.conftest import Stack
 
 _SHORT_S = 0.3
+USER = f"/v1/applications/{APP}/users/{SAMPLE_USER}"
 _FULL = """
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN RAISE EXCEPTION 'No space left on device' USING ERRCODE = 'disk_full'; END $$;
@@ -121,13 +124,13 @@ async def test_a_body_that_grows(database_url: str) -> None:
     """A small body that becomes a large one when it is unpacked is too large."""
     async with serving(database_url) as service:
         body = delivery(first_name="x" * (64 << 20))
-        headers = {HEADER: sign(body, "new secret"), hdrs.CONTENT_ENCODING: "gzip"}
+        headers = {HEADER: sign(body, SECRET), hdrs.CONTENT_ENCODING: "gzip"}
         small = gzip.compress(body)
         assert len(small) < 100_000
         answer = await service.call("POST", "/webhooks/fynd", data=small, headers=headers)
         assert_problem(answer, 413)
         fits = delivery(first_name="x")
-        headers[HEADER] = sign(fits, "new secret")
+        headers[HEADER] = sign(fits, SECRET)
         data = gzip.compress(fits)
         answer = await service.call("POST", "/webhooks/fynd", data=data, headers=headers)
         assert answer.body["accepted"] == 1

@@ -13,6 +13,7 @@ from eventstore.events import Position
 from eventstore.postgres.embedded import psql_path
 from eventstore.verify import verify
 from projections.project.projector import catch_up
+from tests.support.deliveries import delivery
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,13 +24,13 @@ APP = "channel-1"
 PHONE, EMAIL = "5550001234", "somebody.special@example.org"
 
 
-def delivery(user_id: str, name: str, kind: str = "update", at: int = 0) -> bytes:
+def named(user_id: str, name: str, kind: str = "update", at_ms: int = 0) -> bytes:
     """Make a delivery that holds a phone and an e-mail."""
-    user: dict[str, Any] = {"user_id": user_id, "application_id": APP, "first_name": name}
-    user["phone_numbers"] = [{"phone": PHONE, "country_code": 91}]
-    user["emails"] = [{"email": EMAIL, "primary": True}]
-    event = {"name": "user", "type": kind, "created_timestamp": 1_700_000_000_000 + at}
-    return json.dumps({"event": event, "payload": [{"user": user}]}).encode()
+    contacts: dict[str, Any] = {
+        "phone_numbers": [{"phone": PHONE, "country_code": 91}],
+        "emails": [{"email": EMAIL, "primary": True}],
+    }
+    return delivery(user_id, kind, at_ms, application_id=APP, first_name=name, **contacts)
 
 
 async def rows(stack: Stack, table: str) -> list[Any]:
@@ -40,9 +41,9 @@ async def rows(stack: Stack, table: str) -> list[Any]:
 
 async def test_an_erased_user_is_gone_everywhere_but_in_the_log(stack: Stack) -> None:
     """Key and rows are destroyed, the sealed events stay as they are, and verify passes."""
-    await stack.ingest.deliver(delivery("1", "First"))
-    await stack.ingest.deliver(delivery("1", "Second", at=1))
-    await stack.ingest.deliver(delivery("2", "Other"))
+    await stack.ingest.deliver(named("1", "First"))
+    await stack.ingest.deliver(named("1", "Second", at_ms=1))
+    await stack.ingest.deliver(named("2", "Other"))
     await catch_up(stack.log, 100)
     before = await rows(stack, "events")
     stream = stack.log.stream(APP, "1")
@@ -63,7 +64,7 @@ async def test_an_erased_user_is_gone_everywhere_but_in_the_log(stack: Stack) ->
 
 async def test_a_generation_that_is_half_removed_holds_nothing_either(stack: Stack) -> None:
     """Rows are destroyed also in tables that no projector knows of any more."""
-    await stack.ingest.deliver(delivery("1", "First"))
+    await stack.ingest.deliver(named("1", "First"))
     await catch_up(stack.log, 100)
     tables = ("users", "history", "activity", "terms")
     for table in tables:
@@ -86,10 +87,10 @@ async def test_what_arrives_later_brings_nothing_back(
 ) -> None:
     """It is acknowledged and recorded without payload, even by a process that knew the key."""
     other = await open_stack(stack.url)
-    await other.ingest.deliver(delivery("1", "First"))
+    await other.ingest.deliver(named("1", "First"))
     await stack.log.erase(stack.log.stream(APP, "1"))
     for process in (other, stack, other):
-        receipt = await process.ingest.deliver(delivery("1", "Back", at=1))
+        receipt = await process.ingest.deliver(named("1", "Back", at_ms=1))
         assert receipt.positions == ["0:3"]
     await catch_up(stack.log, 100)
     assert await stack.read_model.user(stack.log.stream(APP, "1")) is None
@@ -100,8 +101,8 @@ async def test_what_arrives_later_brings_nothing_back(
 @pytest.mark.parametrize("batch", [1, 100])
 async def test_a_projector_that_lags_brings_nothing_back(stack: Stack, batch: int) -> None:
     """Events from before the erasure, projected only after it, leave no row behind."""
-    await stack.ingest.deliver(delivery("1", "First"))
-    await stack.ingest.deliver(delivery("2", "Other"))
+    await stack.ingest.deliver(named("1", "First"))
+    await stack.ingest.deliver(named("2", "Other"))
     await stack.log.erase(stack.log.stream(APP, "1"))
     await catch_up(stack.log, batch)
     assert [row[4] for row in await stack.pool.fetch("SELECT * FROM userlog.users")] == ["2"]
@@ -109,7 +110,7 @@ async def test_a_projector_that_lags_brings_nothing_back(stack: Stack, batch: in
 
 async def test_an_export_holds_nothing_readable_of_an_erased_user(stack: Stack) -> None:
     """Of an erased user's events an export has only when and what kind they were."""
-    await stack.ingest.deliver(delivery("1", "First"))
+    await stack.ingest.deliver(named("1", "First"))
     await stack.log.erase(stack.log.stream(APP, "1"))
     lines = [line async for line in export_lines(stack.log, stack.quarantine, {})]
     assert [json.loads(line)["userlog"]["event"] for line in lines] == [
@@ -122,7 +123,7 @@ async def test_an_export_holds_nothing_readable_of_an_erased_user(stack: Stack) 
 
 async def test_a_dump_of_the_database_holds_nothing_of_an_erased_user(stack: Stack) -> None:
     """A byte search through a dump finds the user's phone and e-mail before, and not after."""
-    await stack.ingest.deliver(delivery("1", "First"))
+    await stack.ingest.deliver(named("1", "First"))
     await catch_up(stack.log, 100)
     assert PHONE in dump(stack.url)
     await stack.log.erase(stack.log.stream(APP, "1"))

@@ -16,20 +16,20 @@ from eventstore.sealing.keyring import Keyring, KeyringLimits
 from eventstore.sealing.keys import MasterKey
 from tests.conftest import MASTER_KEY
 from tests.support.database import (
-    APP,
     HEADS,
-    T0,
     assert_log_holds,
     blocked,
     connected,
     erase,
-    event,
     holding,
     kill,
     positions,
-    proxied,
-    retried,
 )
+from tests.support.deliveries import APP, T0
+from tests.support.events import event
+from tests.support.parameters import MANY
+from tests.support.proxy import proxied
+from tests.support.waiting import retried
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     OpenStack = Callable[[str], Awaitable[Stack]]
 
-MANY = pytest.mark.parametrize("partitions", [1, 4], indirect=True, ids="{}-partitions".format)
 
 _KILL_APPENDS = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity

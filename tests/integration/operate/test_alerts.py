@@ -19,25 +19,19 @@ from projections.fold.poison import PoisonError
 from projections.project.projector import catch_up, project_batch
 from projections.rebuild.rebuild import Plan, rebuild
 from projections.tables import Generation
-from tests.support.database import (
-    APP,
-    HEADS,
-    PATIENCE_S,
-    SAMPLE_USER,
-    SAMPLES,
-    alter,
-    blocked,
-    delivery,
-    holding,
-    proxied,
-)
-from tests.support.monitoring import RULES, Client, Timeline, assert_fires, serving, tool
+from tests.support.database import HEADS, alter, blocked, holding
+from tests.support.deliveries import APP, SAMPLE_USER, SAMPLES, delivery
+from tests.support.monitoring import RULES, Timeline, assert_fires, scrape, tool
+from tests.support.proxy import proxied
+from tests.support.serving import serving
+from tests.support.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from tests.conftest import Stack
     from tests.support.monitoring import Scrape
+    from tests.support.serving import Service
 
 LONG = Timeline(lasts=90)
 HOURS = Timeline(lasts=7 * 60)
@@ -54,12 +48,12 @@ def test_each_alert_is_caused_here() -> None:
 
 
 @contextlib.asynccontextmanager
-async def healthy(url: str, **settings: Any) -> AsyncGenerator[Client]:
+async def healthy(url: str, **settings: Any) -> AsyncGenerator[Service]:
     """Serve; everything has been delivered, projected, compared and verified."""
     tool("promtool")
-    async with serving(url, **settings) as client:
+    async with serving(url, **{"database_timeout_s": 2, **settings}) as client:
         for body in SAMPLES:
-            assert await client.post(body) == 200
+            assert (await client.post(body)).status == 200
         log = client.runtime.log
         await catch_up(log, 10)
         await client.scrubber.scrub_some()
@@ -70,10 +64,10 @@ async def healthy(url: str, **settings: Any) -> AsyncGenerator[Client]:
 async def test_nothing_fires_while_all_is_well(database_url: str, tmp_path: Path) -> None:
     """A service that takes deliveries and projects them causes no alert."""
     async with healthy(database_url) as client:
-        before = await client.scrape()
+        before = await scrape(client)
         await client.post(delivery())
         await catch_up(client.runtime.log, 10)
-        await assert_fires(tmp_path, before, await client.scrape(), set(), HOURS)
+        await assert_fires(tmp_path, before, await scrape(client), set(), HOURS)
 
 
 @pytest.mark.parametrize("deaf", [False, True])
@@ -83,14 +77,14 @@ async def test_database_away(database_url: str, tmp_path: Path, deaf: bool) -> N
         proxied(database_url) as proxy,
         healthy(proxy.url, database_timeout_s=600) as client,
     ):
-        before = await client.scrape()
+        before = await scrape(client)
         if deaf:
             proxy.deaf = True
         else:
             proxy.cut()
-            assert await client.post(delivery()) == 503
+            assert (await client.post(delivery())).status == 503
         async with asyncio.timeout(PATIENCE_S):
-            during = await client.scrape()
+            during = await scrape(client)
         proxy.cut()
     fire = {"UserlogDatabaseAway"} | (set() if deaf else {"UserlogDeliveriesTurnedAway"})
     await assert_fires(tmp_path, before, during, fire)
@@ -99,22 +93,22 @@ async def test_database_away(database_url: str, tmp_path: Path, deaf: bool) -> N
 async def test_wrong_secret(database_url: str, tmp_path: Path) -> None:
     """Deliveries signed with a secret that is not ours."""
     async with healthy(database_url) as client:
-        before = await client.scrape()
-        assert await client.post(SAMPLES[0], "old secret") == 401
-        during = await client.scrape()
+        before = await scrape(client)
+        assert (await client.post(SAMPLES[0], secret="another secret")).status == 401
+        during = await scrape(client)
     await assert_fires(tmp_path, before, during, {"UserlogSignaturesRefused"})
 
 
 async def test_queue_full(stack: Stack, tmp_path: Path) -> None:
     """Appends that don't come through, so that no more can wait."""
     async with healthy(stack.url, queue_rows_max=1) as client:
-        before = await client.scrape()
+        before = await scrape(client)
         async with holding(stack.url, HEADS):
             waiting = asyncio.create_task(client.post(delivery(at_ms=1)))
             await blocked(stack.admin)
-            assert await client.post(delivery(at_ms=2)) == 503
-            during = await client.scrape()
-        assert await waiting == 200
+            assert (await client.post(delivery(at_ms=2))).status == 503
+            during = await scrape(client)
+        assert (await waiting).status == 200
     fire = {"UserlogQueueFilling", "UserlogDeliveriesTurnedAway"}
     await assert_fires(tmp_path, before, during, fire)
 
@@ -122,96 +116,96 @@ async def test_queue_full(stack: Stack, tmp_path: Path) -> None:
 async def test_slow_appends(stack: Stack, tmp_path: Path) -> None:
     """A database that takes more than a second to append."""
     async with healthy(stack.url, database_timeout_s=30) as client:
-        before = await client.scrape()
+        before = await scrape(client)
         async with holding(stack.url, HEADS) as connection:
             waiting = asyncio.create_task(client.post(delivery()))
             await blocked(stack.admin)
             await connection.execute("SELECT pg_sleep(1.1)")
-        assert await waiting == 200
+        assert (await waiting).status == 200
         await catch_up(client.runtime.log, 10)
-        during = await client.scrape()
+        during = await scrape(client)
     await assert_fires(tmp_path, before, during, {"UserlogAppendSlow"})
 
 
 async def test_too_large(database_url: str, tmp_path: Path) -> None:
     """A delivery above the limit, which the platform will send again and again."""
     async with healthy(database_url, body_bytes_max=10_000) as client:
-        before = await client.scrape()
-        assert await client.post(b" " * 10_001) == 413
-        during = await client.scrape()
+        before = await scrape(client)
+        assert (await client.post(b" " * 10_001)).status == 413
+        during = await scrape(client)
     await assert_fires(tmp_path, before, during, {"UserlogDeliveryNotReadable"})
 
 
 async def test_defect(stack: Stack, tmp_path: Path) -> None:
     """An error that nobody has foreseen: here a right that was taken away."""
     async with healthy(stack.url) as client:
-        before = await client.scrape()
+        before = await scrape(client)
         await stack.admin.execute("REVOKE SELECT ON userlog.users FROM userlog_app")
-        assert await client.get(f"/v1/applications/{APP}/users/{SAMPLE_USER}") == 500
-        during = await client.scrape()
+        assert (await client.get(f"/v1/applications/{APP}/users/{SAMPLE_USER}")).status == 500
+        during = await scrape(client)
     await assert_fires(tmp_path, before, during, {"UserlogDefect"})
 
 
 async def test_lag(stack: Stack, tmp_path: Path) -> None:
     """A projector that does some of what there is, ten minutes after it was recorded."""
     async with healthy(stack.url) as client:
-        before = await client.scrape()
+        before = await scrape(client)
         for number in range(3):
             await client.post(delivery(at_ms=number))
         await stack.admin.execute(
             "UPDATE userlog.events SET recorded_at = recorded_at - interval '10 minutes'"
         )
         assert await project_batch(client.runtime.log, Generation(0, 1), 1, live=True)
-        during = await client.scrape()
+        during = await scrape(client)
     await assert_fires(tmp_path, before, during, {"UserlogProjectionLag"})
 
 
 async def test_no_projector(database_url: str, tmp_path: Path) -> None:
     """Events come in, and nobody projects them."""
     async with healthy(database_url) as client:
-        before = await client.scrape()
+        before = await scrape(client)
         await client.post(delivery())
-        during = await client.scrape()
+        during = await scrape(client)
     await assert_fires(tmp_path, before, during, {"UserlogProjectorStandsStill"})
 
 
 async def test_parked(stack: Stack, tmp_path: Path) -> None:
     """An event that was altered can't be projected."""
     async with healthy(stack.url) as client:
-        before = await client.scrape()
+        before = await scrape(client)
         await client.post(delivery())
         await alter(stack, 4)
         await catch_up(client.runtime.log, 10)
-        during = await client.scrape()
+        during = await scrape(client)
     await assert_fires(tmp_path, before, during, {"UserlogUsersParked"})
 
 
 async def test_quarantine(database_url: str, tmp_path: Path) -> None:
     """A signed delivery that is no JSON."""
     async with healthy(database_url) as client:
-        before = await client.scrape()
-        assert await client.post(b"{") == 200
-        during = await client.scrape()
+        before = await scrape(client)
+        assert (await client.post(b"{")).status == 200
+        during = await scrape(client)
     await assert_fires(tmp_path, before, during, {"UserlogQuarantineGrows"})
 
 
 async def test_damaged_row(stack: Stack, tmp_path: Path) -> None:
     """A row of a read model that was changed by hand, and found by the scrubber."""
     async with healthy(stack.url) as client:
-        before = await client.scrape()
+        before = await scrape(client)
         await stack.admin.execute("UPDATE userlog.users SET lifecycle = 'active'")
         await client.scrubber.scrub_some()
-        during = await client.scrape()
+        during = await scrape(client)
     await assert_fires(tmp_path, before, during, {"UserlogReadModelDiffers"})
 
 
 async def test_altered_log(stack: Stack, tmp_path: Path) -> None:
     """An altered event, found by `userlog verify`."""
     async with healthy(stack.url) as client:
-        before = await client.scrape()
+        before = await scrape(client)
         await alter(stack, 2)
         assert await verify(client.runtime.log, notes=[], progress=lambda _done, _total: None)
-        during = await client.scrape()
+        during = await scrape(client)
     await assert_fires(tmp_path, before, during, {"UserlogVerificationFailed"})
 
 
@@ -228,30 +222,30 @@ async def test_nothing_happens(
 ) -> None:
     """Nothing is delivered for hours, nothing verified for days."""
     async with healthy(database_url) as client:
-        before: Scrape = await client.scrape()
-        await assert_fires(tmp_path, before, await client.scrape(), fire, over)
+        before: Scrape = await scrape(client)
+        await assert_fires(tmp_path, before, await scrape(client), fire, over)
 
 
 async def test_interrupted_rebuild(stack: Stack, tmp_path: Path) -> None:
     """A rebuild that an unreadable event has stopped."""
     async with healthy(stack.url) as client:
-        before = await client.scrape()
+        before = await scrape(client)
         await alter(stack, 2)
         with pytest.raises(PoisonError):
             await rebuild(stack.source, Plan())
-        during = await client.scrape()
+        during = await scrape(client)
     await assert_fires(tmp_path, before, during, {"UserlogRebuildInterrupted"})
 
 
 async def test_stuck_rebuild(stack: Stack, tmp_path: Path) -> None:
     """A rebuild that waits for a lock that nobody gives back."""
     async with healthy(stack.url) as client:
-        before = await client.scrape()
+        before = await scrape(client)
         async with holding(stack.url, "LOCK TABLE userlog.rebuild_shards IN EXCLUSIVE MODE"):
             building = asyncio.create_task(rebuild(stack.source, Plan()))
             await blocked(stack.admin)
-            during = await client.scrape()
+            during = await scrape(client)
         await building
-        after = await client.scrape()
+        after = await scrape(client)
     await assert_fires(tmp_path, before, during, {"UserlogRebuildStuck"}, LONG)
     await assert_fires(tmp_path, before, after, set(), LONG)

@@ -10,32 +10,29 @@ from eventstore.postgres import schema
 from eventstore.postgres.pool import open_pool
 from eventstore.verify import verify
 from projections.project.projector import catch_up
+from tests.support.deliveries import entry, envelope
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tests.conftest import Stack
 
-BASE = 1_700_000_000_000
 
-
-def delivery(user: int, number: int, kind: str = "update") -> bytes:
+def pretty(user: int, number: int, kind: str = "update") -> bytes:
     """Make a pretty-printed delivery, half of them with a provider's id."""
-    event: dict[str, Any] = {"name": "user", "type": kind, "created_timestamp": BASE + number % 7}
-    if number % 2:
-        event["id"] = f"event-{number}"
-    entry = {"user": {"user_id": f"u{user}", "application_id": f"a{user % 3}", "n": number}}
-    return json.dumps({"event": event, "company_id": 7, "payload": [entry]}, indent=1).encode()
+    event_id = f"event-{number}" if number % 2 else None
+    users = [entry(f"u{user}", application_id=f"a{user % 3}", n=number)]
+    return json.dumps(envelope(users, kind, number % 7, id=event_id), indent=1).encode()
 
 
 async def fill(stack: Stack) -> None:
     """Users with histories, some erased, one of them with an event afterwards, and a quarantine."""
     for number in range(60):
-        await stack.ingest.deliver(delivery(number % 9, number))
+        await stack.ingest.deliver(pretty(number % 9, number))
     for user in (3, 4):
         await stack.log.erase(stack.log.stream(f"a{user % 3}", f"u{user}"))
-    await stack.ingest.deliver(delivery(4, 100))
-    await stack.ingest.deliver(delivery(5, 101, kind="delete"))
+    await stack.ingest.deliver(pretty(4, 100))
+    await stack.ingest.deliver(pretty(5, 101, kind="delete"))
     await stack.ingest.deliver(b'{"broken": ')
 
 
@@ -122,7 +119,7 @@ async def test_an_import_that_was_cut_short_is_repeated(
 async def test_plain_deliveries_can_be_imported(stack: Stack) -> None:
     """A file of deliveries as the platform sends them goes in as if they had arrived."""
     importer = Importer(stack.log, stack.quarantine)
-    lines = [delivery(1, n).replace(b"\n", b"") for n in range(3)]
+    lines = [pretty(1, n).replace(b"\n", b"") for n in range(3)]
     other = b'{"event": {"name": "address", "type": "create"}, "payload": {}}'
     for chunk in chunks([*lines, b"\n", other, b"{", lines[0]]):
         await importer.take(chunk)

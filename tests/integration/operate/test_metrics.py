@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING
 
@@ -10,38 +9,41 @@ import pytest
 
 from eventstore.verify import verify
 from projections.project.projector import catch_up
-from tests.support.database import APP, SAMPLE_USER, SAMPLES, alter, delivery, proxied
+from tests.support.database import alter
+from tests.support.deliveries import APP, SAMPLE_USER, SAMPLES, delivery
 from tests.support.monitoring import (
     DASHBOARD,
     RULES,
-    Client,
+    metrics,
     names_in,
     run,
-    serving,
     tool,
 )
+from tests.support.proxy import proxied
+from tests.support.serving import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tests.conftest import Stack
+    from tests.support.serving import Service
 
 USER = "/v1/applications/{application_id}/users/{user_id}"
 
 
 @pytest.fixture
-async def client(database_url: str) -> AsyncIterator[Client]:
+async def client(database_url: str) -> AsyncIterator[Service]:
     async with serving(database_url) as running:
         yield running
 
 
-async def test_what_came_and_what_became_of_it(client: Client) -> None:
+async def test_what_came_and_what_became_of_it(client: Service) -> None:
     """Deliveries, events and answers are counted by outcome, batches by size and time."""
     for body in (*SAMPLES, SAMPLES[0], b"{", b'{"event": {"name": "cart"}}'):
-        assert await client.post(body) == 200
-    assert await client.post(SAMPLES[0], "wrong") == 401
-    found = await client.metrics()
+        assert (await client.post(body)).status == 200
+    assert (await client.post(SAMPLES[0], "wrong")).status == 401
+    found = await metrics(client)
     names = ("taken", "quarantined", "ignored")
     assert [found["userlog_deliveries_total", n] for n in names] == [4, 1, 1]
     assert found["userlog_events_total", "accepted"] == 3
@@ -65,60 +67,51 @@ async def test_what_was_refused(database_url: str) -> None:
         proxied(database_url) as proxy,
         serving(proxy.url, body_bytes_max=100) as client,
     ):
-        reasons = {key[1]: n for key, n in (await client.metrics()).items() if key[0] == name}
+        reasons = {key[1]: n for key, n in (await metrics(client)).items() if key[0] == name}
         assert set(reasons.values()) == {0}
-        assert await client.post(SAMPLES[0]) == 413
-        assert await client.post(b"{", "wrong") == 401
-        assert await _broken_upload(client) == 400
+        assert (await client.post(SAMPLES[0])).status == 413
+        assert (await client.post(b"{", "wrong")).status == 401
+        head = b"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\n"
+        status, _ = await client.raw(head + b"Content-Length: 8\r\n", b"not gzip")
+        assert status == 400
         proxy.cut()
-        assert await client.post(b"{") == 503
-        found = await client.metrics()
+        assert (await client.post(b"{")).status == 503
+        found = await metrics(client)
     once = {"too-large", "signature", "incomplete", "unavailable"}
     assert {reason for reason in reasons if found[name, reason]} == once
 
 
-async def _broken_upload(client: Client) -> int:
-    """Send a body that is not encoded as its header says; return the status."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
-    head = "POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\n"
-    writer.write(f"{head}Content-Length: 7\r\nConnection: close\r\n\r\nnot gzip".encode())
-    answer = await reader.read()
-    writer.close()
-    await writer.wait_closed()
-    return int(answer.split()[1])
-
-
-async def test_how_far_everything_is(client: Client) -> None:
+async def test_how_far_everything_is(client: Service) -> None:
     """The head, the lag and who is parked are those of the database, at every look."""
     for n in range(3):
         await client.post(delivery(at_ms=n))
-    found = await client.metrics()
+    found = await metrics(client)
     assert found["userlog_log_head_position", "0"] == 3
     assert found["userlog_projection_lag_events", "answering", "0", "users"] == 3
     assert found["userlog_projection_lag_seconds", "answering", "0", "users"] > 0
     await catch_up(client.runtime.log, 10)
-    found = await client.metrics()
+    found = await metrics(client)
     assert found["userlog_projection_lag_events", "answering", "0", "users"] == 0
     assert found["userlog_parked_users",] == found["userlog_rebuild_running",] == 0
     assert found["userlog_database_up",] == 1
     assert found["userlog_scrub_timestamp_seconds",] == 0
     await client.scrubber.scrub_some()
-    found = await client.metrics()
+    found = await metrics(client)
     totals = ("userlog_scrub_users_total", "userlog_scrub_differences_total")
     assert [found[name,] for name in totals] == [1, 0]
     assert found["userlog_scrub_timestamp_seconds",] > 1e9
     assert found["userlog_scrub_difference_timestamp_seconds",] == 0
 
 
-async def test_what_was_verified(client: Client, stack: Stack) -> None:
+async def test_what_was_verified(client: Service, stack: Stack) -> None:
     """The outcome of `userlog verify` is seen by the service, whoever ran it."""
     await client.post(delivery())
-    found = await client.metrics()
+    found = await metrics(client)
     assert found["userlog_verification_timestamp_seconds", "0"] == 0
     assert ("userlog_verification_passed", "0") not in found
     for passed in (1, 0):
         await verify(stack.log, notes=[], progress=lambda _done, _total: None)
-        found = await client.metrics()
+        found = await metrics(client)
         assert found["userlog_verification_timestamp_seconds", "0"] > 1e9
         assert found["userlog_verification_position", "0"] == 1
         assert found["userlog_verification_passed", "0"] == passed
@@ -130,28 +123,28 @@ async def test_database_away(database_url: str) -> None:
     async with proxied(database_url) as proxy, serving(proxy.url) as client:
         await client.post(SAMPLES[0])
         proxy.cut()
-        found = await client.metrics()
+        found = await metrics(client)
         assert found["userlog_database_up",] == 0
         assert found["userlog_events_total", "accepted"] == 1
         assert not any(name.startswith("userlog_projection") for name, *_ in found)
 
 
-async def test_nobody_is_named(client: Client) -> None:
+async def test_nobody_is_named(client: Service) -> None:
     """No label has an id, and paths appear as patterns."""
     await client.post(SAMPLES[0])
     await catch_up(client.runtime.log, 10)
     await client.text(f"/v1/applications/{APP}/users/{SAMPLE_USER}")
-    text = await client.text()
+    text = await client.text("/metrics")
     assert USER in text
     for secret in (APP, SAMPLE_USER, "salman", "Salman", "8285462419", "token"):
         assert secret not in text
 
 
-async def test_rules_and_dashboard_ask_for_what_is_there(client: Client) -> None:
+async def test_rules_and_dashboard_ask_for_what_is_there(client: Service) -> None:
     """No alert and no panel waits for a metric that nobody shows."""
     await client.post(SAMPLES[0])
     await verify(client.runtime.log, notes=[], progress=lambda _done, _total: None)
-    shown = {name for name, *_ in await client.metrics()}
+    shown = {name for name, *_ in await metrics(client)}
     # Only where the database is the embedded one: tests/acceptance/test_alerts.py.
     shown |= {"userlog_data_dir_size_bytes", "userlog_data_dir_free_bytes"}
     asked = {name for path in (RULES, DASHBOARD) for name in names_in(path.read_text())}
@@ -159,10 +152,11 @@ async def test_rules_and_dashboard_ask_for_what_is_there(client: Client) -> None
     assert asked - shown == set()
 
 
-async def test_names(client: Client) -> None:
+async def test_names(client: Service) -> None:
     """Prometheus's own tool finds nothing to say about names, help and units."""
     await client.post(SAMPLES[0])
-    assert await run(tool("promtool"), "check", "metrics", stdin=await client.text()) == ""
+    shown = await client.text("/metrics")
+    assert await run(tool("promtool"), "check", "metrics", stdin=shown) == ""
 
 
 async def test_dashboard_expressions(tmp_path: Path) -> None:

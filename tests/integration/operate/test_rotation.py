@@ -12,6 +12,7 @@ from eventstore.postgres.pool import open_pool
 from eventstore.sealing.keys import MasterKey
 from eventstore.sealing.rotation import rotate
 from eventstore.verify import verify
+from tests.support.deliveries import delivery
 
 if TYPE_CHECKING:
     from tests.conftest import Stack
@@ -23,7 +24,7 @@ OLD, NEW = b"a master key for tests only 32 b", b"another key, for tests only 32
 async def test_every_key_is_wrapped_again_and_no_event_touched(stack: Stack) -> None:
     """Afterwards the new master key opens everything alone, the old one nothing."""
     for number in range(20):
-        await stack.ingest.deliver(DELIVERY % number)
+        await stack.ingest.deliver(delivery(f"u{number}", "create", application_id="app"))
     await stack.ingest.deliver(b"not json")
     await stack.log.erase(stack.log.stream("app", "u3"))
     events = await stack.pool.fetch("SELECT * FROM userlog.events ORDER BY partition, position")
@@ -40,9 +41,3 @@ async def test_every_key_is_wrapped_again_and_no_event_touched(stack: Stack) -> 
             await EventLog.open(owner, MasterKey(OLD))
     finally:
         await owner.close()
-
-
-DELIVERY = (
-    b'{"event": {"name": "user", "type": "create", "created_timestamp": 1686649727621},'
-    b' "application_id": "app", "payload": [{"user": {"user_id": "u%d"}}]}'
-)

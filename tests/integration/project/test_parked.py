@@ -15,29 +15,26 @@ from projections.project import parked
 from projections.project.projector import catch_up
 from projections.rebuild.rebuild import Plan, rebuild
 from tests.support.database import (
-    APP,
-    T0,
     alter,
     begin_again,
     blocked,
-    delivery,
-    envelope,
-    event,
     holding,
     kill,
     parked_events,
     restore,
     tables,
 )
+from tests.support.deliveries import APP, T0, delivery, encoded, entry, envelope
+from tests.support.events import event
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tests.conftest import Stack
-    from tests.support.database import Lines
+    from tests.support.lines import Lines
 
 MS = timedelta(milliseconds=1)
-TWO_USERS = envelope({"user": {"user_id": "u"}}, {"user": {"user_id": "v"}})
+TWO_USERS = encoded(envelope([entry("u"), entry("v")]))
 UNREADABLE = event("u", "poison", payload=b"not a delivery")
 ANOTHER = event("u", "another", payload=b"not a delivery")
 

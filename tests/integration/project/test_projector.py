@@ -21,32 +21,21 @@ from projections.prove.ranges import Range
 from projections.prove.scrubber import scrub
 from projections.query.lag import lags
 from projections.tables import Generation
-from tests.support.database import (
-    APP,
-    PATIENCE_S,
-    SAMPLE_USER,
-    SAMPLES,
-    begin_again,
-    blocked,
-    delivery,
-    erase,
-    holding,
-    kill,
-    proxied,
-    tables,
-)
+from tests.support.database import begin_again, blocked, erase, holding, kill, tables
+from tests.support.deliveries import APP, SAMPLE_USER, SAMPLES, delivery
+from tests.support.parameters import MANY
+from tests.support.proxy import proxied
+from tests.support.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from eventstore.events import RecordedEvent
     from tests.conftest import Stack
-    from tests.support.database import Lines
+    from tests.support.lines import Lines
 
     OpenStack = Callable[[str], Awaitable[Stack]]
     Follow = Callable[[Stack], Projector]
-
-MANY = pytest.mark.parametrize("partitions", [1, 4], indirect=True, ids="{}-partitions".format)
 
 
 @pytest.fixture

@@ -12,16 +12,16 @@ import pytest
 from projections.project.projector import Projector, catch_up
 from projections.project.repair import repair
 from tests.support.database import (
-    APP,
     alter,
     begin_again,
     blocked,
-    delivery,
     holding,
     parked_events,
     restore,
     tables,
 )
+from tests.support.deliveries import APP, delivery
+from tests.support.parameters import MANY
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from projections.fold.poison import PoisonError
     from tests.conftest import Stack
 
-MANY = pytest.mark.parametrize("partitions", [1, 4], indirect=True, ids="{}-partitions".format)
 SECOND_GENERATION = """
 CREATE TABLE userlog.users_g2 PARTITION OF userlog.users FOR VALUES IN (2);
 CREATE TABLE userlog.history_g2 PARTITION OF userlog.history FOR VALUES IN (2);

@@ -18,14 +18,9 @@ from eventstore.events import Position
 from projections.project.projector import catch_up
 from projections.project.stuck_sessions import end_stuck_sessions
 from tests.conftest import MASTER_KEY
-from tests.support.database import (
-    PATIENCE_S,
-    begin_again,
-    blocked,
-    delivery,
-    holding,
-    tables,
-)
+from tests.support.database import begin_again, blocked, holding, tables
+from tests.support.deliveries import delivery
+from tests.support.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable

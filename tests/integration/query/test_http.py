@@ -1,131 +1,52 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import io
 import logging
 import re
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import msgspec
 import pytest
 import structlog
-from aiohttp import ClientSession
 
-from api.config.secret_files import Secrets
-from api.config.settings import Settings
 from api.observe import logs
-from api.webhook.verify import HEADER, sign
-from projections.project.projector import Projector, catch_up
-from tests.support.database import (
+from api.webhook.verify import sign
+from projections.project.projector import Projector
+from tests.support.database import HEADS, assert_log_holds, blocked, connected, erase, holding
+from tests.support.deliveries import (
     APP,
-    HEADS,
-    PATIENCE_S,
+    DELETE_VERBATIM,
     SAMPLE_USER,
     SAMPLES,
     T0,
-    assert_log_holds,
-    blocked,
-    connected,
     delivery,
+    encoded,
+    entry,
     envelope,
-    erase,
-    event,
-    holding,
-    proxied,
 )
-from tests.support.serving import served
+from tests.support.events import event
+from tests.support.proxy import proxied
+from tests.support.serving import AUTH, SECRETS, assert_problem, serving
+from tests.support.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator
 
-    from api.runtime import Runtime
     from tests.conftest import Stack
-    from tests.support.database import Lines
+    from tests.support.lines import Lines
+    from tests.support.serving import Service
 
-KEY = b"a master key for tests only 32 b"
-SECRETS = Secrets(["old secret", "new secret"], KEY, None, "token", [])
-AUTH = {"Authorization": "Bearer token"}
 USER = f"/v1/applications/{APP}/users/{SAMPLE_USER}"
 USERS = f"/v1/applications/{APP}/users"
 STATS = f"/v1/applications/{APP}/stats"
-VERBATIM = Path(__file__).parents[2].joinpath("samples", "delete-verbatim.json").read_bytes()
 NOTHING = {"accepted": 0, "duplicates": 0, "ignored": 0, "quarantined": 0, "positions": []}
-
-
-class Answer(msgspec.Struct, frozen=True):
-    status: int
-    headers: dict[str, str]
-    body: Any
-
-
-class Service:
-    """A running service, and the two sides that call it."""
-
-    def __init__(self, runtime: Runtime, client: ClientSession, port: int) -> None:
-        self.runtime = runtime
-        self.client = client
-        self.port = port
-
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port)
-
-    async def call(self, method: str, path: str, **given: Any) -> Answer:
-        async with self.client.request(method, path, **given) as response:
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            body = await response.read()
-            return Answer(response.status, headers, msgspec.json.decode(body) if body else None)
-
-    async def get(self, path: str, **query: str) -> Answer:
-        return await self.call("GET", path, params=query, headers=AUTH)
-
-    async def post(self, body: bytes, signature: str | None = "") -> Answer:
-        """Post as the platform does; without a signature if it is None."""
-        given = sign(body, "new secret") if signature == "" else signature
-        headers = {} if given is None else {HEADER: given}
-        return await self.call("POST", "/webhooks/fynd", data=io.BytesIO(body), headers=headers)
-
-    async def raw(self, request: bytes) -> tuple[int, bytes]:
-        """Send bytes that no client would send; return the status and all that came back."""
-        reader, writer = await self.connect()
-        writer.write(request + b"Connection: close\r\n\r\n")
-        answer = await reader.read()
-        writer.close()
-        await writer.wait_closed()
-        return int(answer.split(b" ", 2)[1]), answer
-
-    async def catch_up(self) -> None:
-        await catch_up(self.runtime.log, 100)
-
-
-@contextlib.asynccontextmanager
-async def serving(url: str, **settings: Any) -> AsyncGenerator[Service]:
-    """Serve as `userlog serve` does; aiohttp's test server would cancel handlers, ours must not."""
-    given = Settings(database_url=url, **{"wait_timeout_s": 0.05, **settings})
-    async with served(given, SECRETS) as running, ClientSession(running.base) as client:
-        yield Service(running.runtime, client, running.port)
 
 
 @pytest.fixture
 async def service(database_url: str) -> AsyncIterator[Service]:
     async with serving(database_url) as running:
         yield running
-
-
-def assert_problem(answer: Answer, status: int, *parameters: str) -> None:
-    """Check the shape that RFC 9457 and our own promise give to everything but success."""
-    assert answer.status == status
-    assert answer.headers["content-type"].startswith("application/problem+json")
-    document = answer.body
-    assert document["status"] == status
-    assert document["type"].startswith("urn:userlog:problem:")
-    assert document["title"]
-    assert document["detail"]
-    assert [e["parameter"] for e in document.get("errors", [])] == list(parameters)
-    assert all(e["detail"] for e in document.get("errors", []))
 
 
 # What the platform is answered
@@ -163,7 +84,7 @@ async def test_ping(service: Service, signature: str | None) -> None:
 
 async def test_other_topic(service: Service) -> None:
     """What the platform says of other things is acknowledged and ignored."""
-    answer = await service.post(envelope({"address": {"user_id": "u"}}, topic="address"))
+    answer = await service.post(encoded(envelope([{"address": {"user_id": "u"}}], name="address")))
     assert (answer.status, answer.body) == (200, {**NOTHING, "ignored": 1})
     assert await assert_empty(service)
 
@@ -171,16 +92,16 @@ async def test_other_topic(service: Service) -> None:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (VERBATIM, "not-json"),
+        (DELETE_VERBATIM, "not-json"),
         (b"", "not-json"),
         (b"\xff\xfe\x00", "not-json"),
         (b'{"a":' * 100_000, "not-json"),
         (b"[1, 2]", "unknown-envelope"),
         (b'{"some": "thing"}', "unknown-envelope"),
-        (envelope(), "no-users"),
-        (envelope({"no": "user"}), "no-user"),
-        (envelope({"user": {"user_id": "a\0b"}}), "no-user-id"),
-        (envelope({"user": {"user_id": "u"}}, kind="merge"), "unknown-event"),
+        (encoded(envelope([])), "no-users"),
+        (encoded(envelope([{"no": "user"}])), "no-user"),
+        (delivery("a\0b"), "no-user-id"),
+        (delivery(kind="merge"), "unknown-event"),
     ],
     ids=[
         *("verbatim", "empty", "bytes", "deep", "list", "object"),
@@ -202,8 +123,9 @@ async def test_unreadable(service: Service, body: bytes, reason: str) -> None:
 
 async def test_good_and_bad_entries(service: Service) -> None:
     """Of a delivery with many users the readable ones are taken, and the whole of it is kept."""
-    users = [{"user": {"user_id": f"u{n}", "first_name": f"N{n}"}} for n in range(3)]
-    body = envelope(users[0], {"no": "user"}, users[1], {"user": {}}, users[2])
+    users = [entry(f"u{n}", first_name=f"N{n}") for n in range(3)]
+    payload = [users[0], {"no": "user"}, users[1], {"user": {}}, users[2]]
+    body = encoded(envelope(payload))
     answer = await service.post(body)
     expected = {**NOTHING, "accepted": 3, "quarantined": 2, "positions": ["0:1", "0:2", "0:3"]}
     assert (answer.status, answer.body) == (200, expected)
@@ -223,8 +145,7 @@ async def test_good_and_bad_entries(service: Service) -> None:
 
 async def test_same_id_other_content(service: Service) -> None:
     """Another content below an event id that is known is kept aside, not taken and not lost."""
-    one = delivery(first_name="A").replace(b'"name": "user"', b'"name": "user", "id": "e1"')
-    other = one.replace(b'"A"', b'"B"')
+    one, other = (delivery(event_id="e1", first_name=name) for name in "AB")
     assert (await service.post(one)).body["accepted"] == 1
     assert (await service.post(other)).body == {**NOTHING, "quarantined": 1}
     (kept,) = await service.runtime.quarantine.newest(10)
@@ -241,7 +162,7 @@ async def assert_empty(service: Service, quarantined: int = 0) -> bool:
 
 async def test_signature(service: Service) -> None:
     """A body or signature that was changed, or is not signed, is refused and nothing is kept."""
-    for body in (*SAMPLES, VERBATIM, b"", b"[" * 5_000):
+    for body in (*SAMPLES, DELETE_VERBATIM, b"", b"[" * 5_000):
         await _refuse_changed(service, body)
     assert await assert_empty(service)
 
@@ -282,7 +203,7 @@ async def test_full_queue(database_url: str) -> None:
 async def test_large_delivery(database_url: str) -> None:
     """A delivery with more users than may wait is not refused for ever."""
     async with serving(database_url, queue_rows_max=10) as service:
-        answer = await service.post(envelope(*({"user": {"user_id": n}} for n in range(25))))
+        answer = await service.post(encoded(envelope([entry(n) for n in range(25)])))
         assert (answer.status, answer.body["accepted"]) == (200, 25)
 
 
@@ -635,11 +556,8 @@ async def test_too_long_a_line(service: Service) -> None:
 
 async def test_broken_upload(service: Service) -> None:
     """A body that is not encoded as its header says is the sender's fault, not a defect."""
-    request = (
-        b"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\n"
-        b"Content-Length: 7\r\nConnection: close\r\n\r\nnot gzip"
-    )
-    status, answer = await service.raw(request)
+    head = b"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\n"
+    status, answer = await service.raw(head + b"Content-Length: 8\r\n", b"not gzip")
     assert status == 400
     assert b"defect" not in answer
 
@@ -659,7 +577,7 @@ async def test_health_and_status(service: Service) -> None:
     for path in ("/health/live", "/health/ready"):
         assert (await service.call("GET", path)).body == {"status": "ok"}
     await service.post(SAMPLES[0])
-    await service.post(VERBATIM)
+    await service.post(DELETE_VERBATIM)
     before = (await service.get("/v1/status")).body
     await service.catch_up()
     after = (await service.get("/v1/status")).body
@@ -695,7 +613,8 @@ async def test_no_personal_data_in_logs(
     logging.root.setLevel(logging.DEBUG)
     async with proxied(database_url) as proxy, serving(proxy.url) as service:
         conflict = SAMPLES[0].replace(b'"type": "create"', b'"type": "create", "id": "e1"')
-        bodies = [*SAMPLES, *SAMPLES, VERBATIM, SAMPLES[0][:900], SAMPLES[0].replace(b",", b",,")]
+        bodies = [*SAMPLES, *SAMPLES, DELETE_VERBATIM, SAMPLES[0][:900]]
+        bodies += [SAMPLES[0].replace(b",", b",,")]
         bodies += [conflict, conflict.replace(b'"male"', b'"none"')]
         bodies += [SAMPLES[0].replace(b'"user": {', b'"nobody": {'), SAMPLES[0] * 900]
         for body in bodies:

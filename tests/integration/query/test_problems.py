@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 import pytest
 from multidict import MultiDict
 
-from tests.integration.query.test_http import AUTH, USER, USERS, assert_problem, serving
-from tests.support.database import APP, PATIENCE_S, SAMPLE_USER, SAMPLES
+from tests.support.deliveries import APP, SAMPLE_USER, SAMPLES
+from tests.support.serving import AUTH, assert_problem, serving
+from tests.support.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.integration.query.test_http import Service
+    from tests.support.serving import Service
 
-STATS = f"/v1/applications/{APP}/stats"
+USERS, STATS = f"/v1/applications/{APP}/users", f"/v1/applications/{APP}/stats"
+USER = f"{USERS}/{SAMPLE_USER}"
 READS = (USER, f"{USER}/history", USERS, STATS, "/v1/events", "/v1/status", "/metrics")
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from projections.project.projector import catch_up
 from projections.query.search import Wanted, parse_page_key, search
-from tests.support.database import APP, T0, delivery, statement
+from tests.support.database import statement
+from tests.support.deliveries import APP, T0, delivery
+from tests.support.parameters import MANY
 
 if TYPE_CHECKING:
     from projections.query.views import Users
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
 PHONE: dict[str, Any] = {"phone_numbers": [{"phone": "5550001", "country_code": 91}]}
 MS = timedelta(milliseconds=1)
-MANY = pytest.mark.parametrize("partitions", [1, 4], indirect=True, ids="{}-partitions".format)
 
 
 def email(value: str) -> dict[str, Any]:

@@ -13,14 +13,15 @@ import pytest
 from projections.project.projector import catch_up
 from projections.query.stats import days_of
 from projections.rebuild.rebuild import Plan, rebuild
-from tests.support.database import APP, T0, begin_again, delivery, statement, tables
+from tests.support.database import begin_again, statement, tables
+from tests.support.deliveries import APP, T0, delivery
+from tests.support.parameters import MANY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tests.conftest import Stack
 
-MANY = pytest.mark.parametrize("partitions", [1, 4], indirect=True, ids="{}-partitions".format)
 DAY_MS = 86_400_000
 FIRST = T0.date()
 LAST = FIRST + timedelta(days=13)

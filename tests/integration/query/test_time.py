@@ -11,9 +11,9 @@ import pytest
 
 from api.cli import timeline
 from api.web.times import parse_time
-from api.webhook.decode import decode
 from projections.project.projector import catch_up
-from tests.support.deliveries import encoded
+from tests.support.deliveries import encoded, entry, envelope
+from tests.support.events import only
 
 if TYPE_CHECKING:
     from tests.conftest import Stack
@@ -34,10 +34,9 @@ TIMELINES = re.findall(r"^```\n(history.*?)^```", DOCUMENT, re.DOTALL | re.MULTI
 async def told(stack: Stack) -> Stack:
     """The deliveries of the document, recorded when it says, in two batches of the projector."""
     for one in DELIVERIES:
-        event = {"name": "user", "type": one["type"], "created_timestamp": one["occurred_at"]}
-        entry = {"user": {"user_id": "asha", **one["user"]}}
-        body = encoded({"event": event, "application_id": "shop", "payload": [entry]})
-        (made,) = decode(body).events
+        user = entry("asha", application_id="shop", **one["user"])
+        about = envelope([user], one["type"], created_timestamp=one["occurred_at"])
+        made = only(encoded(about))
         recorded_at = parse_time(one["recorded_at"])
         (answer,) = await stack.log.append([msgspec.structs.replace(made, recorded_at=recorded_at)])
         assert str(answer.position) == one["position"]

@@ -7,16 +7,16 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiohttp import ClientSession
 
 from api.config.secret_files import Secrets
-from api.config.settings import Settings
 from api.web import tokens as tokens_module
 from api.web.tokens import EVERYTHING, Access, Scope, Tokens
 from eventstore.errors import UnavailableError
 from tests.conftest import MASTER_KEY
-from tests.support.database import APP, proxied, retried
-from tests.support.serving import served
+from tests.support.deliveries import APP
+from tests.support.proxy import proxied
+from tests.support.serving import serving
+from tests.support.waiting import retried
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -40,16 +40,14 @@ PATHS = {
 
 
 @contextlib.asynccontextmanager
-async def serving(url: str, configured: str | None = None) -> AsyncGenerator[Ask]:
+async def asking_at(url: str) -> AsyncGenerator[Ask]:
     """Serve, and ask with a token."""
-    secrets = Secrets(["secret"], MASTER_KEY, None, configured, [])
-    settings = Settings(database_url=url)
-    async with served(settings, secrets) as running, ClientSession(running.base) as client:
+    secrets = Secrets(["secret"], MASTER_KEY, None, None, [])
+    async with serving(url, secrets=secrets) as service:
 
         async def ask(method: str, path: str, token: str) -> int:
             headers = {"Authorization": f"Bearer {token}"}
-            async with client.request(method, path, headers=headers) as response:
-                return response.status
+            return (await service.call(method, path, headers=headers)).status
 
         yield ask
 
@@ -57,7 +55,7 @@ async def serving(url: str, configured: str | None = None) -> AsyncGenerator[Ask
 @pytest.fixture
 async def ask(stack: Stack) -> AsyncIterator[Ask]:
     """Ask a service on a log that knows nobody: who is let in gets a 404."""
-    async with serving(stack.url) as asking:
+    async with asking_at(stack.url) as asking:
         yield asking
 
 
@@ -139,7 +137,7 @@ async def test_last_use(stack: Stack) -> None:
     tokens = Tokens(stack.pool)
     token = await tokens.create("x", [Scope.READ], None)
     assert (await tokens.all())[0].last_used_at is None
-    async with serving(stack.url) as asking:
+    async with asking_at(stack.url) as asking:
         assert await asking("GET", "/v1/status", token) == 200
     (listed,) = await tokens.all()
     assert listed.last_used_at
@@ -173,7 +171,7 @@ async def test_a_flood_of_wrong_tokens_asks_the_database_little(stack: Stack) ->
 async def test_database_away(stack: Stack) -> None:
     """While the database is away nobody is told that their token is wrong."""
     token = await Tokens(stack.pool).create("x", [Scope.READ], None)
-    async with proxied(stack.url) as proxy, serving(proxy.url) as asking:
+    async with proxied(stack.url) as proxy, asking_at(proxy.url) as asking:
         proxy.cut()
         assert await asking("GET", "/v1/status", token) == 503
         proxy.restore()

@@ -12,7 +12,7 @@ from projections.fold.poison import PoisonError
 from projections.project.projector import catch_up
 from projections.query.lag import lags
 from projections.query.users import NotReachedError, Page, parse_page_key
-from tests.support.database import APP, T0, delivery
+from tests.support.deliveries import APP, T0, delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import pytest
 from aiohttp import ClientSession
 
-from api.config.settings import Settings
 from api.endpoints import feed as feed_module
-from tests.support.database import (
-    APP,
-    PATIENCE_S,
-    alter,
-    delivery,
-    proxied,
-)
-from tests.support.serving import AUTH, served
+from tests.support.database import alter
+from tests.support.deliveries import APP, delivery
+from tests.support.proxy import proxied
+from tests.support.serving import AUTH, serving
+from tests.support.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -27,27 +23,23 @@ if TYPE_CHECKING:
     from aiohttp import ClientResponse
 
     from tests.conftest import Stack
-    from tests.support.serving import Served
+    from tests.support.serving import Service
 
 STREAM = {**AUTH, "Accept": "text/event-stream"}
 
 
-class Service:
-    """A running service."""
+class Feed(NamedTuple):
+    """The feed of a running service."""
 
-    def __init__(self, served: Served, session: ClientSession) -> None:
-        self.runtime = served.runtime
-        self.server = served.runner.server
-        self.port = served.port
-        self.session = session
+    service: Service
 
     async def deliver(self, *bodies: bytes) -> None:
         for body in bodies:
-            assert (await self.runtime.ingest.deliver(body)).accepted == 1
+            assert (await self.service.runtime.ingest.deliver(body)).accepted == 1
 
     async def get(self, **query: str) -> tuple[int, Any]:
-        async with self.session.get("/v1/events", params=query, headers=AUTH) as response:
-            return response.status, msgspec.json.decode(await response.read())
+        answer = await self.service.get("/v1/events", **query)
+        return answer.status, answer.body
 
     async def ids(self, **query: str) -> list[str]:
         status, page = await self.get(**query)
@@ -56,25 +48,16 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def stream(self, **headers: str) -> AsyncGenerator[ClientResponse]:
-        async with self.session.get("/v1/events", headers={**STREAM, **headers}) as response:
+        asked = self.service.client.get("/v1/events", headers={**STREAM, **headers})
+        async with asked as response:
             assert response.content_type == "text/event-stream"
             yield response
 
 
-@contextlib.asynccontextmanager
-async def serving(url: str) -> AsyncGenerator[Service]:
-    """Serve on a free port."""
-    async with (
-        served(Settings(database_url=url, database_timeout_s=5)) as running,
-        ClientSession(running.base) as session,
-    ):
-        yield Service(running, session)
-
-
 @pytest.fixture
-async def service(database_url: str) -> AsyncIterator[Service]:
-    async with serving(database_url) as running:
-        yield running
+async def feed(database_url: str) -> AsyncIterator[Feed]:
+    async with serving(database_url) as service:
+        yield Feed(service)
 
 
 async def _events(response: ClientResponse, count: int) -> list[dict[str, str]]:
@@ -89,23 +72,23 @@ async def _events(response: ClientResponse, count: int) -> list[dict[str, str]]:
     return found
 
 
-async def test_pages(service: Service) -> None:
+async def test_pages(feed: Feed) -> None:
     """Following `next` visits every event once, in order, and then stays at the end."""
-    await service.deliver(*(delivery(f"u{n % 2}", at_ms=n) for n in range(5)))
+    await feed.deliver(*(delivery(f"u{n % 2}", at_ms=n) for n in range(5)))
     found, after = [], "0:0"
     for expected in (2, 2, 1, 0, 0):
-        status, page = await service.get(after=after, limit="2")
+        status, page = await feed.get(after=after, limit="2")
         assert (status, len(page["events"])) == (200, expected)
         found += [event["id"] for event in page["events"]]
         after = page["next"]
     assert found == [f"0:{n}" for n in range(1, 6)]
-    assert await service.ids() == found
+    assert await feed.ids() == found
 
 
-async def test_what_an_event_says(service: Service) -> None:
+async def test_what_an_event_says(feed: Feed) -> None:
     """An event is a CloudEvent that says whose it is, when, and what it carries."""
-    await service.deliver(delivery("a/b c", kind="create", first_name="A", x=1))
-    _, page = await service.get()
+    await feed.deliver(delivery("a/b c", kind="create", first_name="A", x=1))
+    _, page = await feed.get()
     (event,) = page["events"]
     recorded = event.pop("recordedtime")
     assert recorded.endswith("Z")
@@ -120,13 +103,13 @@ async def test_what_an_event_says(service: Service) -> None:
     }
 
 
-async def test_erased_and_unreadable(service: Service, stack: Stack) -> None:
+async def test_erased_and_unreadable(feed: Feed, stack: Stack) -> None:
     """Of an erased user only the shells are left; one event that can't be read stops no other."""
-    log = service.runtime.log
-    await service.deliver(delivery("u"), delivery("v"), delivery("w", first_name="W"))
+    log = feed.service.runtime.log
+    await feed.deliver(delivery("u"), delivery("v"), delivery("w", first_name="W"))
     await log.erase(log.stream(APP, "u"))
     await alter(stack, 2)
-    _, page = await service.get()
+    _, page = await feed.get()
     shown = [(e["type"], e["data"], e.get("dataerror")) for e in page["events"]]
     assert shown == [
         ("user.updated", None, None),
@@ -137,85 +120,80 @@ async def test_erased_and_unreadable(service: Service, stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("partitions", [4], indirect=True, ids=["4-partitions"])
-async def test_partitions(service: Service) -> None:
+async def test_partitions(feed: Feed) -> None:
     """Each partition is a feed of its own; a position says which one it is of."""
-    await service.deliver(*(delivery(f"u{n}") for n in range(12)))
-    found = [one for n in range(4) for one in await service.ids(partition=f"{n}")]
+    await feed.deliver(*(delivery(f"u{n}") for n in range(12)))
+    found = [one for n in range(4) for one in await feed.ids(partition=f"{n}")]
     assert len(set(found)) == 12
     begin = found[0].replace(":1", ":0")
-    assert await service.ids(after=begin) == await service.ids(partition=begin[0])
+    assert await feed.ids(after=begin) == await feed.ids(partition=begin[0])
     for query, names in (
         ({}, ["partition"]),
         ({"partition": "4"}, ["partition"]),
         ({"partition": "1", "after": "0:0"}, ["partition"]),
         ({"after": "4:0"}, ["after"]),
     ):
-        status, problem = await service.get(**query)
+        status, problem = await feed.get(**query)
         assert status == 400
         assert [error["parameter"] for error in problem["errors"]] == names
 
 
-async def test_long_polling(service: Service) -> None:
+async def test_long_polling(feed: Feed) -> None:
     """With `wait_s` an empty page waits for the next event, of whatever process."""
-    assert await service.ids() == []
-    waiting = asyncio.create_task(service.ids(wait_s="60"))
-    tail = asyncio.create_task(service.ids(wait_s="60", after="0:1"))
+    assert await feed.ids() == []
+    waiting = asyncio.create_task(feed.ids(wait_s="60"))
+    tail = asyncio.create_task(feed.ids(wait_s="60", after="0:1"))
     await asyncio.sleep(0)
-    await service.deliver(delivery(at_ms=1))
+    await feed.deliver(delivery(at_ms=1))
     assert await waiting == ["0:1"]
     assert not tail.done()
-    await service.deliver(delivery(at_ms=2))
+    await feed.deliver(delivery(at_ms=2))
     assert await tail == ["0:2"]
 
 
-async def test_stream(service: Service) -> None:
+async def test_stream(feed: Feed) -> None:
     """A stream sends what is there and what comes, and goes on after what was read."""
-    await service.deliver(delivery(at_ms=1), delivery(at_ms=2))
-    async with service.stream() as response:
+    await feed.deliver(delivery(at_ms=1), delivery(at_ms=2))
+    async with feed.stream() as response:
         first = await _events(response, 2)
-        await service.deliver(delivery(kind="delete", at_ms=3))
+        await feed.deliver(delivery(kind="delete", at_ms=3))
         (last,) = await _events(response, 1)
     assert [one["id"] for one in (*first, last)] == ["0:1", "0:2", "0:3"]
     assert (last["event"], msgspec.json.decode(last["data"])["id"]) == ("user.deleted", "0:3")
-    await service.deliver(delivery(at_ms=4))
-    async with service.stream(**{"Last-Event-ID": "0:2"}) as response:
+    await feed.deliver(delivery(at_ms=4))
+    async with feed.stream(**{"Last-Event-ID": "0:2"}) as response:
         assert [one["id"] for one in await _events(response, 2)] == ["0:3", "0:4"]
-    async with service.session.get(
-        "/v1/events", headers={**STREAM, "Last-Event-ID": "x"}
-    ) as response:
-        assert response.status == 400
+    answer = await feed.service.call("GET", "/v1/events", headers={**STREAM, "Last-Event-ID": "x"})
+    assert answer.status == 400
 
 
-async def test_signs_of_life(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_signs_of_life(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
     """While nothing comes, a stream sends a comment now and then."""
     monkeypatch.setattr(feed_module, "_HEARTBEAT_S", 0.01)
-    async with service.stream() as response, asyncio.timeout(PATIENCE_S):
+    async with feed.stream() as response, asyncio.timeout(PATIENCE_S):
         assert (await response.content.readuntil(b"\n\n")).startswith(b"retry: ")
         for _ in range(3):
             assert await response.content.readuntil(b"\n\n") == b":\n\n"
 
 
-async def test_a_reader_who_reads_nothing(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_reader_who_reads_nothing(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who takes nothing is let go after a while, and holds up nobody meanwhile."""
     monkeypatch.setattr(feed_module, "_SLOW_S", 0.2)
     for n in range(60):
-        await service.deliver(delivery(at_ms=n, blob="x" * 200_000))
-    assert len(await service.ids(limit="1")) == 1
-    server = service.server
+        await feed.deliver(delivery(at_ms=n, blob="x" * 200_000))
+    assert len(await feed.ids(limit="1")) == 1
+    server = feed.service.runner.server
     assert server
     others = len(server.connections)
-    reader, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=1 << 16)
+    reader, writer = await feed.service.connect()
     writer.write(
         b"GET /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token\r\n"
         b"Accept: text/event-stream\r\n\r\n"
     )
     async with asyncio.timeout(PATIENCE_S):
         await reader.readuntil(b"retry: ")
-        assert len(await service.ids(limit="1000")) == 60
-        while len(server.connections) > others:  # noqa: ASYNC110 - it has no event to wait for
-            await asyncio.sleep(0)
+        assert len(await feed.ids(limit="1000")) == 60
+        await until(lambda: len(server.connections) <= others)
         with contextlib.suppress(ConnectionError):
             while await reader.read(1 << 16):
                 pass
@@ -226,10 +204,10 @@ async def test_a_reader_who_reads_nothing(
 
 async def test_the_service_stops(database_url: str) -> None:
     """A service that stops ends its streams at once."""
-    settings = Settings(database_url=database_url, shutdown_timeout_s=60)
     async with contextlib.AsyncExitStack() as stack, ClientSession() as session:
-        running = await stack.enter_async_context(served(settings))
-        async with session.get(f"{running.base}/v1/events", headers=STREAM) as response:
+        serve = serving(database_url, shutdown_timeout_s=60)
+        service = await stack.enter_async_context(serve)
+        async with session.get(f"{service.base}/v1/events", headers=STREAM) as response:
             await response.content.readuntil(b"\n\n")
             async with asyncio.timeout(10):  # less than it waits for requests in flight
                 await stack.aclose()
@@ -238,14 +216,18 @@ async def test_the_service_stops(database_url: str) -> None:
 async def test_the_database_goes_away(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream ends when the database goes away, to be taken up again; a page says 503."""
     monkeypatch.setattr(feed_module, "_HEARTBEAT_S", 0.05)
-    async with proxied(database_url) as proxy, serving(proxy.url) as service:
-        await service.deliver(delivery())
-        async with service.stream() as response:
+    async with (
+        proxied(database_url) as proxy,
+        serving(proxy.url, database_timeout_s=5) as service,
+    ):
+        feed = Feed(service)
+        await feed.deliver(delivery())
+        async with feed.stream() as response:
             await _events(response, 1)
             proxy.cut()
             async with asyncio.timeout(PATIENCE_S):
                 await response.content.read()
-            assert (await service.get())[0] == 503
+            assert (await feed.get())[0] == 503
             proxy.restore()
-        async with service.stream() as response:
+        async with feed.stream() as response:
             await _events(response, 1)

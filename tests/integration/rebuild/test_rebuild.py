@@ -29,32 +29,23 @@ from projections.rebuild.rebuild import (
 )
 from projections.subprocesses import WorkerError
 from projections.tables import Generation
-from tests.support.database import (
-    APP,
-    PATIENCE_S,
-    begin_again,
-    blocked,
-    command_line,
-    connected,
-    delivery,
-    erase,
-    event,
-    holding,
-    kill,
-    tables,
-)
+from tests.support.database import begin_again, blocked, connected, erase, holding, kill, tables
+from tests.support.deliveries import APP, delivery
+from tests.support.events import event
+from tests.support.parameters import MANY
+from tests.support.processes import command_line
+from tests.support.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from projections.prove.differences import Difference
     from tests.conftest import Stack
-    from tests.support.database import Lines
+    from tests.support.lines import Lines
 
     OpenStack = Callable[..., Awaitable[Stack]]
 
 
-MANY = pytest.mark.parametrize("partitions", [1, 4], indirect=True, ids="{}-partitions".format)
 PLAN = Plan(shard_events_max=30)
 _MADE = """
 SELECT regexp_replace(what, '_g\\d+|_\\d?(?=key|idx)', '', 'g') FROM (

@@ -8,7 +8,7 @@ import pytest
 from eventstore.errors import SealBrokenError
 from eventstore.quarantine import Quarantine
 from eventstore.sealing.keys import MasterKey
-from tests.support.database import SAMPLES
+from tests.support.deliveries import SAMPLES
 
 if TYPE_CHECKING:
     from tests.conftest import Stack

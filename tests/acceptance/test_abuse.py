@@ -7,7 +7,6 @@ that is sent and must be in nothing that is answered or logged.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import itertools
 import json
@@ -23,15 +22,13 @@ import pytest
 from api.config.settings import Settings
 from api.server.unready import unready
 from api.webhook.verify import sign
-from tests.conftest import MASTER_KEY
-from tests.support.database import connected
 from tests.support.deliveries import delivery
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
 
-    from tests.acceptance.conftest import Home, Service
+    from tests.support.processes import Home, Service
 
 MARK = b"asha.rao%40example.com"
 MEGABYTES = 1 << 20
@@ -61,22 +58,13 @@ NO_HTTP = {
 
 
 @pytest.fixture
-def make_service_home(
-    make_home: type[Home], home: Home, empty_database_url: str
-) -> Callable[..., Home]:
-    """Make homes that log everything, on an empty database."""
+def make_service_home(home: Home) -> Callable[..., Home]:
+    """Make homes that log everything, on one database."""
 
     def make(*, open_files: str = "", **settings: object) -> Home:
-        environ = {
-            "USERLOG_DATABASE_URL": empty_database_url,
-            "USERLOG_MASTER_KEY": base64.b64encode(MASTER_KEY).decode(),
-            "USERLOG_WEBHOOK_SECRETS": "secret",
-            "USERLOG_API_TOKEN": "token",
-            "USERLOG_LOG_LEVEL": "debug",
-            **{f"USERLOG_{name.upper()}": str(value) for name, value in settings.items()},
-        }
+        more = {f"USERLOG_{name.upper()}": str(value) for name, value in settings.items()}
         limited = ("sh", "-c", f'ulimit {open_files}; exec "$@"', "sh") if open_files else ()
-        return make_home(home.folder, (*limited, *home.program), environ)
+        return home.by(*limited, *home.program).where(USERLOG_LOG_LEVEL="debug", **more)
 
     return make
 
@@ -168,11 +156,15 @@ def memory(service: Service, which: str = "VmRSS") -> int:
 
 async def assert_answers(service: Service) -> None:
     """Others are answered, at the latest when they ask again."""
-    async with asyncio.timeout(PATIENCE_S):
-        while await service.post(delivery(), "secret") != 200:
-            pass
-        while (await service.get("/health/ready")).status != 200:
-            pass
+
+    async def taken() -> bool:
+        return await service.post(delivery(), "secret") == 200
+
+    async def ready() -> bool:
+        return (await service.get("/health/ready")).status == 200
+
+    await until(taken)
+    await until(ready)
 
 
 async def test_what_is_no_http(make_service_home: Callable[..., Home]) -> None:
@@ -448,15 +440,13 @@ def send_first(service: Service) -> bool:
             return False
 
 
-async def test_few_open_files(
-    make_service_home: Callable[..., Home], empty_database_url: str
-) -> None:
+async def test_few_open_files(make_service_home: Callable[..., Home]) -> None:
     """Connections from outside leave room for those to the database."""
     home = make_service_home(open_files="-n 120", pool_connections_max=5)
     async with home.serving() as service:
         (said,) = [line for line in logged(home) if line["event"] == "few open files allowed"]
         assert said["connections_max"] == 51
-        async with connections(service, 200) as opened, connected(empty_database_url) as database:
+        async with connections(service, 200) as opened, home.database() as database:
             assert status(await talk(service, LIVE)) in {0, 503}
             await database.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"

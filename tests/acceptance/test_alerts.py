@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +14,14 @@ import pytest
 from aiohttp import ClientSession
 
 from tests.support.monitoring import RULES, assert_fires, page, run, scrape_of, tool
+from tests.support.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from tests.acceptance.conftest import Home, Service
+    from tests.support.processes import Home, Service
 
-PATIENCE_S = 60
 _ON_A_SMALL_DISK = (
     *("unshare", "--mount", "sh", "-c"),
     'mount -t tmpfs -o size=320m none "$USERLOG_DATA_DIR" && exec "$@"',
@@ -87,10 +86,7 @@ class Prometheus:
 
     async def until(self, query: str) -> list[dict[str, str]]:
         """Ask until there is an answer; return its labels."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not (found := await self._ask(query)):
-                pass
-        return found
+        return await until(lambda: self._ask(query))
 
     async def _ask(self, query: str) -> list[dict[str, str]]:
         async with self._session.get("/api/v1/query", params={"query": query}) as response:
@@ -103,7 +99,8 @@ class Prometheus:
 async def test_a_service_that_is_gone(home: Home, tmp_path: Path) -> None:
     """Prometheus reads all that a service shows, and knows when it is gone."""
     async with home.serving() as service:
-        token = home.folder / "api-token"
+        token = tmp_path / "token"
+        token.write_text(home.token)
         async with prometheus(tmp_path, service, token) as watching:
             await home.send(service)
             await watching.until('up{job="userlog"} == 1')
@@ -114,18 +111,16 @@ async def test_a_service_that_is_gone(home: Home, tmp_path: Path) -> None:
             fire = 'ALERTS{alertstate="firing", alertname="UserlogDown"}'
             (fired,) = await watching.until(fire)
             assert fired["severity"] == "critical"
-    assert (await home.run("status")).code == 0  # which ends the PostgreSQL that was left behind
 
 
-async def test_a_disk_that_fills_up(tmp_path: Path, make_home: type[Home]) -> None:
+async def test_a_disk_that_fills_up(tmp_path: Path, own_home: Home) -> None:
     """The embedded database's disk, here one of memory, has little room left."""
     tool("promtool")
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
-    program = (*_ON_A_SMALL_DISK, sys.executable, "-m", "api")
-    home = make_home(tmp_path / "data", program, {"USERLOG_API_TOKEN": "token"})
+    home = own_home.by(*_ON_A_SMALL_DISK, *own_home.program)
+    home = home.where(USERLOG_API_TOKEN="token")  # the disk that is mounted hides the file
     home.folder.mkdir()
-    (home.folder / "api-token").write_text("token")  # the disk that is mounted hides it
     async with home.serving() as service:
         before = scrape_of(await page(service.base, "token"))
         inside = ("nsenter", f"--target={service.process.pid}", "--mount")

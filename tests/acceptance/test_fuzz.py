@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pytest
 
-    from tests.acceptance.conftest import Home
+    from tests.support.processes import Home
 
 BODIES = 500
 SEED = 6
@@ -22,10 +22,7 @@ async def test_every_delivery_becomes_something(
     from fuzz import Fuzz  # noqa: PLC0415 - a script, which finds what it imports beside it
 
     async with home.serving() as service:
-        token, secret = (
-            (home.folder / name).read_text().strip() for name in ("api-token", "webhook-secret")
-        )
-        fuzz = Fuzz(service.base, token, secret, home.database_url(), SEED)
+        fuzz = Fuzz(service.base, home.token, home.secret, home.database_url(), SEED)
         await fuzz.run(BODIES)
     outcomes = ("accepted", "duplicates", "ignored", "quarantined", "users")
     assert all(fuzz.counts[name] for name in outcomes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from tests.support.monitoring import scraped
@@ -10,19 +9,18 @@ from tests.support.monitoring import scraped
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.acceptance.conftest import Home
+    from tests.support.processes import Home
 
 
-async def test_any_process_shows_all(tmp_path: Path, make_home: type[Home], home: Home) -> None:
+async def test_any_process_shows_all(tmp_path: Path, own_home: Home) -> None:
     """With prometheus_client's several processes, each shows what all of them did."""
     shared = tmp_path / "shared"
     shared.mkdir()
-    home = make_home(home.folder, home.program, {"PROMETHEUS_MULTIPROC_DIR": str(shared)})
+    home = own_home.where(PROMETHEUS_MULTIPROC_DIR=str(shared))
     async with home.serving() as one, home.serving() as other:
-        token = (home.folder / "api-token").read_text().strip()
         await home.send(one)
         await home.send(other)
-        found, also = await asyncio.gather(scraped(one.base, token), scraped(other.base, token))
+        found, also = [await scraped(each.base, home.token) for each in (one, other)]
     for values in (found, also):
         assert values["userlog_deliveries_total", "taken"] == 6
         assert values["userlog_events_total", "accepted"] == 3

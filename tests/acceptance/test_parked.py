@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eventstore.postgres.embedded import psql_path
+from tests.support.deliveries import APP, SAMPLE_USER
 
 if TYPE_CHECKING:
-    from tests.acceptance.conftest import Home
+    from tests.support.processes import Home
 
-APPLICATION = "000000000000000000000001"
-USER = "6487fc9f66a6031a8b68f523"
-USER_PATH = f"/v1/applications/{APPLICATION}/users/{USER}"
+USER_PATH = f"/v1/applications/{APP}/users/{SAMPLE_USER}"
 SAMPLES = sorted(
     str(path) for path in (Path(__file__).parents[2] / "api" / "webhook" / "samples").iterdir()
 )
@@ -22,12 +19,11 @@ ALTER = "payload || '\\x00'"
 RESTORE = "substr(payload, 1, octet_length(payload) - 1)"
 
 
-def _change(home: Home, payload: str) -> None:
+async def _change(home: Home, payload: str) -> None:
     """Change the first event with all rights and the guard off."""
-    socket = (home.folder / "postgres" / "postmaster.pid").read_text().splitlines()[4]
-    statement = f"UPDATE userlog.events SET payload = {payload} WHERE position = 1"
-    orders = f"SET session_replication_role = replica; {statement}"
-    subprocess.run([str(psql_path()), "-h", socket, "-U", "postgres", "-qc", orders], check=True)
+    async with home.database() as database:
+        await database.execute("SET session_replication_role = replica")
+        await database.execute(f"UPDATE userlog.events SET payload = {payload} WHERE position = 1")
 
 
 async def test_from_the_alarm_to_the_repair(home: Home) -> None:
@@ -36,7 +32,7 @@ async def test_from_the_alarm_to_the_repair(home: Home) -> None:
         create, update, delete = SAMPLES
         await home.send(service, update)
         assert (await service.get(f"{USER_PATH}?min_position=0:1")).status == 200
-        _change(home, ALTER)
+        await _change(home, ALTER)
         await home.send(service, create)  # which belongs before the first: both are read again
         user = (await service.get(f"{USER_PATH}?min_position=0:2")).body
         assert (user["stale"]["position"], user["stale"]["reason"]) == ("0:1", "seal-broken")
@@ -45,16 +41,16 @@ async def test_from_the_alarm_to_the_repair(home: Home) -> None:
         assert (await home.json("status"))["parked"] == 1
         assert "userlog parked" in (await home.run("status")).out
         (listed,) = await home.json("parked")
-        assert (listed["position"], listed["user_id"]) == ("0:1", USER)
+        assert (listed["position"], listed["user_id"]) == ("0:1", SAMPLE_USER)
         assert "0:1" in (await home.run("parked")).out
         for command in (("user",), ("history",)):
-            assert "event 0:1" in (await home.run(*command, APPLICATION, USER)).out
-        for which in (("--parked",), ("--user", f"{APPLICATION}/{USER}")):
+            assert "event 0:1" in (await home.run(*command, APP, SAMPLE_USER)).out
+        for which in (("--parked",), ("--user", f"{APP}/{SAMPLE_USER}")):
             refused = await home.run("rebuild", *which)
             assert refused.code == 1
             assert re.fullmatch(r"userlog: event 0:1 can't be read \(seal-broken\)\n", refused.err)
 
-        _change(home, RESTORE)
+        await _change(home, RESTORE)
         assert await home.json("rebuild", "--parked") == {"repaired": 1, "parked": []}
         assert (await home.run("rebuild", "--parked")).out == "no user is parked\n"
         assert (await home.json("status"))["parked"] == 0
@@ -71,15 +67,15 @@ async def test_wrong_usage_and_numbers(home: Home) -> None:
     async with home.serving() as service:
         await home.send(service)
         assert (await service.get(f"{USER_PATH}?min_position=0:3")).status == 200
-        repaired = await home.run("rebuild", "--user", f"{APPLICATION}/{USER}")
+        repaired = await home.run("rebuild", "--user", f"{APP}/{SAMPLE_USER}")
         assert (repaired.code, repaired.out) == (0, "repaired: 1\n")
-        for user, code in ((USER, 2), (f"{APPLICATION}/", 2), (f"{APPLICATION}/nobody", 1)):
+        for user, code in ((SAMPLE_USER, 2), (f"{APP}/", 2), (f"{APP}/nobody", 1)):
             assert (await home.run("rebuild", "--user", user)).code == code
         days = ("--from", "2023-06-13", "--to", "2023-06-14")
-        found = await home.json("stats", APPLICATION, *days)
+        found = await home.json("stats", APP, *days)
         assert [day["created"] for day in found["days"]] == [1, 0]
-        shown = await home.run("stats", APPLICATION, *days)
+        shown = await home.run("stats", APP, *days)
         assert "2023-06-14" in shown.out
         assert (await home.run("stats", "other")).code == 1
-        assert (await home.run("stats", APPLICATION, "--to", "tomorrow")).code == 2
-        assert (await home.run("stats", APPLICATION, "--from", "2999-01-01")).code == 2
+        assert (await home.run("stats", APP, "--to", "tomorrow")).code == 2
+        assert (await home.run("stats", APP, "--from", "2999-01-01")).code == 2

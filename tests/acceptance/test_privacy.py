@@ -15,9 +15,10 @@ import pytest
 from yarl import URL
 
 from tests.support.deliveries import APP, delivery, encoded, envelope
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from tests.acceptance.conftest import Home, Service
+    from tests.support.processes import Home, Service
 
 FIRST, LAST, NAME = "Zephyrine", "Quillfeather", "zq-hidden-name"
 MAIL, PHONE = "zephyrine@quillmail.example", "8123456709"
@@ -156,24 +157,23 @@ async def damage(home: Home, asked: Asked) -> None:
     os.kill(killed, signal.SIGKILL)
     await asked.post(person(at_ms=70))
     await asked.call("GET", USER)
-    while "heads" not in await asked.call("GET", "/v1/status") or home.postmaster() == killed:
-        pass  # who dies may still answer
+
+    async def answered_by_another() -> bool:
+        status = await asked.call("GET", "/v1/status")
+        return "heads" in status and home.postmaster() != killed  # who dies may still answer
+
+    await until(answered_by_another)
 
 
 @pytest.mark.parametrize("style", ["text", "json"])
-async def test_nothing_is_said_elsewhere(home: Home, make_home: type[Home], style: str) -> None:
+async def test_nothing_is_said_elsewhere(own_home: Home, style: str) -> None:
     """No line of a log, metric or refusal of a whole life holds anything that was sent."""
-    environ = {
-        "USERLOG_LOG_LEVEL": "debug",
-        "USERLOG_LOG_FORMAT": style,
-        "USERLOG_SCRUB_INTERVAL_S": "0.05",
-    }
-    loud = make_home(home.folder, home.program, environ)
+    loud = own_home.where(
+        USERLOG_LOG_LEVEL="debug", USERLOG_LOG_FORMAT=style, USERLOG_SCRUB_INTERVAL_S="0.05"
+    )
     said: list[str] = []
     async with loud.serving("--workers", "2" if style == "text" else "1") as service:
-        secret, token = (
-            (loud.folder / name).read_text().strip() for name in ("webhook-secret", "api-token")
-        )
+        secret, token = loud.secret, loud.token
         asked = Asked(service, secret, token)
         await deliver(asked)
         await ask(asked)

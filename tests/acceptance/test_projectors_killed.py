@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tests.support.processes import environment
 
 if TYPE_CHECKING:
     import pytest
@@ -16,11 +17,10 @@ SCRIPT = Path(__file__).parents[1] / "crash" / "projectors.py"
 
 async def test_every_event_is_projected_once(pytestconfig: pytest.Config) -> None:
     """After every SIGKILL another goes on, and the read models are as an oracle folds them."""
-    clean = {name: value for name, value in os.environ.items() if "USERLOG" not in name}
     kills = pytestconfig.getoption("--kills")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(SCRIPT), "--kills", str(kills)),
-        env=clean,
+        env=environment(),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.acceptance.conftest import Home
+    from tests.support.processes import Home
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -34,13 +34,13 @@ def lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
-async def test_the_tour(home: Home) -> None:
+async def test_the_tour(own_home: Home) -> None:
     """Each command succeeds and prints exactly what stands below it."""
     commands = tour()
     assert len(commands) >= 5
-    async with home.serving() as service:
+    async with own_home.serving() as service:
         port = service.base.rpartition(":")[2]
-        environ = {**os.environ, "USERLOG_DATA_DIR": str(home.folder), "USERLOG_PORT": port}
+        environ = {**os.environ, "USERLOG_DATA_DIR": str(own_home.folder), "USERLOG_PORT": port}
         for command, expected in commands:
             process = await asyncio.create_subprocess_shell(
                 command.replace(".venv/bin", str(BIN)),

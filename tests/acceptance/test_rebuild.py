@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
 from signal import SIGINT, SIGKILL
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,13 +12,14 @@ from eventstore import read
 from projections.rebuild import generations, shards
 from tests.support.database import blocked
 from tests.support.deliveries import APP, delivery
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     import asyncpg
 
-    from tests.acceptance.conftest import Home, Service
+    from tests.support.processes import Home, Service
 
     Database: TypeAlias = asyncpg.Connection[asyncpg.Record]
 
@@ -123,10 +123,16 @@ async def _begin(database: Database) -> None:
 
 async def _nobody_waits(database: Database) -> None:
     """Wait until the workers' transactions have ended."""
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-    async with asyncio.timeout(30):
-        while await database.fetchval(waiting):
-            await database.execute("SELECT pg_stat_clear_snapshot()")
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+
+    async def none() -> bool:
+        await database.execute("SELECT pg_stat_clear_snapshot()")
+        return not await database.fetchval(waiting)
+
+    await until(none)
 
 
 async def test_status_while_one_watches(home: Home) -> None:

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eventstore.postgres.embedded import psql_path
+from tests.support.deliveries import APP, SAMPLE_USER
 from tests.support.processes import command_line
+from tests.support.waiting import meanwhile, until
 
 if TYPE_CHECKING:
-    from tests.acceptance.conftest import Home, Service
+    from tests.support.processes import Answer, Home, Service
 
-APPLICATION = "000000000000000000000001"
-USER = "6487fc9f66a6031a8b68f523"
-USER_PATH = f"/v1/applications/{APPLICATION}/users/{USER}"
+USER_PATH = f"/v1/applications/{APP}/users/{SAMPLE_USER}"
 VERBATIM = Path(__file__).parents[1] / "samples" / "delete-verbatim.json"
 LAST = "min_position=0:3"
 
 
-async def test_the_samples_become_a_deleted_user(home: Home) -> None:
+async def test_the_samples_become_a_deleted_user(own_home: Home) -> None:
     """First start, `userlog send`, and every question that a newcomer asks is answered."""
-    async with home.serving() as service:
-        sent = await home.send(service)
+    async with own_home.serving() as service:
+        sent = await own_home.send(service)
         assert [one["answer"]["positions"] for one in sent] == [["0:1"], ["0:2"], ["0:3"]]
         user = await service.get(f"{USER_PATH}?{LAST}")
         assert (user.status, user.body["lifecycle"]) == (200, "deleted")
@@ -35,15 +32,15 @@ async def test_the_samples_become_a_deleted_user(home: Home) -> None:
         before = await service.get(f"{USER_PATH}?valid_at=2023-06-13T09:48:46.621Z")
         assert before.status == 404
 
-        again = await home.send(service)
+        again = await own_home.send(service)
         assert [one["answer"]["duplicates"] for one in again] == [1, 1, 1]
         assert (await service.get(USER_PATH)).body == user.body
         assert (await service.get(f"{USER_PATH}/history")).body == history.body
 
-        shown = await home.run("user", APPLICATION, USER)
+        shown = await own_home.run("user", APP, SAMPLE_USER)
         assert "deleted" in shown.out
         assert "salmansaudagar@gofynd.com (primary, verified)" in shown.out
-        assert (await home.run("history", APPLICATION, USER)).out.count("[0:") == 3
+        assert (await own_home.run("history", APP, SAMPLE_USER)).out.count("[0:") == 3
 
 
 async def test_the_verbatim_delete_sample_waits_in_quarantine(home: Home) -> None:
@@ -59,52 +56,56 @@ async def test_the_verbatim_delete_sample_waits_in_quarantine(home: Home) -> Non
         assert (await home.run("quarantine", "list")).code == 0
 
 
-async def test_what_one_run_wrote_the_next_one_shows(home: Home) -> None:
+async def test_what_one_run_wrote_the_next_one_shows(own_home: Home) -> None:
     """Ctrl-C ends the service and leaves no process behind; the next start has all the data."""
-    async with home.serving() as service:
-        await home.send(service)
-        postmaster = home.postmaster()
+    async with own_home.serving() as service:
+        await own_home.send(service)
+        postmaster = own_home.postmaster()
         assert await service.stop(signal.SIGINT) == 0
         assert not command_line(postmaster)
-    async with home.serving() as service:
+    async with own_home.serving() as service:
         assert (await service.get(f"{USER_PATH}?{LAST}")).body["lifecycle"] == "deleted"
         assert await service.stop(signal.SIGTERM) == 0
 
 
-async def test_nothing_is_lost_when_the_service_is_killed(home: Home) -> None:
+async def test_nothing_is_lost_when_the_service_is_killed(own_home: Home) -> None:
     """After SIGKILL of the service the next start goes on with all that was acknowledged."""
-    async with home.serving() as service:
-        await home.send(service)
+    async with own_home.serving() as service:
+        await own_home.send(service)
         await service.stop(signal.SIGKILL)
-    async with home.serving() as service:
+    async with own_home.serving() as service:
         assert (await service.get(f"{USER_PATH}?{LAST}")).body["lifecycle"] == "deleted"
-        postmaster = home.postmaster()
+        postmaster = own_home.postmaster()
         assert await service.stop() == 0
         assert not command_line(postmaster)
 
 
-async def test_nothing_is_lost_when_the_database_is_killed(home: Home) -> None:
+async def test_nothing_is_lost_when_the_database_is_killed(own_home: Home) -> None:
     """After SIGKILL of PostgreSQL the next start recovers it with all that was acknowledged."""
-    async with home.serving() as service:
-        await home.send(service)
-        os.kill(home.postmaster(), signal.SIGKILL)
+    async with own_home.serving() as service:
+        await own_home.send(service)
+        os.kill(own_home.postmaster(), signal.SIGKILL)
         assert await service.stop() == 0
-    async with home.serving() as service:
+    async with own_home.serving() as service:
         assert (await service.get(f"{USER_PATH}?{LAST}")).body["lifecycle"] == "deleted"
 
 
-async def test_a_database_that_dies_is_started_again(home: Home) -> None:
+async def test_a_database_that_dies_is_started_again(own_home: Home) -> None:
     """When PostgreSQL is killed under a running service, it comes back without a restart."""
-    async with home.serving() as service:
-        await home.send(service)
-        killed = home.postmaster()
+    async with own_home.serving() as service:
+        await own_home.send(service)
+        killed = own_home.postmaster()
         os.kill(killed, signal.SIGKILL)
-        answer = await service.get(f"{USER_PATH}?{LAST}")
-        while answer.status != 200 or home.postmaster() == killed:  # who dies may still answer
-            assert answer.status in {200, 503}
+
+        async def answered_by_another() -> Answer | None:
             answer = await service.get(f"{USER_PATH}?{LAST}")
+            assert answer.status in {200, 503}
+            # Who dies may still answer.
+            return answer if answer.status == 200 and own_home.postmaster() != killed else None
+
+        answer = await until(answered_by_another)
         assert answer.body["lifecycle"] == "deleted"
-        assert [one["answer"]["duplicates"] for one in await home.send(service)] == [1, 1, 1]
+        assert [one["answer"]["duplicates"] for one in await own_home.send(service)] == [1, 1, 1]
 
 
 async def test_a_damaged_row_is_rebuilt_while_reads_go_on(home: Home) -> None:
@@ -112,29 +113,20 @@ async def test_a_damaged_row_is_rebuilt_while_reads_go_on(home: Home) -> None:
     async with home.serving() as service:
         await home.send(service)
         right = (await service.get(f"{USER_PATH}?{LAST}")).body
-        _psql(home, """UPDATE userlog.users SET state = '{"first_name": "Wrong"}'""")
+        async with home.database() as database:
+            await database.execute("UPDATE userlog.users SET state = $1", '{"first_name": "Wrong"}')
         assert (await service.get(USER_PATH)).body["state"] == {"first_name": "Wrong"}
 
-        stop = asyncio.Event()
-        reads = asyncio.create_task(_read_until(service, stop))
-        assert (await home.json("rebuild"))["generation"] == 2
-        stop.set()
-        assert await reads > 0
+        statuses: list[int] = []
+        async with meanwhile(_read(service, statuses)):
+            assert (await home.json("rebuild"))["generation"] == 2
+        assert set(statuses) == {200}
         assert (await service.get(USER_PATH)).body == right
 
 
-async def _read_until(service: Service, stop: asyncio.Event) -> int:
-    reads = 0
-    while not stop.is_set():
-        assert (await service.get(USER_PATH)).status == 200
-        reads += 1
-    return reads
-
-
-def _psql(home: Home, statement: str) -> None:
-    socket = (home.folder / "postgres" / "postmaster.pid").read_text().splitlines()[4]
-    command = [str(psql_path()), "-h", socket, "-U", "postgres", "-q", "-c", statement]
-    subprocess.run(command, check=True)
+async def _read(service: Service, statuses: list[int]) -> None:
+    while True:
+        statuses.append((await service.get(USER_PATH)).status)
 
 
 def _said(err: str) -> list[str]:
@@ -142,11 +134,11 @@ def _said(err: str) -> list[str]:
     return [line for line in err.splitlines() if '"logger": "asyncio"' not in line]
 
 
-async def test_commands_fail_with_one_line(home: Home) -> None:
+async def test_commands_fail_with_one_line(home: Home, own_home: Home) -> None:
     """What can be expected to go wrong is said in one line, with the documented exit code."""
-    unknown = await home.run("user", APPLICATION, "nobody")
+    unknown = await home.run("user", APP, "nobody")
     assert (unknown.code, len(_said(unknown.err))) == (1, 1)
-    refused = await home.run("serve", "--host", "0.0.0.0")  # noqa: S104 - it must be refused
+    refused = await own_home.run("serve", "--host", "0.0.0.0")  # noqa: S104 - it must be refused
     assert refused.code == 2
     assert "USERLOG_WEBHOOK_SECRETS" in refused.err
     assert len(_said(refused.err)) == 1
@@ -159,17 +151,19 @@ async def test_tokens(home: Home) -> None:
     """A token that a command makes opens its application, until a command revokes it."""
     async with home.serving() as service:
         await home.send(service)
-        given = ("--name", "crm", "--application", APPLICATION)
+        given = ("--name", "crm", "--application", APP)
         token = (await home.json("token", "create", *given))["token"]
         path = f"{USER_PATH}?{LAST}"
         assert (await service.get(path, token)).status == 200
         assert (await service.get("/v1/status", token)).status == 403
         (listed,) = await home.json("token", "list")
-        assert (listed["name"], listed["applications"]) == ("crm", [APPLICATION])
+        assert (listed["name"], listed["applications"]) == ("crm", [APP])
         assert (await home.run("token", "revoke", listed["id"])).code == 0
-        async with asyncio.timeout(30):
-            while (await service.get(path, token)).status == 200:
-                pass
+
+        async def refused() -> bool:
+            return (await service.get(path, token)).status != 200
+
+        await until(refused)
         assert (await service.get(path, token)).status == 401
         assert "revoked" in (await home.run("token", "list")).out
         assert (await home.run("token", "revoke", "none")).code == 1

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import ClientSession, web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.support.deliveries import APP, SAMPLE_USER
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from tests.acceptance.conftest import Home
+    from tests.support.processes import Home
 
-APPLICATION = "000000000000000000000001"
-USER = "6487fc9f66a6031a8b68f523"
-USER_PATH = f"/v1/applications/{APPLICATION}/users/{USER}"
+USER_PATH = f"/v1/applications/{APP}/users/{SAMPLE_USER}"
 USER_ROUTE = "/v1/applications/{application_id}/users/{user_id}"
 WITHOUT_EXTRA = (
     "import sys; sys.modules['opentelemetry'] = None; from api.cli.main import main; main()"
@@ -61,11 +61,10 @@ def _spans(received: list[bytes]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-async def test_requests_and_batches_are_traced(home: Home, make_home: type[Home]) -> None:
+async def test_requests_and_batches_are_traced(home: Home) -> None:
     """A collector gets spans of requests, appends and projections, and nobody's data."""
     async with collector() as (address, received):
-        about = {"OTEL_EXPORTER_OTLP_ENDPOINT": address}
-        home = make_home(home.folder, home.program, about)
+        home = home.where(OTEL_EXPORTER_OTLP_ENDPOINT=address)
         async with home.serving() as service:
             await home.send(service)
             assert (await service.get(f"{USER_PATH}?min_position=0:3")).status == 200
@@ -85,21 +84,19 @@ async def test_requests_and_batches_are_traced(home: Home, make_home: type[Home]
     assert sum(one["userlog.events"] for one in spans["append batch"]) == 3
     assert sum(one["userlog.events"] for one in spans["project batch"]) == 3
     sent = b"".join(received)
-    for private in (APPLICATION, USER, "example.com", "someone", "127.0.0.1", "Bearer"):
+    for private in (APP, SAMPLE_USER, "example.com", "someone", "127.0.0.1", "Bearer"):
         assert private.encode() not in sent
 
 
-async def test_without_the_extra(home: Home, make_home: type[Home]) -> None:
+async def test_without_the_extra(home: Home) -> None:
     """Where the extra is missing the service says so once, and serves."""
-    program = (sys.executable, "-c", WITHOUT_EXTRA)
-    home = make_home(home.folder, program, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"})
+    home = home.by(sys.executable, "-c", WITHOUT_EXTRA)
+    home = home.where(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
     async with home.serving() as service:
         assert (await service.get("/v1/status")).status == 200
     assert home.folder.with_suffix(".log").read_text().count("install userlog[otel]") == 1
 
 
-async def test_nothing_is_loaded_unasked(make_home: type[Home], home: Home) -> None:
+async def test_nothing_is_loaded_unasked(own_home: Home) -> None:
     """Who does not ask for traces loads nothing of it, although it is installed."""
-    home.folder.mkdir()
-    asking = make_home(home.folder, (sys.executable, "-c", ASK_LOADED))
-    assert (await asking.run()).out == "False\n"
+    assert (await own_home.by(sys.executable, "-c", ASK_LOADED).run()).out == "False\n"

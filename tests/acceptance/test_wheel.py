@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from hatchling.builders.wheel import WheelBuilder
 
 if TYPE_CHECKING:
-    from tests.acceptance.conftest import Home
+    from tests.support.processes import Home
 
 ROOT = Path(__file__).parents[2]
 
 
-async def test_the_wheel_serves(tmp_path: Path, make_home: type[Home]) -> None:
+async def test_the_wheel_serves(tmp_path: Path, own_home: Home) -> None:
     """Installed from its wheel into a new venv, outside the checkout, `userlog serve` works."""
-    home = make_home(tmp_path / "data", (str(_install(tmp_path)),))
+    home = own_home.by(str(_install(tmp_path)))
     async with home.serving() as service:
         assert len(await home.send(service)) == 3
         assert (await service.get("/v1/status")).body["heads"][0]["position"] == "0:3"

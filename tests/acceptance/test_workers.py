@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import signal
 import socket
@@ -15,30 +14,20 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 
-from tests.acceptance.conftest import Service
 from tests.conftest import MASTER_KEY
 from tests.support.deliveries import APP, delivery
+from tests.support.processes import Service, configured
 from tests.support.proxy import proxied
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Callable
 
-    from tests.acceptance.conftest import Home
+    from tests.support.processes import Home
     from tests.support.proxy import Proxy
 
 WORKERS = pytest.mark.parametrize("workers", ["1", "2"])
 LOST = (aiohttp.ClientError, ConnectionError)
-
-
-async def eventually(holds: Callable[[], Awaitable[bool] | bool]) -> None:
-    """Wait until something holds."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            found = holds()
-            if found if isinstance(found, bool) else await found:
-                return
-            await asyncio.sleep(0)
 
 
 def ended(pids: list[int]) -> bool:
@@ -53,23 +42,23 @@ async def accepted(service: Service, body: bytes, secret: str) -> bool:
 
 async def test_a_process_that_dies_is_replaced(home: Home) -> None:
     """Whichever is killed, the others go on, it comes back, and nothing acknowledged is lost."""
-    secret = ""
+    secret = home.secret
     async with home.serving("--workers", "2") as service:
-        secret = (home.folder / "webhook-secret").read_text().strip()
         first = service.children()
         assert len(first) == 3
         sent = 0
         for pid in first:
             os.kill(pid, signal.SIGKILL)
-            while pid in service.children() or len(service.children()) < 3:
-                try:
-                    assert await service.post(delivery(f"u{sent}"), secret) in {200, 503}
-                except LOST:
-                    continue  # the platform sends it again
-                sent += 1
+            async with asyncio.timeout(PATIENCE_S):
+                while pid in service.children() or len(service.children()) < 3:
+                    try:
+                        assert await service.post(delivery(f"u{sent}"), secret) in {200, 503}
+                    except LOST:
+                        continue  # the platform sends it again
+                    sent += 1
         path = f"/v1/applications/{APP}/users/u{{}}"
         for n in range(sent):
-            await eventually(partial(accepted, service, delivery(f"u{n}"), secret))
+            await until(partial(accepted, service, delivery(f"u{n}"), secret))
         assert (await service.get(f"{path.format(0)}?min_position=0:{sent}")).status == 200
         heads = (await service.get("/v1/status")).body["heads"]
         assert heads[0]["position"] == f"0:{sent}", "lost or doubled"
@@ -83,7 +72,7 @@ async def test_processes_end_with_their_supervisor(home: Home) -> None:
     async with home.serving("--workers", "2") as service:
         left = service.children()
         await service.stop(signal.SIGKILL)
-        await eventually(lambda: ended(left))
+        await until(lambda: ended(left))
     async with home.serving("--workers", "2") as service:
         assert (await service.get("/health/ready")).status == 200
 
@@ -100,7 +89,7 @@ async def test_requests_in_hand_are_answered(home: Home, workers: str) -> None:
         assert b"100 Continue" in await reader.readline(), "not in hand yet"
         await reader.readline()
         service.process.send_signal(signal.SIGTERM)
-        await eventually(lambda: refused(host, int(port)))
+        await until(lambda: refused(host, int(port)))
         writer.write(body[5:])
         assert b" 200 " in await reader.readline()
         writer.close()
@@ -119,10 +108,10 @@ async def refused(host: str, port: int) -> bool:
 
 
 @WORKERS
-async def test_secrets_are_read_again(home: Home, workers: str) -> None:
+async def test_secrets_are_read_again(own_home: Home, workers: str) -> None:
     """After SIGHUP the secrets in the files count; files that are wrong change nothing."""
-    async with home.serving("--workers", workers) as service:
-        file, token_file = home.folder / "webhook-secret", home.folder / "api-token"
+    async with own_home.serving("--workers", workers) as service:
+        file, token_file = own_home.folder / "webhook-secret", own_home.folder / "api-token"
         old = file.read_text().strip()
         assert await service.post(delivery(), old) == 200
 
@@ -133,14 +122,14 @@ async def test_secrets_are_read_again(home: Home, workers: str) -> None:
         file.write_text(f"new,{old}")
         token_file.write_text("another-token")
         service.process.send_signal(signal.SIGHUP)
-        await eventually(lambda: count("new"))
+        await until(lambda: count("new"))
         assert await count(old)
         assert (await service.get("/v1/status", "another-token")).status == 200
         assert (await service.get("/v1/status")).status == 401
         file.write_text("")
         service.process.send_signal(signal.SIGHUP)
-        log = home.folder.with_suffix(".log")
-        await eventually(lambda: "secrets not renewed" in log.read_text())
+        log = own_home.folder.with_suffix(".log")
+        await until(lambda: "secrets not renewed" in log.read_text())
         assert await count("new")
         file.write_text("new")
         service.process.send_signal(signal.SIGHUP)
@@ -148,7 +137,7 @@ async def test_secrets_are_read_again(home: Home, workers: str) -> None:
         async def refused() -> bool:
             return {await service.post(delivery(), old) for _ in range(8)} == {401}
 
-        await eventually(refused)
+        await until(refused)
 
 
 @asynccontextmanager
@@ -162,24 +151,18 @@ async def starting(home: Home, *options: str) -> AsyncGenerator[Service]:
         process = await home.start("serve", "--port", str(port), *options, stderr=stderr)
     service = Service(process, f"http://127.0.0.1:{port}", "token")
     try:
-        await eventually(lambda: "waiting for the database" in log.read_text())
+        await until(lambda: "waiting for the database" in log.read_text())
         yield service
     finally:
         await service.stop(signal.SIGKILL)
 
 
 @pytest.fixture
-def server_home(make_home: type[Home], home: Home, empty_database_url: str) -> Callable[..., Home]:
+def server_home(own_home: Home) -> Callable[..., Home]:
     """Make homes on a database behind a proxy."""
 
     def make(proxy: Proxy, key: bytes = MASTER_KEY) -> Home:
-        environ = {
-            "USERLOG_DATABASE_URL": proxy.url,
-            "USERLOG_MASTER_KEY": base64.b64encode(key).decode(),
-            "USERLOG_WEBHOOK_SECRETS": "secret",
-            "USERLOG_API_TOKEN": "token",
-        }
-        return make_home(home.folder, home.program, environ)
+        return own_home.where(**configured(proxy.url, key))
 
     return make
 
@@ -203,7 +186,7 @@ async def test_a_database_that_is_away_is_waited_for(
                 # Several connections, to meet each of the processes.
                 return {await service.post(delivery(), "secret") for _ in range(8)} == {200}
 
-            await eventually(taken)
+            await until(taken)
             assert (await service.get("/health/ready")).status == 200
             assert (await service.get("/v1/status")).body["heads"][0]["position"] == "0:1"
             assert await service.stop(signal.SIGTERM) == 0

@@ -29,6 +29,8 @@ import aiohttp
 import asyncpg
 from oracle import Comparison, Sent, compare, fold, steps
 
+from tests.support.processes import environment
+
 HERE = Path(__file__).parent
 KILLS = ("service SIGKILL", "service SIGTERM", "postgres SIGQUIT", "postgres SIGKILL")
 KILLS_PER_ROUND = 3
@@ -58,12 +60,11 @@ class Crash:
         self.port = _free_port()
         self.base = f"http://127.0.0.1:{self.port}"
         self._acknowledged = folder / "acknowledged.jsonl"
-        self.environ = {
-            **{name: value for name, value in os.environ.items() if "USERLOG" not in name},
-            "USERLOG_DATA_DIR": str(self._data),
-            "USERLOG_PORT": str(self.port),
-            "USERLOG_WEBHOOK_SECRETS": SECRET,
-        }
+        self.environ = environment(
+            USERLOG_DATA_DIR=str(self._data),
+            USERLOG_PORT=str(self.port),
+            USERLOG_WEBHOOK_SECRETS=SECRET,
+        )
         self._service: subprocess.Popen[str] | None = None
         self._seen: list[bytes] = []
         self.kills = dict.fromkeys(KILLS, 0)

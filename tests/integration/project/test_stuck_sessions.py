@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -17,10 +15,10 @@ from eventstore.errors import UnavailableError, database_errors
 from eventstore.events import Position
 from projections.project.projector import catch_up
 from projections.project.stuck_sessions import end_stuck_sessions
-from tests.conftest import MASTER_KEY
 from tests.support.database import begin_again, blocked, holding, tables
 from tests.support.deliveries import delivery
-from tests.support.waiting import PATIENCE_S
+from tests.support.processes import PROGRAM, configured, environment
+from tests.support.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -41,12 +39,8 @@ FROM pg_stat_activity WHERE pid = $1
 @contextlib.asynccontextmanager
 async def _projecting(url: str, log: Path) -> AsyncGenerator[asyncio.subprocess.Process]:
     """Run `userlog project` in a process of its own; in the end it must stop as it is told to."""
-    clean = {name: value for name, value in os.environ.items() if "USERLOG" not in name}
-    given = {
-        "USERLOG_DATABASE_URL": url,
-        "USERLOG_WEBHOOK_SECRETS": "x",
-        "USERLOG_API_TOKEN": "x",
-        "USERLOG_MASTER_KEY": base64.b64encode(MASTER_KEY).decode(),
+    settings = {
+        **configured(url),
         "USERLOG_TAKEOVER_TIMEOUT_S": str(AFTER_S),
         "USERLOG_PROJECTOR_POLL_S": "0.02",
         "USERLOG_PROJECTOR_BATCH_ROWS_MAX": str(2 * EVENTS),
@@ -54,7 +48,7 @@ async def _projecting(url: str, log: Path) -> AsyncGenerator[asyncio.subprocess.
     }
     with log.open("wb") as lines:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "api", "project"), env={**clean, **given}, stderr=lines
+            *PROGRAM, "project", env=environment(**settings), stderr=lines
         )
     try:
         yield process
@@ -94,9 +88,11 @@ async def test_who_is_only_slow_is_left_alone(stack: Stack, open_stack: OpenStac
     async with holding(stack.url, "LOCK TABLE userlog.history IN EXCLUSIVE MODE") as admin:
         projecting = asyncio.create_task(catch_up(slow.log, 10))
         (pid,) = await blocked(admin)
-        async with asyncio.timeout(PATIENCE_S):
-            while await stack.admin.fetchval(YOUNG, pid, 2 * AFTER_S):
-                pass
+
+        async def waited() -> bool:
+            return not await stack.admin.fetchval(YOUNG, pid, 2 * AFTER_S)
+
+        await until(waited)
         assert await end_stuck_sessions(slow.log) == 0
     assert await projecting == 1
 
@@ -131,9 +127,7 @@ async def test_a_frozen_projector(
         await blocked(admin)
         frozen.send_signal(signal.SIGSTOP)
         await until_frozen.aclose()
-        async with asyncio.timeout(PATIENCE_S):
-            while not await catch_up(other.log, 1_000):
-                pass
+        await until(lambda: catch_up(other.log, 1_000))
         await stack.read_model.wait_for(Position(0, EVENTS + 1), 0)
         frozen.send_signal(signal.SIGCONT)
         await stack.ingest.deliver(delivery("after"))

@@ -92,7 +92,7 @@ class Projectors(Crash):
 async def _until_projecting(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     """Return when a projector is in the middle of a batch."""
     while not await connection.fetchval(BUSY):
-        pass
+        await connection.execute("SELECT pg_sleep(0.001)")
 
 
 async def _checkpoint(connection: asyncpg.Connection[asyncpg.Record]) -> int:

@@ -25,6 +25,8 @@ USERS = 300
 APPLICATIONS = ("a" * 24, "b" * 24)
 RETRY_PAUSE_S = 0.05
 ANSWER_TIMEOUT_S = 5
+# A service that does not take a delivery in this time does not recover.
+PATIENCE_S = 120
 START_MS = 1_700_000_000_000
 
 
@@ -64,16 +66,17 @@ class Platform:
 
     async def _until_acknowledged(self, session: aiohttp.ClientSession, body: bytes) -> Any:
         headers = {HEADER: sign(body, self._secret)}
-        while True:
-            try:
-                async with session.post(self._url, data=body, headers=headers) as response:
-                    if response.status == 200:
-                        return await response.json()
-                    self.counts["wrong"] += response.status != 503
-            except (aiohttp.ClientError, OSError, TimeoutError):
-                pass
-            self.counts["retries"] += 1
-            await asyncio.sleep(RETRY_PAUSE_S)
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                try:
+                    async with session.post(self._url, data=body, headers=headers) as response:
+                        if response.status == 200:
+                            return await response.json()
+                        self.counts["wrong"] += response.status != 503
+                except (aiohttp.ClientError, OSError, TimeoutError):
+                    pass
+                self.counts["retries"] += 1
+                await asyncio.sleep(RETRY_PAUSE_S)
 
     def _make(self) -> tuple[Sent, bytes]:
         self._serials += 1

@@ -32,6 +32,7 @@ from api.webhook.verify import HEADER, sign
 
 CONNECTIONS = 16
 PAGE = 1_000
+PATIENCE_S = 600
 _DOTS = {".", ".."}
 
 
@@ -110,12 +111,13 @@ class Fuzz:
 
     async def _level(self, session: aiohttp.ClientSession) -> Any:
         """Wait until everything is projected."""
-        while True:
-            async with session.get(f"{self._base}/v1/status") as response:
-                status: dict[str, Any] = await response.json()
-            if not any(one["lag_positions"] for one in status["projections"]):
-                return status
-            await asyncio.sleep(0.05)
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                async with session.get(f"{self._base}/v1/status") as response:
+                    status: dict[str, Any] = await response.json()
+                if not any(one["lag_positions"] for one in status["projections"]):
+                    return status
+                await asyncio.sleep(0.05)
 
     async def _feed(self, session: aiohttp.ClientSession, expected: int) -> set[str]:
         """Read the whole log; return the path of every user in it."""

@@ -29,7 +29,7 @@ from tests.support.deliveries import APP, T0
 from tests.support.events import event
 from tests.support.parameters import MANY
 from tests.support.proxy import proxied
-from tests.support.waiting import retried
+from tests.support.waiting import PATIENCE_S, meanwhile, retried, until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -133,18 +133,25 @@ async def test_concurrent_appends(stack: Stack, open_stack: OpenStack) -> None:
 async def test_reader_sees_no_gap(stack: Stack, open_stack: OpenStack, partitions: int) -> None:
     """A reader that polls while others write always sees every position below the highest."""
     logs = [stack.log, (await open_stack(stack.url)).log]
-    writing = asyncio.gather(
-        *(logs[n % 2].append([event(f"u{n % 9}", f"{n}")]) for n in range(300)),
-        *(logs[n % 2].append([event(f"v{n}", f"{i}") for i in range(9)]) for n in range(50)),
-    )
+
+    async def write() -> None:
+        await asyncio.gather(
+            *(logs[n % 2].append([event(f"u{n % 9}", f"{n}")]) for n in range(300)),
+            *(logs[n % 2].append([event(f"v{n}", f"{i}") for i in range(9)]) for n in range(50)),
+        )
+
     seen, looks = 0, 0
-    async with connected(stack.url) as reader:
+    async with (
+        connected(stack.url) as reader,
+        meanwhile(write()) as writing,
+        asyncio.timeout(PATIENCE_S),
+    ):
         while not writing.done():
             now = [await positions(reader, partition) for partition in range(partitions)]
             assert all(found == list(range(1, len(found) + 1)) for found in now)
             assert sum(map(len, now)) >= seen
             seen, looks = sum(map(len, now)), looks + 1
-    await writing
+        await writing
     assert looks > 3
     assert await assert_log_holds(stack) == 750
 
@@ -374,8 +381,12 @@ async def test_answer_lost_after_commit(stack: Stack, open_stack: OpenStack) -> 
         await _prepare_keys(behind, "new user")
         proxy.deaf = True
         appending = asyncio.create_task(behind.log.append([event("u"), event("new user")]))
-        while len(await positions(stack.pool)) < 3:
+
+        async def committed() -> bool:
             assert not appending.done()
+            return len(await positions(stack.pool)) == 3
+
+        await until(committed)
         proxy.cut()
         with pytest.raises(UnavailableError):
             await appending
@@ -399,14 +410,13 @@ async def test_killed_connections_under_load(stack: Stack, open_stack: OpenStack
         for start in range(0, 200, 20):
             await asyncio.gather(*(send(n) for n in range(start, start + 20)))
 
-    sending = asyncio.create_task(send_all())
     killed, seen = 0, -1
-    async with connected(stack.url) as admin:
-        while not sending.done():
+    async with connected(stack.url) as admin, meanwhile(send_all()) as sending:
+        while not sending.done():  # it gives up at last
             now = await admin.fetchval("SELECT sum(position) FROM userlog.log_head")
             if now > seen and (hit := await admin.fetchval(_KILL_APPENDS)):
                 killed, seen = killed + hit, now  # the next one when something got through
-    await sending
+        await sending
     assert killed > 3
     assert await assert_log_holds(stack) == 1_000
 

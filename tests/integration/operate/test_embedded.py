@@ -24,6 +24,7 @@ from eventstore.postgres import embedded, embedded_cluster, embedded_server
 from eventstore.postgres.embedded import EmbeddedPostgresError, psql_path, running
 from eventstore.postgres.embedded_account import system_account
 from eventstore.postgres.embedded_server import Server
+from tests.support.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
@@ -63,9 +64,10 @@ class User:
 
     async def prints(self, beginning: str) -> str:
         assert self.process.stdout is not None
-        while line := (await self.process.stdout.readline()).decode():
-            if line.startswith(beginning):
-                return line.rstrip()
+        async with asyncio.timeout(PATIENCE_S):
+            while line := (await self.process.stdout.readline()).decode():
+                if line.startswith(beginning):
+                    return line.rstrip()
         pytest.fail(f"the other process ended without printing {beginning!r}")
 
     async def ready(self) -> str:
@@ -106,7 +108,8 @@ async def ended(*pids: int) -> None:
             continue
         end = asyncio.Event()
         asyncio.get_running_loop().add_reader(descriptor, end.set)
-        await end.wait()
+        async with asyncio.timeout(PATIENCE_S):
+            await end.wait()
         asyncio.get_running_loop().remove_reader(descriptor)
         os.close(descriptor)
 
@@ -340,7 +343,8 @@ async def test_what_is_left_of_a_killed_server_is_waited_for(data_dir: Path, pid
             (data_dir / "postgres" / "postmaster.pid").unlink()
         connection.terminate()
     async with running_soon(data_dir, hear) as entering:
-        await waits.wait()
+        async with asyncio.timeout(PATIENCE_S):
+            await waits.wait()
         os.kill(backend, signal.SIGCONT)
         assert await ask(await entering, "SELECT 1") == 1
 
@@ -355,7 +359,8 @@ async def test_starting_has_no_time_limit(data_dir: Path, monkeypatch: pytest.Mo
     os.kill(postmaster(data_dir), signal.SIGSTOP)
     async with running_soon(data_dir, lines.put_nowait) as entering:
         for _ in range(3):
-            assert "recovering after a crash" in await lines.get()
+            async with asyncio.timeout(PATIENCE_S):
+                assert "recovering after a crash" in await lines.get()
         os.kill(postmaster(data_dir), signal.SIGCONT)
         assert await ask(await entering, "SELECT 1") == 1
         await user.leave()
@@ -401,8 +406,9 @@ async def test_a_killed_initdb_leaves_nothing_half_made(new_dir: Path) -> None:
     user = await User.start(new_dir)
     await user.prints("PostgreSQL is creating its cluster")
     await user.die()
-    while left := processes(new_dir):  # initdb's own children come and go
-        await kill(*left)
+    async with asyncio.timeout(PATIENCE_S):
+        while left := processes(new_dir):  # initdb's own children come and go
+            await kill(*left)
     assert unfinished(new_dir) != []
     assert not (new_dir / "postgres").exists()
     async with running(new_dir, notice=quiet) as url:

@@ -25,7 +25,7 @@ from tests.support.database import begin_again, blocked, erase, holding, kill, t
 from tests.support.deliveries import APP, SAMPLE_USER, SAMPLES, delivery
 from tests.support.parameters import MANY
 from tests.support.proxy import proxied
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import PATIENCE_S, meanwhile, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -130,8 +130,13 @@ async def test_two_projectors(stack: Stack, open_stack: OpenStack) -> None:
         await _deliver(stack, delivery(f"u{n % 11}", at_ms=n, first_name=f"{n}"))
     logs = [stack.log, other.log] * 3
     done = 0
-    while done < 120:
+
+    async def all_done() -> bool:
+        nonlocal done
         done += sum(await asyncio.gather(*(catch_up(log, 3) for log in logs)))
+        return done >= 120
+
+    await until(all_done)
     assert done == 120
     assert await stack.pool.fetchval("SELECT count(*) FROM userlog.history") == 120
     found = await tables(stack.pool)
@@ -224,12 +229,18 @@ async def test_lifecycle(stack: Stack) -> None:
     await projector.stop()
     stack.log.observers.append(lambda _events, _seconds: projector.wake())
     for n in range(2):
+        before = asyncio.all_tasks()
         projector.start()
         projector.start()
+        (started,) = asyncio.all_tasks() - before
         receipt = await stack.ingest.deliver(delivery(at_ms=n))
         await stack.read_model.wait_for(Position.parse(receipt.positions[0]), PATIENCE_S)
         await projector.stop()
+        assert started.done()
         await projector.stop()
+    await _deliver(stack, delivery(at_ms=2))
+    (lag,) = await lags(stack.pool)
+    assert (lag.position, lag.head) == (2, 3), "it follows on"
 
 
 async def test_stop_while_database_goes(stack: Stack, open_stack: OpenStack) -> None:
@@ -350,13 +361,12 @@ async def test_folding_holds_up_nobody(stack: Stack, monkeypatch: pytest.MonkeyP
             folded = 0
 
     monkeypatch.setattr(read, "open_event", counted)
-    waiting = asyncio.create_task(wait())
-    assert await catch_up(stack.log, 1_000) == 200
-    await stack.ingest.deliver(delivery("u", at_ms=-1, first_name="late"))
-    assert await catch_up(stack.log, 1_000) == 1
-    found = await prove(stack.log, Range(0, uuid.UUID(int=0), uuid.UUID(int=(1 << 128) - 1)))
-    assert (found.users, found.differing) == (101, 0)
-    await stack.read_model.history(stack.log.stream(APP, "u"), datetime.now(UTC))
-    waiting.cancel()
+    async with meanwhile(wait()), asyncio.timeout(PATIENCE_S):
+        assert await catch_up(stack.log, 1_000) == 200
+        await stack.ingest.deliver(delivery("u", at_ms=-1, first_name="late"))
+        assert await catch_up(stack.log, 1_000) == 1
+        found = await prove(stack.log, Range(0, uuid.UUID(int=0), uuid.UUID(int=(1 << 128) - 1)))
+        assert (found.users, found.differing) == (101, 0)
+        await stack.read_model.history(stack.log.stream(APP, "u"), datetime.now(UTC))
     assert sum(runs) > 600
     assert max(runs) <= 5

@@ -22,6 +22,7 @@ from tests.support.database import (
 )
 from tests.support.deliveries import APP, delivery
 from tests.support.parameters import MANY
+from tests.support.waiting import PATIENCE_S, meanwhile
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -261,12 +262,12 @@ async def test_while_everything_goes_on(
         for body in bodies:
             await _deliver(other, body)
 
-    appending = asyncio.create_task(append())
     repairs = 0
-    while not appending.done():
-        assert await _repair(stack, chance.choice(users)) is None
-        repairs += 1
-    await appending
+    async with meanwhile(append()) as appending, asyncio.timeout(PATIENCE_S):
+        while not appending.done():
+            assert await _repair(stack, chance.choice(users)) is None
+            repairs += 1
+        await appending
     await projector.stop()
     await catch_up(stack.log, 10)
     assert repairs > 5

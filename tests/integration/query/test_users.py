@@ -180,7 +180,7 @@ async def test_history_until(told: Stack, known_at: datetime | None) -> None:
             assert (await told.read_model.history(stream, known_at, page)).entries == expected
             rest = Page(order, limit=1, valid_at=until)
             visited = [await told.read_model.history(stream, known_at, rest)]
-            while visited[-1].next:
+            while visited[-1].next and len(visited) < 9:
                 rest = msgspec.structs.replace(rest, after=parse_page_key(visited[-1].next))
                 visited.append(await told.read_model.history(stream, known_at, rest))
             assert [entry for one in visited for entry in one.entries] == expected

@@ -34,7 +34,7 @@ from tests.support.deliveries import APP, delivery
 from tests.support.events import event
 from tests.support.parameters import MANY
 from tests.support.processes import command_line
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import PATIENCE_S, meanwhile, until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -197,40 +197,38 @@ async def test_answers_all_the_time(stack: Stack, open_stack: OpenStack) -> None
     projector.start()
     streams = [stack.log.stream(APP, f"u{n}") for n in range(20)]
     newest = dict.fromkeys(streams, 0)
-    done = asyncio.Event()
-    rounds = 0
+    rounds, count = 0, 5
+    stopping = asyncio.Event()
 
     async def read() -> None:
         nonlocal rounds
-        while not done.is_set():
+        while not stopping.is_set():
             for stream in streams:
                 found = await reader.read_model.user(stream)
                 history = await reader.read_model.history(stream, page=Page("desc", 3))
                 assert found
                 assert len(history.entries) == 3
-                count = msgspec.json.decode(found.state)["extra"]["count"]
-                assert count >= newest[stream]
-                newest[stream] = count
+                now = msgspec.json.decode(found.state)["extra"]["count"]
+                assert now >= newest[stream]
+                newest[stream] = now
             rounds += 1
 
-    async def write() -> int:
-        count = 5
-        while not done.is_set():
+    async def write() -> None:
+        nonlocal count
+        while not stopping.is_set():
             for n in range(20):
                 body = delivery(f"u{n}", at_ms=100 + count, count=count)
                 assert (await writer.ingest.deliver(body)).accepted == 1
             count += 1
-        return count
 
-    reading, writing = asyncio.create_task(read()), asyncio.create_task(write())
-    for expected in range(2, 6):
-        seen = rounds
-        while rounds < seen + 2 and not reading.done():
-            await stack.pool.fetchval("SELECT 1")
-        assert (await rebuild(stack.source, PLAN)).generation == expected
-    done.set()
-    await reading
-    count = await writing
+    async with meanwhile(read()) as reading, meanwhile(write()) as writing:
+        for expected in range(2, 6):
+            seen = rounds
+            await until(lambda: rounds >= seen + 2 or reading.done())  # noqa: B023 - called at once
+            assert (await rebuild(stack.source, PLAN)).generation == expected
+        stopping.set()
+        await reading
+        await writing
     for head in await stack.log.heads():
         await reader.read_model.wait_for(head.position, PATIENCE_S)
     await projector.stop()

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import signal
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncpg
@@ -14,21 +10,20 @@ import pytest
 
 from api.webhook.ingest import Ingest
 from eventstore.log import EventLog
-from eventstore.postgres import embedded, schema
 from eventstore.postgres.pool import TAKEOVER_S, open_pool
 from eventstore.quarantine import Quarantine
 from eventstore.sealing.keys import MasterKey
 from projections.query.users import ReadModel
 from projections.rebuild.log_source import LogSource
+from tests.support.server import running_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 
     from eventstore.postgres.pool import Pool
+    from tests.support.server import Server
 
 MASTER_KEY = b"a master key for tests only 32 b"
-_TEMPLATE = f"userlog_template_{os.getpid()}_{{}}"
-_numbers = itertools.count()
 # So long a test that has timed out may take to clean up.
 _AGAIN_S = 10
 
@@ -68,41 +63,11 @@ class Stack(NamedTuple):
         return LogSource(self.url, MASTER_KEY, None, 30)
 
 
-def with_database(url: str, name: str) -> str:
-    """Point a URL at another database of the same server."""
-    base, question, query = url.partition("?")
-    return f"{base.rsplit('/', 1)[0]}/{name}{question}{query}"
-
-
 @pytest.fixture(scope="session")
-async def server_url() -> AsyncIterator[str]:
-    """The URL of a server whose superuser the tests are."""
-    url = os.environ.get("USERLOG_TEST_DATABASE_URL")
-    if url:
-        yield url
-        return
-    with tempfile.TemporaryDirectory(prefix="userlog-test-") as folder:
-        async with embedded.running(Path(folder), notice=lambda _: None) as embedded_url:
-            yield embedded_url
-
-
-@pytest.fixture(scope="session")
-async def templates(server_url: str) -> Callable[[int], Awaitable[str]]:
-    """Make the template database with so many partitions once, and return its name."""
-    made: dict[int, str] = {}
-
-    async def template(partitions: int) -> str:
-        if partitions not in made:
-            name = _TEMPLATE.format(partitions)
-            await _execute(server_url, f"DROP DATABASE IF EXISTS {name}")
-            await _execute(server_url, f"CREATE DATABASE {name}")
-            connection = await asyncpg.connect(with_database(server_url, name))
-            await schema.install(connection, partitions)
-            await connection.close()
-            made[partitions] = name
-        return made[partitions]
-
-    return template
+async def server() -> AsyncIterator[Server]:
+    """The server of the run."""
+    async with running_server() as running:
+        yield running
 
 
 @pytest.fixture(params=[1], ids=["1-partition"])
@@ -113,23 +78,17 @@ def partitions(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-async def database_url(
-    server_url: str, templates: Callable[[int], Awaitable[str]], partitions: int
-) -> AsyncIterator[str]:
+async def database_url(server: Server, partitions: int) -> AsyncIterator[str]:
     """The URL of a new database with the schema in it."""
-    name = f"userlog_test_{os.getpid()}_{next(_numbers)}"
-    await _execute(server_url, f"CREATE DATABASE {name} TEMPLATE {await templates(partitions)}")
-    yield with_database(server_url, name)
-    await _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+    async with server.database(partitions) as url:
+        yield url
 
 
 @pytest.fixture
-async def empty_database_url(server_url: str) -> AsyncIterator[str]:
+async def empty_database_url(server: Server) -> AsyncIterator[str]:
     """The URL of a new database with nothing in it."""
-    name = f"userlog_test_{os.getpid()}_{next(_numbers)}"
-    await _execute(server_url, f"CREATE DATABASE {name}")
-    yield with_database(server_url, name)
-    await _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+    async with server.database() as url:
+        yield url
 
 
 @pytest.fixture
@@ -162,11 +121,3 @@ async def open_stack() -> AsyncIterator[Callable[[str], Awaitable[Stack]]]:
 async def stack(database_url: str, open_stack: Callable[[str], Awaitable[Stack]]) -> Stack:
     """An open userlog on a new database."""
     return await open_stack(database_url)
-
-
-async def _execute(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()

@@ -7,11 +7,11 @@ import shutil
 from typing import TYPE_CHECKING
 
 from eventstore.postgres import embedded
-from tests.conftest import with_database
 from tests.support.database import connected
 from tests.support.deliveries import APP, SAMPLE_USER
 from tests.support.monitoring import run
 from tests.support.processes import Home, configured
+from tests.support.server import with_database
 
 if TYPE_CHECKING:
     from pathlib import Path

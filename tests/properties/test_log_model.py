@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,13 +17,11 @@ from eventstore.sealing.keys import MasterKey
 from eventstore.verify import verify
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from eventstore.postgres.pool import Pool
+    from tests.support.server import Server
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 KEY = MasterKey(bytes(32))
-_numbers = itertools.count()
 
 
 class Item(NamedTuple):
@@ -105,25 +100,15 @@ operations = st.one_of(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 async def test_the_log_behaves_as_its_model(
-    server_url: str,
-    templates: Callable[[int], Awaitable[str]],
-    partitions: int,
-    steps: list[tuple[str, object]],
+    server: Server, partitions: int, steps: list[tuple[str, object]]
 ) -> None:
     """Appends, duplicates, concurrent appends, reads, erasures and restarts, in any order."""
-    name = f"userlog_model_{os.getpid()}_{next(_numbers)}"
-    admin = await asyncpg.connect(server_url)
-    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {await templates(partitions)}")
-    base, question, query = server_url.partition("?")
-    pool = await open_pool(
-        f"{base.rsplit('/', 1)[0]}/{name}{question}{query}", size=4, timeout_s=30
-    )
-    try:
-        await _play(pool, Model(partitions), steps)
-    finally:
-        await pool.close()
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-        await admin.close()
+    async with server.database(partitions) as url:
+        pool = await open_pool(url, size=4, timeout_s=30)
+        try:
+            await _play(pool, Model(partitions), steps)
+        finally:
+            await pool.close()
 
 
 async def _play(pool: Pool, model: Model, steps: list[tuple[str, object]]) -> None:

@@ -1,0 +1,102 @@
+"""The PostgreSQL server of a run of tests, and the databases on it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eventstore.postgres import embedded, schema
+from tests.support.database import connected
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    import asyncpg
+
+# Nothing on the embedded server outlives the run: it lies in memory where there is room, and
+# nothing is flushed.
+_FLEETING = ("fsync = off", "full_page_writes = off", "max_wal_size = '256MB'")
+_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder that is made there has a name of its own
+_ROOM_BYTES = 4 << 30
+
+
+class Server:
+    """A server whose superuser the tests are."""
+
+    def __init__(
+        self, url: str, admin: asyncpg.Connection[asyncpg.Record], *, in_memory: bool = False
+    ) -> None:
+        self.url = url
+        self._admin = admin
+        # Files in memory are copied faster than their blocks are logged.
+        self._strategy = "STRATEGY file_copy" if in_memory else ""
+        self._numbers = itertools.count()
+        self._templates: dict[int, str] = {}
+
+    @asynccontextmanager
+    async def database(self, partitions: int = 0) -> AsyncGenerator[str]:
+        """Make a database with the schema for so many partitions, or an empty one; yield its URL.
+
+        It is gone afterwards.
+        """
+        name = await self._create(await self._template(partitions) if partitions else "")
+        try:
+            yield with_database(self.url, name)
+        finally:
+            await self._admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    async def _template(self, partitions: int) -> str:
+        if partitions not in self._templates:
+            name = await self._create()
+            async with connected(with_database(self.url, name)) as connection:
+                await schema.install(connection, partitions)
+            self._templates[partitions] = name
+        return self._templates[partitions]
+
+    async def _create(self, template: str = "") -> str:
+        name = f"userlog_test_{os.getpid()}_{next(self._numbers)}"
+        how = f"TEMPLATE {template} {self._strategy}" if template else ""
+        await self._admin.execute(f"CREATE DATABASE {name} {how}")
+        return name
+
+    async def drop_templates(self) -> None:
+        """Leave nothing behind on a server that outlives the run."""
+        for name in self._templates.values():
+            await self._admin.execute(f"DROP DATABASE {name}")
+
+
+@asynccontextmanager
+async def running_server() -> AsyncGenerator[Server]:
+    """Start an embedded server, unless USERLOG_TEST_DATABASE_URL names another."""
+    url = os.environ.get("USERLOG_TEST_DATABASE_URL")
+    if url:
+        async with connected(url) as admin:
+            other = Server(url, admin)
+            yield other
+            await other.drop_templates()
+        return
+    memory = _memory()
+    with tempfile.TemporaryDirectory(prefix="userlog-test-", dir=memory) as folder:
+        async with embedded.running(Path(folder), notice=lambda _: None) as url:  # noqa: SIM117
+            async with connected(url) as admin:
+                for setting in _FLEETING:
+                    await admin.execute(f"ALTER SYSTEM SET {setting}")
+                await admin.execute("SELECT pg_reload_conf()")
+                yield Server(url, admin, in_memory=memory is not None)
+
+
+def _memory() -> Path | None:
+    """Where files lie in memory, if there is room."""
+    roomy = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES
+    return _MEMORY if roomy else None
+
+
+def with_database(url: str, name: str) -> str:
+    """Point a URL at another database of the same server."""
+    base, question, query = url.partition("?")
+    return f"{base.rsplit('/', 1)[0]}/{name}{question}{query}"

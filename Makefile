@@ -10,10 +10,10 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python
 INSTALL := $(PIP) install --quiet --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test crash-test bench bench-smoke check format lock build clean
+.PHONY: help setup run test property-test crash-test bench bench-smoke check format lock build clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed ## Create .venv with the locked dependencies and userlog, editable
 
@@ -30,8 +30,11 @@ $(VENV)/.installed: $(VENV)/.locked pyproject.toml
 run: setup ## Serve, in the foreground until Ctrl-C; ARGS="--port 9000" passes options on
 	@exec $(BIN)/userlog serve $(ARGS)
 
-test: setup ## Run the tests; ARGS="-k rebuild" passes options on
-	$(BIN)/pytest $(ARGS)
+test: setup ## Run the tests in two processes; ARGS="-k rebuild" passes options on
+	$(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+property-test: setup ## Try ten times as many examples of each property, and others each time
+	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest --numprocesses 2 --timeout 7200 tests/properties $(ARGS)
 
 ROUNDS ?= 5
 KILLS ?= 20

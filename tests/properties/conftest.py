@@ -9,6 +9,6 @@ from hypothesis import settings
 # No deadline: a busy machine is no defect. With CI set, hypothesis tries the same examples each
 # time, and that stays.
 settings.register_profile("userlog", settings.default, deadline=None)
-# By hand, for as long as it takes: HYPOTHESIS_PROFILE=thorough make test ARGS=tests/properties
+# For as long as it takes: make property-test
 settings.register_profile("thorough", deadline=None, max_examples=1_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "userlog"))

@@ -52,8 +52,7 @@ async def test_valid(service: Service) -> None:
 async def test_answers_are_as_described(service: Service, tmp_path: Path) -> None:
     """Whatever is asked, well or badly, the answer is one that the description has.
 
-    Some 500 requests, always the same; HYPOTHESIS_PROFILE=thorough tries 3,000, and others each
-    time.
+    Some 500 requests, always the same; `make property-test` tries 3,000, and others each time.
     """
     effort = (
         ["-n", "400", "--generation-database", "none"]

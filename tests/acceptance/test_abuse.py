@@ -17,6 +17,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
 
 from api.config.settings import Settings
@@ -158,10 +159,14 @@ async def assert_answers(service: Service) -> None:
     """Others are answered, at the latest when they ask again."""
 
     async def taken() -> bool:
-        return await service.post(delivery(), "secret") == 200
+        with contextlib.suppress(aiohttp.ClientError):
+            return await service.post(delivery(), "secret") == 200
+        return False
 
     async def ready() -> bool:
-        return (await service.get("/health/ready")).status == 200
+        with contextlib.suppress(aiohttp.ClientError):
+            return (await service.get("/health/ready")).status == 200
+        return False
 
     await until(taken)
     await until(ready)

@@ -483,4 +483,4 @@ INSERT INTO userlog.log_head (partition) VALUES (0);
 INSERT INTO userlog.checkpoints (partition, generation) VALUES (0, 1);
 
 -- The digest is that of eventstore/postgres/schema.py; a test recomputes it.
-INSERT INTO userlog.meta (schema_version, digest, partitions) VALUES (2, '76233c613c2224ef', 1);
+INSERT INTO userlog.meta (schema_version, digest, partitions) VALUES (2, 'c891a6b6d60021af', 1);

@@ -36,10 +36,14 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     """A read model: the table `userlog.<name>`.
 
     `columns` are those after partition and generation, with their types; the first is stream_id.
-    `key` names those that distinguish the rows of one user, the last one for people; without a key
-    a user has one row, which is written over. If the row of a new entry is there already, the
-    columns in `added` are added to it. A user's rows are removed first if the fold is of the whole
-    user, or if the table wants them `replaced`.
+    `key` names those that distinguish the rows of one user, the last one for people.
+
+    Without a key a user has at most one row, and `rows` makes it from the state alone, since a
+    fold need not have all entries. It is written over; if `rows` yields none, it is removed.
+    With a key `rows` makes the rows of the fold's entries, which are added to those that are
+    there, except in two cases: in a fold of the whole user, and if the table wants them
+    `replaced`, all rows of the user are removed first. If the row of an entry is there already,
+    the columns in `added` are added to it.
     """
 
     name: str
@@ -97,17 +101,17 @@ async def write(
 ) -> None:
     """Write what is new of some users into read models."""
     for table in tables:
-        if dropped := [one.stream.stream_id for one in folded if _is_dropped(table, one)]:
-            keys = [(where.partition, where.number, stream_id) for stream_id in dropped]
+        rows: Iterator[Row]
+        if table.key:
+            removed = [one for one in folded if one.whole or table.replaced(one)]
+            rows = (row for one in folded for row in table.rows(one))
+        else:
+            only = [(one, next(table.rows(one), None)) for one in folded]
+            removed = [one for one, row in only if row is None]
+            rows = (row for _, row in only if row is not None)
+        if removed:
+            keys = [(where.partition, where.number, one.stream.stream_id) for one in removed]
             await connection.executemany(table.drop, keys)
-        rows = (row for one in folded for row in table.rows(one))
         while some := list(islice(rows, _ROWS_AT_ONCE)):
             args = (where.partition, where.number, *zip(*some, strict=True))
             await connection.execute(table.put, *args)
-
-
-def _is_dropped(table: Table, folded: Folded) -> bool:
-    """Say whether a user's rows have to go first; an only row is written over."""
-    if not table.key:
-        return folded.state is None
-    return folded.whole or table.replaced(folded)

@@ -1,6 +1,7 @@
 """The command `userlog`, put together from the groups of commands.
 
-To add a command: a function in the module of its group, such as `users`; nothing here.
+To add a command: a function in the module that is about the same thing, such as `users`, with the
+`rich_help_panel` below which --help lists it; nothing here.
 
 Exit codes: 0 success, 1 what was checked does not hold or could not be done, 2 wrong usage or
 settings. An expected failure prints one line, never a traceback.
@@ -30,10 +31,17 @@ class _Grouped(typer.core.TyperGroup):
         groups: dict[str, list[tuple[str, str]]] = {title: [] for title in GROUPS}
         for name in self.list_commands(ctx):
             command: Any = self.get_command(ctx, name)
-            groups[command.rich_help_panel].append((name, command.get_short_help_str(limit=60)))
+            groups[_title(command)].append((name, command.get_short_help_str(limit=60)))
         for title, rows in groups.items():
             with formatter.section(title):
                 formatter.write_dl(rows)
+
+
+def _title(command: Any) -> str:  # noqa: ANN401 - typer's own click
+    if command.rich_help_panel in GROUPS:
+        return str(command.rich_help_panel)
+    msg = f"the command {command.name} needs a rich_help_panel of api/cli/shared.py"
+    raise TypeError(msg)
 
 
 app = typer.Typer(

@@ -1,4 +1,4 @@
-"""Commands about the read models: numbers by day, parked users, and their repair."""
+"""Commands about the read models: parked users, and their repair."""
 
 from __future__ import annotations
 

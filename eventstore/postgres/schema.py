@@ -47,11 +47,12 @@ def statements(path: Path) -> list[str]:
 def digest() -> str:
     """Return a digest of the statements of schema.sql, but its last one, and of guard.sql.
 
-    The last statement of schema.sql stores it. Comments don't count.
+    The last statement of schema.sql stores it. Lines that are only a comment don't count.
     """
     parts = [*statements(schema_path())[:-1], *statements(guard_path())]
-    lines = [line for part in parts for line in part.splitlines() if not line.startswith("--")]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    lines = (line for part in parts for line in part.splitlines())
+    said = [line for line in lines if not line.lstrip().startswith("--")]
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16]
 
 
 async def install(connection: Connection, partitions: int = 1) -> bool:

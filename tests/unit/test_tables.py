@@ -67,5 +67,6 @@ def test_columns_fit_rows() -> None:
     """Every table's rows have its columns."""
     state, entries = replay(read(delivery("u", "create", username="u")))
     for table in TABLES:
-        (row,) = table.rows(Folded(STREAM, state, entries, whole=True))
-        assert len(row) == len(table.columns)
+        rows = list(table.rows(Folded(STREAM, state, entries, whole=True)))
+        assert rows or table.name not in ("users", "history", "activity", "terms")
+        assert all(len(row) == len(table.columns) for row in rows)

@@ -67,7 +67,8 @@ async def verify(
     """Verify all partitions; return the first finding of each that has one.
 
     `progress` is called with (events verified, events in all) after each page. Events appended
-    meanwhile are left for the next time. The outcome is recorded for each partition.
+    meanwhile are left for the next time. The outcome is recorded for each partition. A note of a
+    partition that the log has not is a finding too.
     """
     findings: list[Finding] = []
     heads = await log.heads()
@@ -83,6 +84,9 @@ async def verify(
                 findings.append(finding)
             await _record(connection, head, passed=finding is None)
             before += head.position.number
+    known = {head.position.partition for head in heads}
+    strange = (note.position for note in notes if note.position.partition not in known)
+    findings += (Finding(at, "was noted, but the log has no such partition") for at in strange)
     return findings
 
 

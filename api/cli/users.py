@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from projections.query.views import History, User
 
 app = new_group()
-_NOBODY = "no such user, or nothing known of them by that time"
+_NO_USER = "no such user, or nothing known of them by that time"
 ValidAt = Annotated[
     str | None, typer.Option("--valid-at", help="As it was at this time (RFC 3339).")
 ]
@@ -69,7 +69,7 @@ def user_command(
 
     found = with_runtime(work)
     if found is None:
-        raise FailedError(_NOBODY)
+        raise FailedError(_NO_USER)
     if json:
         output.as_json(found)
     else:
@@ -104,7 +104,7 @@ def history_command(
 
     found = with_runtime(work)
     if not found.entries:
-        raise FailedError(_NOBODY)
+        raise FailedError(_NO_USER)
     if json:
         output.as_json(found)
     else:

@@ -106,7 +106,7 @@ def _greeting(settings: Settings, secrets: Secrets, port: int) -> str:
     if "webhook_secrets" in secrets.made:
         lines.append(f"  secret      in {folder / FILES['webhook_secrets']}, made just now")
     if "api_token" in secrets.made:
-        lines.append(f"  read token  {secrets.api_token}")
+        lines.append(f"  token       {secrets.api_token}")
         lines.append(f"              kept in {folder / FILES['api_token']}")
     if secrets.made:
         lines.append("  try it      userlog send")

@@ -127,6 +127,13 @@ async def test_a_rewritten_history_is_found_with_a_note(stack: Stack) -> None:
     )
 
 
+async def test_a_note_of_another_log(stack: Stack) -> None:
+    """A note of a partition that is not there is not passed over."""
+    await fill(stack)
+    (found,) = await findings(stack, Note(Position(5, 1), bytes(32)))
+    assert found == Finding(Position(5, 1), "was noted, but the log has no such partition")
+
+
 def test_a_note_is_read_back_as_status_prints_it() -> None:
     """A note is position and hash with colons between; anything else is refused."""
     assert Note.parse("3:42:00ff") == Note(Position(3, 42), b"\x00\xff")

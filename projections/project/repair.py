@@ -49,7 +49,9 @@ async def _repair(
     until = Position(where.partition, reached)
     folder = Folder(where.partition, log.keyring)
     users = refold(connection, folder, Timeslices(), [stream.stream_id], until)
-    _, folded, poison = await anext(users, Refolded(stream.stream_id, None, None))
+    # Not anext() with a default: CPython can't raise StopIteration with a tuple for it.
+    found = [one async for one in users] or [Refolded(stream.stream_id, None, None)]
+    _, folded, poison = found[0]
     if poison is None:
         await tables.write(
             TABLES, connection, where, [folded or Folded(stream, None, [], whole=True)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncpg
@@ -18,7 +20,7 @@ from projections.rebuild.log_source import LogSource
 from tests.support.server import running_server
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 
     from eventstore.postgres.pool import Pool
     from tests.support.server import Server
@@ -61,6 +63,16 @@ class Stack(NamedTuple):
     def source(self) -> LogSource:
         """How a rebuild opens the same log."""
         return LogSource(self.url, MASTER_KEY, None, 30)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder of the test's own, as always, but not in pytest's.
+
+    Every run of pytest closes that one to other accounts, while PostgreSQL's has to pass through.
+    """
+    with tempfile.TemporaryDirectory(prefix="userlog-test-") as folder:
+        yield Path(folder).resolve()
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,17 +9,7 @@ import pytest
 from tests.support.processes import Home, configured
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture
-def tmp_path() -> Iterator[Path]:
-    """A folder of the test's own, as always, but not in pytest's.
-
-    Every run of pytest closes that one to other accounts, while PostgreSQL's has to pass through.
-    """
-    with tempfile.TemporaryDirectory(prefix="userlog-test-") as folder:
-        yield Path(folder).resolve()
+    from pathlib import Path
 
 
 @pytest.fixture

@@ -420,12 +420,20 @@ BEGIN
         ARRAY[in_digest], ARRAY[''::bytea]) a;
     UPDATE userlog.streams s SET erased_position = appended_at
     WHERE s.partition = in_partition AND s.stream_id = in_stream_id;
-    -- All generations of each read model at once.
-    FOR read_model IN SELECT p.partrelid::regclass::text FROM pg_partitioned_table p
+    -- Each generation of each read model, also one that DETACH PARTITION CONCURRENTLY was stopped
+    -- in: its rows are there, but no statement on the whole table sees them. The order is that in
+    -- which the tables were made, which is the projector's: no two can wait for each other.
+    FOR read_model IN SELECT i.inhrelid::regclass::text FROM pg_inherits i
+        JOIN pg_partitioned_table p ON p.partrelid = i.inhparent
         JOIN pg_class c ON c.oid = p.partrelid AND c.relnamespace = 'userlog'::regnamespace
+        ORDER BY i.inhrelid
     LOOP
-        EXECUTE format('DELETE FROM %s WHERE partition = $1 AND stream_id = $2', read_model)
-            USING in_partition, in_stream_id;
+        BEGIN
+            EXECUTE format('DELETE FROM %s WHERE partition = $1 AND stream_id = $2', read_model)
+                USING in_partition, in_stream_id;
+        EXCEPTION WHEN undefined_table THEN -- dropped since
+            NULL;
+        END;
     END LOOP;
     DELETE FROM userlog.parked p WHERE p.partition = in_partition AND p.stream_id = in_stream_id;
     RETURN appended_at;
@@ -436,11 +444,14 @@ $$;
 -- changes the log through append() and erase() alone.
 DO $$
 BEGIN
-    BEGIN
-        CREATE ROLE userlog_app NOLOGIN;
-    EXCEPTION WHEN duplicate_object OR unique_violation THEN
-        NULL;
-    END;
+    -- Looked for first: whether a role may be created is asked before whether it is there.
+    IF to_regrole('userlog_app') IS NULL THEN
+        BEGIN
+            CREATE ROLE userlog_app NOLOGIN;
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN -- another installer was quicker
+            NULL;
+        END;
+    END IF;
     IF NOT pg_has_role(CURRENT_USER, 'userlog_app', 'MEMBER') THEN
         GRANT userlog_app TO CURRENT_USER;
     END IF;
@@ -462,6 +473,7 @@ DECLARE
 BEGIN
     FOR read_model IN SELECT c.relname FROM pg_partitioned_table p
         JOIN pg_class c ON c.oid = p.partrelid AND c.relnamespace = 'userlog'::regnamespace
+        ORDER BY p.partrelid
     LOOP
         EXECUTE format('CREATE TABLE userlog.%I PARTITION OF userlog.%I FOR VALUES IN (1)',
             read_model || '_g1', read_model);
@@ -483,4 +495,4 @@ INSERT INTO userlog.log_head (partition) VALUES (0);
 INSERT INTO userlog.checkpoints (partition, generation) VALUES (0, 1);
 
 -- The digest is that of eventstore/postgres/schema.py; a test recomputes it.
-INSERT INTO userlog.meta (schema_version, digest, partitions) VALUES (2, 'c891a6b6d60021af', 1);
+INSERT INTO userlog.meta (schema_version, digest, partitions) VALUES (2, '44f1c4e024223f8b', 1);

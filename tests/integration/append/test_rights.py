@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
+from eventstore.postgres import schema
+from tests.support.database import connected
+
 if TYPE_CHECKING:
     from tests.conftest import Stack
 
@@ -64,6 +67,22 @@ async def test_nobody_else_may_call_the_functions(stack: Stack) -> None:
             await connection.execute("DROP ROLE userlog_test_stranger")
     finally:
         await connection.close()
+
+
+async def test_a_login_that_may_create_no_role_installs(empty_database_url: str) -> None:
+    """As docs/operations.md says: an administrator has created the role and granted it."""
+    async with connected(empty_database_url) as admin, admin.transaction():
+        await admin.execute(f"""
+            DO $$ BEGIN CREATE ROLE userlog_app; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+            CREATE ROLE userlog_test_login;
+            GRANT userlog_app TO userlog_test_login;
+            GRANT CREATE ON DATABASE {await admin.fetchval("SELECT current_database()")}
+                TO userlog_test_login;
+            SET LOCAL ROLE userlog_test_login;
+        """)
+        assert await schema.install(admin)
+        await admin.execute("RESET ROLE; DROP OWNED BY userlog_test_login CASCADE")
+        await admin.execute("DROP ROLE userlog_test_login")
 
 
 SAMPLE = (

@@ -393,6 +393,31 @@ async def test_killed_while_dropping(stack: Stack, times: int) -> None:
     assert await _generations(stack) == _only(number, 2)
 
 
+async def test_erased_while_a_table_is_half_removed(stack: Stack) -> None:
+    """An erasure also reaches rows that only a look at the half removed table itself finds."""
+    await _fill(stack)
+    await rebuild(stack.source, PLAN)
+    async with connected(stack.url) as reader:
+        async with reader.transaction():
+            await reader.fetch("SELECT count(*) FROM userlog.users, userlog.history")
+            dying = asyncio.create_task(drop_others(stack.source))
+            await kill(reader, await blocked(reader))
+            with pytest.raises(UnavailableError):
+                await dying
+        pending = await reader.fetch(
+            "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhdetachpending"
+        )
+        assert pending
+        stream = stack.log.stream(APP, "u1")
+        of_user = "SELECT count(*) FROM {} WHERE stream_id = $1"
+        tables = [of_user.format(row["name"]) for row in pending]
+        assert all([await reader.fetchval(table, stream.stream_id) for table in tables])
+
+        await stack.log.erase(stream)
+
+        assert not any([await reader.fetchval(table, stream.stream_id) for table in tables])
+
+
 async def test_long_reader(stack: Stack) -> None:
     """A transaction that reads for long delays nothing but the removal of what it reads."""
     await _fill(stack)

@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from api.observe.logs import ThrottledLog
+from api.web import request_ids
 from api.web.middlewares import without_quoting
 from api.web.problems import Problem, unavailable
 
@@ -131,8 +132,7 @@ class _Connection(web.RequestHandler):
             return
         self._head_bytes += len(data)
         if self._head_bytes > HEAD_BYTES_MAX:
-            _log.info("malformed request", problem="EndlessHead")
-            self._give_up(_malformed())
+            self._give_up(_malformed("EndlessHead"))
 
     def handle_error(
         self,
@@ -144,8 +144,7 @@ class _Connection(web.RequestHandler):
         """Refuse a malformed request without quoting it."""
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
-        _log.info("malformed request", problem=type(exc).__name__)
-        response = _malformed().response()
+        response = _malformed(type(exc).__name__).response()
         response.force_close()
         return response
 
@@ -164,18 +163,22 @@ class _Connection(web.RequestHandler):
             self._server.refuse(transport, problem)
 
 
-def _malformed() -> Problem:
+def _malformed(problem: str) -> Problem:
+    request_id = request_ids.new()
+    _log.info("malformed request", problem=problem, request_id=request_id)
     detail = (
         f"not HTTP/1.1, or a head of more than {HEADERS_MAX} headers, {LINE_BYTES_MAX} bytes"
         f" in a line or {HEAD_BYTES_MAX} bytes"
     )
-    return Problem(400, "Malformed request", detail, headers={"Connection": "close"})
+    headers = {"Connection": "close", request_ids.HEADER: request_id}
+    return Problem(400, "Malformed request", detail, headers=headers)
 
 
 def _raw(problem: Problem) -> bytes:
     response = problem.response()
     status = HTTPStatus(response.status)
     response.headers.update({"Content-Length": str(response.content_length), "Connection": "close"})
+    response.headers.setdefault(request_ids.HEADER, request_ids.new())
     lines = [f"{name}: {value}" for name, value in response.headers.items()]
     head = "\r\n".join([f"HTTP/1.1 {status} {status.phrase}", *lines, "", ""])
     return head.encode() + problem.body()

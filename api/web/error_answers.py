@@ -15,6 +15,7 @@ from projections.fold.poison import PoisonError
 if TYPE_CHECKING:
     from api.observe.logs import ThrottledLog
 
+CANT_BE_ANSWERED = "this HTTP request can't be answered"
 _RETRY_AFTER_S = 5
 # What a refused delivery is counted as.
 _REFUSALS = {
@@ -71,4 +72,4 @@ def _of_http(error: web.HTTPException) -> Problem:
         )
     if error.status == HTTPStatus.NOT_FOUND:
         return Problem(404, "No such path", "GET /openapi.json lists the paths")
-    return Problem(error.status, error.reason, "this HTTP request can't be answered")
+    return Problem(error.status, error.reason, CANT_BE_ANSWERED)

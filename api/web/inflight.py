@@ -37,7 +37,7 @@ class Inflight:
         self._count += 1
         self._idle.clear()
         if self._count > self._requests_max and not request.path.startswith("/health/"):
-            raise _too_many()
+            raise unavailable("too many requests in flight; send it again", _RETRY_AFTER_S)
 
     def leave(self, request: web.Request) -> None:
         """Count it no longer."""
@@ -64,7 +64,10 @@ class Inflight:
                 raise _too_large()
             others = self._body_bytes > size
             if others and self._body_bytes + len(part) > self._body_bytes_max:
-                raise _too_many()
+                raise unavailable(
+                    "the bodies of all requests in flight are too large together; send it again",
+                    _RETRY_AFTER_S,
+                )
             self._body_bytes += len(part)
             request[_BYTES] = size = size + len(part)
             parts.append(part)
@@ -91,7 +94,3 @@ async def _next_part(request: web.Request) -> bytes:
 
 def _too_large() -> Problem:
     return Problem(413, "Body too large", "see USERLOG_BODY_BYTES_MAX for the limit")
-
-
-def _too_many() -> Problem:
-    return unavailable("too many requests in flight; send it again", _RETRY_AFTER_S)

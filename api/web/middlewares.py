@@ -7,10 +7,8 @@ opens, `error_answers` which answer an error becomes.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from http import HTTPStatus
-from random import getrandbits
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,8 +16,8 @@ import structlog
 from aiohttp import hdrs, web
 
 from api.observe.logs import ThrottledLog
-from api.web import timeouts
-from api.web.error_answers import problem_of, refusal_of
+from api.web import request_ids, timeouts
+from api.web.error_answers import CANT_BE_ANSWERED, problem_of, refusal_of
 from api.web.params import Bounds, Parameters, Reader
 from api.web.problems import Problem
 from api.web.route import JSON
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 
     Handler = Callable[[Any], Awaitable[web.StreamResponse]]
 
-_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _NO_PARAMETERS = Parameters()
 _ACCESS = web.RequestKey("access", Access)
 _encode = msgspec.json.Encoder().encode
@@ -74,9 +71,7 @@ class Middlewares:
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Count a request, give it its id, map its errors to answers, and log it."""
-        given = request.headers.get("x-request-id", "")
-        chosen = given and _REQUEST_ID.fullmatch(given)
-        request_id = given if chosen else f"{getrandbits(128):032x}"
+        request_id = request_ids.of(request)
         structlog.contextvars.bind_contextvars(request_id=request_id)
         started = time.perf_counter()
         try:
@@ -87,7 +82,7 @@ class Middlewares:
                 if request.path == self._delivery_path:
                     self._metrics.refused(refusal_of(error))
                 response = problem_of(error, self._throttled).response()
-            response.headers["X-Request-Id"] = request_id
+            response.headers[request_ids.HEADER] = request_id
             resource = request.match_info.route.resource
             route = resource.canonical if resource else "no such path"
             seconds = time.perf_counter() - started
@@ -163,13 +158,15 @@ def _handler(route: Route[Any], bounds: Bounds) -> Handler:
 
 
 def without_quoting(handler: Handler) -> Handler:
-    """Answer what aiohttp refuses by itself without quoting it: an expectation, for one."""
+    """Answer what aiohttp refuses by itself, say an unknown expectation, without quoting it."""
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         try:
             return await handler(request)
         except web.HTTPException as error:
-            detail = "see the README for what is understood here"
-            return Problem(error.status, error.reason, detail).response()
+            known = "of the header Expect only 100-continue is understood"
+            detail = known if error.status == HTTPStatus.EXPECTATION_FAILED else CANT_BE_ANSWERED
+            headers = {request_ids.HEADER: request_ids.of(request)}
+            return Problem(error.status, error.reason, detail, headers=headers).response()
 
     return answer

@@ -134,9 +134,11 @@ def status(answer: bytes) -> int:
 
 
 def assert_quotes_nothing(answer: bytes, expected: int) -> None:
-    """An answer is a problem document and says nothing of what was sent."""
+    """An answer is a problem document, carries an id, and says nothing of what was sent."""
     assert status(answer) == expected, answer
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == expected
+    head, _, document = answer.partition(b"\r\n\r\n")
+    assert json.loads(document)["status"] == expected
+    assert b"x-request-id: " in head.lower()
     assert b"asha" not in answer
 
 
@@ -180,7 +182,8 @@ async def test_what_is_no_http(make_service_home: Callable[..., Home]) -> None:
             answer = await talk(service, request)
             assert_quotes_nothing(answer, 400)
             (line,) = [one for one in logged(home) if one["event"] == "malformed request"][-1:]
-            assert set(line) == {"event", "level", "timestamp", "problem"}, name
+            assert set(line) == {"event", "level", "timestamp", "problem", "request_id"}, name
+            assert str(line["request_id"]).encode() in answer
         refused = [one for one in logged(home) if one["event"] == "malformed request"]
         assert len(refused) == len(NO_HTTP)
         await assert_answers(service)
@@ -362,7 +365,9 @@ async def test_room_for_bodies(make_service_home: Callable[..., Home]) -> None:
         readers = [asyncio.create_task(read(reader)) for reader, _ in opened[:2]]
         async with asyncio.timeout(PATIENCE_S):
             refused, held = await asyncio.wait(readers, return_when=asyncio.FIRST_COMPLETED)
-        assert_quotes_nothing(refused.pop().result(), 503)
+        answer = refused.pop().result()
+        assert_quotes_nothing(answer, 503)
+        assert b"the bodies of all requests in flight are too large together" in answer
         held.pop().cancel()
         await assert_answers(service)
         logged(home)

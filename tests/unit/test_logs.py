@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
+import sys
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
@@ -101,6 +103,30 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert [place.split()[-1] for place in first["places"]] == ["failure"]
     assert (last["event"], last["logger"], last["level"]) == ("%d rows", "library", "warning")
     assert first["timestamp"].endswith("Z")
+
+
+class _Pieces(io.RawIOBase):
+    """Keeps what is written, write by write."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, piece: Any) -> int:
+        self.written.append(bytes(piece))
+        return len(piece)
+
+
+def test_a_line_is_one_write(style: Style, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several processes that write to one place, also unbuffered, no two lines run together."""
+    pieces = _Pieces()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(pieces, write_through=True))  # type: ignore[type-var]
+    logs.configure("info", style)
+    structlog.stdlib.get_logger("userlog").info("serving")
+    logging.getLogger("library").warning("rows")
+    assert [piece.endswith(b"\n") for piece in pieces.written] == [True, True]
 
 
 def test_text_lines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -27,6 +28,8 @@ from api.server.process import answering, projecting, traced
 from eventstore.errors import LogError
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from eventstore.group_commit import Observer
 
 READY = b"ready\n"
@@ -121,10 +124,22 @@ def _report_ready() -> None:
     sys.stdout.buffer.flush()
 
 
+@contextlib.contextmanager
+def _metrics_folder() -> Generator[None]:
+    """Remove the folder of the processes' metrics if the supervisor is not there to do it."""
+    supervisor = os.getppid()
+    try:
+        yield
+    finally:
+        if os.getppid() != supervisor:
+            shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
+
+
 def main() -> NoReturn:
     """Do the work of a worker process; the exit code tells how it went."""
     try:
-        uvloop.run(_work())
+        with _metrics_folder():
+            uvloop.run(_work())
     except LogError as error:
         _log.error("worker can't go on", problem=str(error))
     except Exception as error:  # noqa: BLE001 - a traceback may quote data

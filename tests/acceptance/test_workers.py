@@ -67,12 +67,21 @@ async def test_a_process_that_dies_is_replaced(home: Home) -> None:
         assert ended(last)
 
 
+def variable(pid: int, name: str) -> str:
+    """Return what a process was given in its environment."""
+    given = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(one.split("=", 1) for one in given if one)[name]
+
+
 async def test_processes_end_with_their_supervisor(home: Home) -> None:
-    """A supervisor that is killed leaves nobody behind."""
+    """A supervisor that is killed leaves neither processes nor files behind."""
     async with home.serving("--workers", "2") as service:
         left = service.children()
+        metrics = Path(variable(left[0], "PROMETHEUS_MULTIPROC_DIR"))
+        await until(metrics.exists)
         await service.stop(signal.SIGKILL)
         await until(lambda: ended(left))
+        await until(lambda: not metrics.exists())
     async with home.serving("--workers", "2") as service:
         assert (await service.get("/health/ready")).status == 200
 

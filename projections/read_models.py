@@ -1,4 +1,4 @@
-"""The read models: the rows that a folded user has in each.
+"""The read models: the rows that a folded user has in each. No I/O.
 
 To add one: a table in schema.sql that is partitioned by generation, a function here from a folded
 user to its rows, and an entry in TABLES. Projector, rebuild, proof and erasure need nothing else.
@@ -6,29 +6,21 @@ user to its rows, and an entry in TABLES. Projector, rebuild, proof and erasure 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventstore.events import Kind, Position
-from eventstore.postgres import statements
-from projections.fold.events import UserEvent
 from projections.fold.search_keys import FIELDS, terms_of
-from projections.fold.state import UserState, encode_fields
+from projections.fold.state import encode_fields
 from projections.tables import Table
 
 if TYPE_CHECKING:
-    import uuid
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from datetime import date
 
-    import asyncpg
-
-    from eventstore.postgres.pool import Connection
     from projections.fold.folder import Folded
-    from projections.tables import Generation, Row
+    from projections.tables import Row
 
-_SQL = statements.load("projections")
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -157,27 +149,3 @@ TABLES = (
         replaced=_terms_change,
     ),
 )
-
-
-def state_of(row: asyncpg.Record, partition: int) -> UserState:
-    """Read a row of users."""
-    fields: dict[str, Any] = msgspec.json.decode(row["state"])
-    last = UserEvent(
-        order_key=row["order_key"],
-        position=Position(partition, row["position"]),
-        kind=Kind(row["kind"]),
-        occurred_at=row["occurred_at"],
-        recorded_at=row["recorded_at"],
-        company_id=row["company_id"],
-        fields={},
-    )
-    since: dict[str, int] = msgspec.json.decode(row["since"])
-    return UserState(row["company_id"], row["lifecycle"], fields, last, since)
-
-
-async def read_states(
-    connection: Connection, where: Generation, stream_ids: Sequence[uuid.UUID]
-) -> dict[uuid.UUID, UserState]:
-    """Read the states of those users that have one."""
-    rows = await connection.fetch(_SQL["users_get"], where.partition, where.number, stream_ids)
-    return {row["stream_id"]: state_of(row, where.partition) for row in rows}

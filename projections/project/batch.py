@@ -15,7 +15,7 @@ from projections import read_models, tables
 from projections.fold.folder import Folder, group_by_user
 from projections.fold.poison import PoisonError
 from projections.fold.timeslice import BACKGROUND_S, Timeslices
-from projections.project import parked
+from projections.project import parked, states
 from projections.project.late_events import refold
 
 if TYPE_CHECKING:
@@ -62,13 +62,13 @@ class Batch:
 
     async def _advance(self, users: dict[uuid.UUID, Rows]) -> list[uuid.UUID]:
         """Fold new events onto the rows; return the users for whom that is impossible."""
-        states = await read_models.read_states(self._connection, self._where, list(users))
+        known = await states.read(self._connection, self._where, list(users))
         others: list[uuid.UUID] = []
         for stream_id, rows in users.items():
             folded = None
             with suppress(PoisonError):
                 folded = await self._timeslices.run(
-                    self._folder.advancing(states.get(stream_id), rows)
+                    self._folder.advancing(known.get(stream_id), rows)
                 )
             if folded:
                 self._found.append(folded)

@@ -175,9 +175,8 @@ async def tables(source: Source) -> list[list[tuple[Any, ...]]]:
 
 # The packages that have named statements.
 PACKAGES = (
-    *("eventstore", "eventstore.sealing", "projections", "projections.project"),
-    *("projections.query", "projections.prove", "projections.rebuild"),
-    *("api.web", "api.observe"),
+    *("eventstore", "eventstore.sealing", "api.web", "api.observe"),
+    *("projections.project", "projections.query", "projections.prove", "projections.rebuild"),
 )
 
 

@@ -63,6 +63,7 @@ check: setup $(VENV)/.bench ## Lint, formatting, types, import rules: everything
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python .ci/structure.py
+	$(BIN)/python .ci/pure.py
 	$(BIN)/python .ci/words.py
 
 format: setup ## Format, and fix what ruff can fix

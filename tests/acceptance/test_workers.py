@@ -87,7 +87,7 @@ async def test_processes_end_with_their_supervisor(home: Home) -> None:
 
 
 @WORKERS
-async def test_requests_in_hand_are_answered(home: Home, workers: str) -> None:
+async def test_requests_in_flight_are_answered(home: Home, workers: str) -> None:
     """A delivery that is being received when the service is told to stop gets its 200."""
     async with home.serving("--workers", workers) as service:
         host, port = service.base.removeprefix("http://").split(":")
@@ -95,7 +95,7 @@ async def test_requests_in_hand_are_answered(home: Home, workers: str) -> None:
         body = b'{"event": {"name": "ping"}}'
         head = f"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
         writer.write(head.encode() + b"Expect: 100-continue\r\n\r\n" + body[:5])
-        assert b"100 Continue" in await reader.readline(), "not in hand yet"
+        assert b"100 Continue" in await reader.readline(), "not in flight yet"
         await reader.readline()
         service.process.send_signal(signal.SIGTERM)
         await until(lambda: refused(host, int(port)))

@@ -129,7 +129,7 @@ async def test_database_away(database_url: str) -> None:
         assert not any(name.startswith("userlog_projection") for name, *_ in found)
 
 
-async def test_nobody_is_named(client: Service) -> None:
+async def test_no_user_is_named(client: Service) -> None:
     """No label has an id, and paths appear as patterns."""
     await client.post(SAMPLES[0])
     await catch_up(client.runtime.log, 10)

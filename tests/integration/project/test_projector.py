@@ -335,7 +335,7 @@ async def test_scrubbing_rests(stack: Stack, monkeypatch: pytest.MonkeyPatch) ->
     assert min(rests) == 4 * timeslice.SLICE_S
 
 
-async def test_folding_holds_up_nobody(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_folding_holds_up_no_request(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits gets a turn after every few events, of one user or many, whatever folds."""
     ticks = itertools.count()
     clock = SimpleNamespace(perf_counter=lambda: next(ticks) * timeslice.SLICE_S / 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from socket import gaierror
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -27,6 +28,14 @@ class SchemaError(LogError):
     """The database's schema is missing, or of another version."""
 
 
+class LoginError(LogError):
+    """The server can't be logged in to with the database URL that is set."""
+
+
+class RightsError(LogError):
+    """The database user lacks a right."""
+
+
 class WrongKeyError(LogError):
     """The master key is not the one that the database was written with."""
 
@@ -35,6 +44,7 @@ class SealBrokenError(LogError):
     """A sealed payload or key does not open: altered, or sealed with another key."""
 
 
+_OF_CONNECTIONS = (ConnectionError, TimeoutError, gaierror)
 _PASSING = (
     OSError,
     TimeoutError,
@@ -61,9 +71,50 @@ def as_unavailable(error: Exception) -> UnavailableError | None:
         return error
     if isinstance(error, asyncpg.DataError) or not isinstance(error, _PASSING):
         return None
-    found = UnavailableError(f"the database is not available ({type(error).__name__})")
+    found = UnavailableError(f"the database is not available ({_reason(error)})")
     found.__cause__ = error
     return found
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case gaierror():
+            return "its host is not known; check USERLOG_DATABASE_URL"
+        case ConnectionRefusedError() | FileNotFoundError():
+            return "nothing listens at its address; start it, or check USERLOG_DATABASE_URL"
+        case _:
+            return type(error).__name__
+
+
+def explained(error: Exception) -> LogError | None:
+    """Return an error that a database is expected to raise as one whose text is for an operator.
+
+    For the outermost caller: what passes by itself, a wrong login and a missing right, whichever
+    statement met them. The text holds no password and quotes no data. None for any other error.
+    """
+    match error:
+        case LogError():
+            return error
+        case asyncpg.InvalidCatalogNameError():
+            return LoginError(
+                "the server has no database of the name in USERLOG_DATABASE_URL;"
+                " create it, or correct the name"
+            )
+        case asyncpg.InvalidAuthorizationSpecificationError():
+            return LoginError(
+                f"the database server refuses the login ({type(error).__name__}); check user and"
+                " password in USERLOG_DATABASE_URL, and pg_hba.conf on the server"
+            )
+        case asyncpg.InsufficientPrivilegeError():
+            return RightsError(
+                f"the database user lacks a right ({error.args[0]}); init, rebuild and"
+                " rotate-master-key need the owner of the schema, the other commands a user who"
+                " was granted userlog_app"
+            )
+        case OSError() if not isinstance(error, _OF_CONNECTIONS):
+            return None  # of a file, most likely
+        case _:
+            return as_unavailable(error)
 
 
 @contextmanager

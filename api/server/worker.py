@@ -25,7 +25,7 @@ from api.config.settings import Settings
 from api.observe import logs
 from api.runtime import StoppedWaitingError, opened
 from api.server.process import answering, projecting, traced
-from eventstore.errors import LogError
+from eventstore.errors import explained
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -140,10 +140,11 @@ def main() -> NoReturn:
     try:
         with _metrics_folder():
             uvloop.run(_work())
-    except LogError as error:
-        _log.error("worker can't go on", problem=str(error))
     except Exception as error:  # noqa: BLE001 - a traceback may quote data
-        _log.error("worker failed", exc_info=error)
+        if expected := explained(error):
+            _log.error("worker can't go on", problem=str(expected))
+        else:
+            _log.error("worker failed", exc_info=error)
     else:
         sys.exit(0)
     sys.exit(1)

@@ -12,12 +12,16 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
+from eventstore.errors import LoginError
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
 
 HOST_TIMEOUT_S = 2.0
+# The driver's error for a URL is a ValueError too.
+_BAD_URL = (ValueError, asyncpg.UndefinedObjectError, asyncpg.InvalidParameterValueError)
 _connect: Callable[..., Awaitable[Connection]] = asyncpg.connect
 
 
@@ -43,11 +47,23 @@ async def connect(url: str, *, timeout: float, **options: Any) -> Connection:  #
     """Connect to the first host that is there and takes writes; the last one's error if none is.
 
     The timeout, in seconds, is for a single host; several have HOST_TIMEOUT_S each, or less.
+    LoginError if the URL is not one, or has a parameter that the server does not know.
     """
+    try:
+        return await _connect_first(url, {**options, "timeout": timeout})
+    except _BAD_URL as error:
+        raise LoginError(
+            f"USERLOG_DATABASE_URL can't be used ({type(error).__name__});"
+            " example: postgresql://user:password@host:5432/database"
+        ) from error
+
+
+async def _connect_first(url: str, options: dict[str, Any]) -> Connection:
     *others, last = each_host(url)
     if not others:
-        return await _connect(url, timeout=timeout, **options)
-    options.update(timeout=min(timeout, HOST_TIMEOUT_S), target_session_attrs="primary")
+        return await _connect(url, **options)
+    options["timeout"] = min(options["timeout"], HOST_TIMEOUT_S)
+    options["target_session_attrs"] = "primary"
     for one in others:
         with contextlib.suppress(
             OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InternalClientError

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 import uvloop
 
-from eventstore.errors import LogError
+from eventstore.errors import explained
 from projections.fold.poison import PoisonError
 from projections.prove.differences import Differences
 from projections.prove.proof import prove
@@ -104,11 +104,17 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         uvloop.run(_work(assignment))
-    except (LogError, PoisonError) as error:
-        _report(Failed(str(error)))
     except Exception as error:  # noqa: BLE001 - its message may quote data
-        trace = error.__traceback__
-        while trace and trace.tb_next:
-            trace = trace.tb_next
-        place = f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace else "?"
-        _report(Failed(f"{type(error).__name__} in {place}"))
+        _report(Failed(_problem(error)))
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, PoisonError):
+        return str(error)
+    if expected := explained(error):
+        return str(expected)
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    place = f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace else "?"
+    return f"{type(error).__name__} in {place}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import secrets
 import tempfile
@@ -15,7 +16,7 @@ from msgspec import UNSET
 from api.config.settings import PREFIX, Settings, SettingsError, key_bytes, secrets_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
 FILES = {
     "webhook_secrets": "webhook-secret",
@@ -77,8 +78,9 @@ def _previous(settings: Settings) -> bytes | None:
     if settings.previous_master_key is not None:
         return key_bytes(settings.previous_master_key)
     path = previous_file(settings)
-    if settings.master_key is UNSET and path.exists():
-        return key_bytes(path.read_text(encoding="utf-8").strip())
+    with _explained(path):
+        if settings.master_key is UNSET and path.exists():
+            return key_bytes(path.read_text(encoding="utf-8").strip())
     return None
 
 
@@ -96,10 +98,11 @@ def prepare_rotation(settings: Settings) -> None:
     if previous.exists():
         return
     draft = path.with_suffix(".next")
-    draft.unlink(missing_ok=True)
-    _write_once(draft, _master_key())
-    os.link(path, previous)
-    draft.replace(path)
+    with _explained(path):
+        draft.unlink(missing_ok=True)
+        _write_once(draft, _master_key())
+        os.link(path, previous)
+        draft.replace(path)
 
 
 def _refuse_generated(settings: Settings, missing: list[str]) -> None:
@@ -112,16 +115,23 @@ def _refuse_generated(settings: Settings, missing: list[str]) -> None:
 
 def _generated(settings: Settings, name: str, made: list[str]) -> str:
     path = Path(settings.data_dir) / FILES[name]
-    try:
+    with _explained(path):
         text = _file(path, name, made)
-    except (OSError, UnicodeDecodeError) as error:
-        problem = f"can't be read or made ({type(error).__name__})"
-        raise SettingsError(f"{path} {problem}; see {PREFIX}DATA_DIR") from None
     if not text:
         raise SettingsError(
             f"{path} is empty; restore what was in it, or remove it to have a new one made"
         )
     return text
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Generator[None]:
+    """Turn what makes a file of a secret unreadable into one line."""
+    try:
+        yield
+    except (OSError, UnicodeDecodeError) as error:
+        problem = f"can't be read or made ({type(error).__name__})"
+        raise SettingsError(f"{path} {problem}; see {PREFIX}DATA_DIR") from None
 
 
 def _file(path: Path, name: str, made: list[str]) -> str:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import gzip
-import io
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-import zstandard
 
+from api.cli import files as line_files
 from api.cli import output
 from api.cli.shared import LOG, FailedError, Json, new_group, progress, read_settings, with_runtime
 from api.config.secret_files import prepare_rotation, previous_file
@@ -21,8 +17,6 @@ from eventstore.sealing.rotation import rotate
 from eventstore.verify import Finding, Note, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
-
     from api.export_import import Imported
     from api.runtime import Runtime
 
@@ -119,7 +113,7 @@ def export_command(
     async def work(runtime: Runtime) -> int:
         total = sum(head.position.number for head in await runtime.log.heads())
         written = 0
-        with _output(out) as write, progress("exporting") as update:
+        with line_files.writing(out) as write, progress("exporting") as update:
             async for line in export_lines(runtime.log, runtime.quarantine, start):
                 write(line + b"\n")
                 written += 1
@@ -140,55 +134,13 @@ def import_command(
         importer = Importer(runtime.log, runtime.quarantine)
         with progress("importing") as update:
             for name in files:
-                for chunk in chunks(_lines(name, update)):
+                for chunk in chunks(line_files.lines(name, update)):
                     await importer.take(chunk)
         return importer.done
 
-    try:
-        done = with_runtime(work)
-    except (OSError, EOFError, zstandard.ZstdError) as error:
-        raise FailedError(f"a file can't be read ({error})") from None
+    done = with_runtime(work)
     if json:
         output.as_json(done)
     else:
         counts = ("appended", "duplicates", "erased", "ignored", "quarantined")
         output.plain(", ".join(f"{name}: {getattr(done, name)}" for name in counts))
-
-
-@contextlib.contextmanager
-def _output(path: Path | None) -> Generator[Callable[[bytes], object]]:
-    """Yield what writes to a file, or to standard output."""
-    if path is None:
-        yield sys.stdout.buffer.write
-        sys.stdout.flush()
-    elif path.suffix == ".gz":
-        with gzip.open(path, "wb") as packed:
-            yield packed.write
-    elif path.suffix == ".zst":
-        with path.open("wb") as raw, zstandard.ZstdCompressor().stream_writer(raw) as writer:
-            yield writer.write
-    else:
-        with path.open("wb") as file:
-            yield file.write
-
-
-def _lines(name: str, update: Callable[[int, int], None]) -> Iterator[bytes]:
-    """Yield a file's lines, telling how much of it has been read, in bytes."""
-    if name == "-":
-        yield from sys.stdin.buffer
-        return
-    path = Path(name)
-    size = path.stat().st_size
-    with path.open("rb") as raw:
-        for line in _unpacked(path, raw):
-            update(raw.tell(), size)
-            yield line
-
-
-def _unpacked(path: Path, raw: BinaryIO) -> Iterator[bytes]:
-    if path.suffix == ".gz":
-        return iter(gzip.GzipFile(fileobj=raw))
-    if path.suffix == ".zst":
-        reader = zstandard.ZstdDecompressor().stream_reader(raw)
-        return iter(io.BufferedReader(reader))
-    return iter(raw)

@@ -4,24 +4,22 @@ To add a command: a function in the module that is about the same thing, such as
 `rich_help_panel` below which --help lists it; nothing here.
 
 Exit codes: 0 success, 1 what was checked does not hold or could not be done, 2 wrong usage or
-settings. An expected failure prints one line, never a traceback.
+settings, 141 the reader of the output has gone. An expected failure prints one line, never a
+traceback; `failures` has them all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Any, NoReturn
 
 import typer
 import typer.core
 
-from api.cli import log, output, parked, quarantine, rebuild, service, token, users
-from api.cli.shared import ACCESS, GROUPS, WATCH, FailedError
-from api.config.settings import SettingsError
-from eventstore.errors import LogError
-from eventstore.postgres.embedded import EmbeddedPostgresError
-from projections.fold.poison import PoisonError
-from projections.rebuild.generations import RebuildRunningError
+from api.cli import log, output, parked, quarantine, rebuild, service, streams, token, users
+from api.cli.failures import failure_of
+from api.cli.shared import ACCESS, GROUPS, WATCH, UsageError
 
 
 class _Grouped(typer.core.TyperGroup):
@@ -68,17 +66,35 @@ app.add_typer(
 
 def main() -> NoReturn:
     """Run the command line; the exit code tells how it went."""
+    streams.prepare()
     try:
-        app()
-    except (SettingsError, RebuildRunningError) as error:
-        _exit(error, 2)
-    except (FailedError, LogError, PoisonError, EmbeddedPostgresError) as error:
-        _exit(error, 1)
-    except BrokenPipeError:
-        sys.stdout = None
-    sys.exit(0)
-
-
-def _exit(error: Exception, code: int) -> NoReturn:
-    output.errors.print(f"userlog: {error}", markup=False, soft_wrap=True)
+        code = _run(sys.argv[1:])
+        sys.stdout.flush()
+    except BaseException as error:
+        found = failure_of(error)
+        if found is None:
+            raise
+        code = found.code
+        if found.line:
+            with contextlib.suppress(OSError):
+                output.errors.print(f"userlog: {found.line}", markup=False, soft_wrap=True)
+    streams.give_up()
     sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run a command, without what typer would do with an error; return its exit code."""
+    for number, text in enumerate(arguments, 1):
+        if any("\udc80" <= char <= "\udcff" for char in text):  # a byte that is no character
+            raise UsageError(f"argument {number} is not UTF-8")
+    command: Any = typer.main.get_command(app)
+    try:
+        with command.make_context("userlog", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as ended:
+        return ended.exit_code
+    except typer.TyperException as wrong:
+        shown: Any = wrong  # the public name of the class that has `show`
+        shown.show()
+        return wrong.exit_code
+    return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -27,15 +28,24 @@ if TYPE_CHECKING:
     from projections.query.views import Stale, User
     from projections.rebuild.progress import Progress
 
+
+class _Console(Console):
+    """A console that leaves to the program what happens when its reader has gone."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 CONTACTS = {"emails": "e-mail", "phone_numbers": "phone"}
 STALE = "it can't be read ({}); see `userlog parked`"
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+console = _Console(highlight=False)
+errors = _Console(stderr=True, highlight=False)
 
 
 def as_json(value: object) -> None:
-    """Print one JSON document."""
-    print(msgspec.json.encode(value).decode())  # noqa: T201 - as it is, without rich's wrapping
+    """Print one JSON document, in UTF-8 whatever the terminal's encoding."""
+    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def plain(text: str) -> None:

@@ -115,10 +115,7 @@ def send_command(
     settings = read_settings()
     secret = obtain(settings).webhook_secrets[0]
     url = url or f"http://{settings.host}:{settings.port}{WEBHOOK_PATH}"
-    try:
-        sent = run(send.send(url, secret, files or []))
-    except OSError as error:
-        raise FailedError(f"{error.filename} can't be read ({error.strerror})") from None
+    sent = run(send.send(url, secret, files or []))
     if json:
         output.as_json(sent)
     else:

@@ -44,6 +44,10 @@ class FailedError(Exception):
     """Ends a command with one line and exit code 1."""
 
 
+class UsageError(Exception):
+    """Ends a command with one line and exit code 2."""
+
+
 class StoppedError(FailedError):
     """The command was interrupted with Ctrl-C."""
 
@@ -105,9 +109,13 @@ def confirm(question: str, *, yes: bool) -> None:
 
 @contextlib.contextmanager
 def progress(what: str) -> Generator[Callable[[int, int], None]]:
-    """Show a bar on standard error; call what it yields with (done, in all)."""
+    """Show a bar on standard error while it lasts; call what it yields with (done, in all).
+
+    Only in a terminal: elsewhere standard error is for what went wrong.
+    """
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=output.errors) as bar:
+    shown = output.errors.is_terminal
+    with Progress(*columns, console=output.errors, transient=True, disable=not shown) as bar:
         task = bar.add_task(what, total=None)
 
         def update(done: int, total: int) -> None:

@@ -1,0 +1,91 @@
+"""Files of lines, read and written; .gz and .zst are compressed.
+
+An error of the system names the file, also where the system itself does not (a disk that is full).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import sys
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+import zstandard
+
+from api.cli.shared import FailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+
+class _Writer(Protocol):
+    def write(self, data: bytes, /) -> object: ...
+    def close(self) -> object: ...
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Generator[None]:
+    """Let what goes wrong with a file name it."""
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError):
+        raise FailedError(
+            f"can't unpack {path}: it is cut off, or not what its name says"
+        ) from None
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextlib.contextmanager
+def writing(path: Path | None) -> Generator[Callable[[bytes], object]]:
+    """Yield what writes to a file, or to standard output."""
+    if path is None:
+        yield sys.stdout.buffer.write
+        sys.stdout.buffer.flush()
+        return
+    with naming(path):
+        file = _packing(path)
+
+    def write(some: bytes) -> None:
+        with naming(path):
+            file.write(some)
+
+    try:
+        yield write
+    finally:
+        with naming(path):
+            file.close()
+
+
+def _packing(path: Path) -> _Writer:
+    if path.suffix == ".gz":
+        return gzip.GzipFile(path, "wb")
+    if path.suffix == ".zst":
+        return zstandard.ZstdCompressor().stream_writer(path.open("wb"))
+    return path.open("wb")
+
+
+def lines(name: str, update: Callable[[int, int], None]) -> Iterator[bytes]:
+    """Yield a file's lines, telling how many bytes of how many are read; `-` is standard input."""
+    if name == "-":
+        yield from sys.stdin.buffer
+        return
+    path = Path(name)
+    with naming(path), path.open("rb") as raw:
+        size = path.stat().st_size
+        for line in _unpacked(path, raw):
+            update(raw.tell(), size)
+            yield line
+
+
+def _unpacked(path: Path, raw: BinaryIO) -> Iterator[bytes]:
+    if path.suffix == ".gz":
+        return iter(gzip.GzipFile(fileobj=raw))
+    if path.suffix == ".zst":
+        reader = zstandard.ZstdDecompressor().stream_reader(raw)
+        return iter(io.BufferedReader(reader))
+    return iter(raw)

@@ -6,12 +6,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
-from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
+from api.cli.tables import Fitted
 from projections.deliveries.values import is_list, is_object
 
 if TYPE_CHECKING:
@@ -37,6 +35,7 @@ class _Console(Console):
 
 
 CONTACTS = {"emails": "e-mail", "phone_numbers": "phone"}
+_COUNTS = ("accepted", "duplicates", "ignored", "quarantined")
 STALE = "it can't be read ({}); see `userlog parked`"
 console = _Console(highlight=False)
 errors = _Console(stderr=True, highlight=False)
@@ -55,21 +54,7 @@ def plain(text: str) -> None:
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[object]], title: str = "") -> None:
     """Print a table; cells are text, never markup."""
-    console.print(_table(columns, rows, title))
-
-
-def _table(columns: Iterable[str], rows: Iterable[Iterable[object]], title: str = "") -> Table:
-    made = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    for name in columns:
-        # Whole ids and whole headings, even where a cell needs two lines.
-        made.add_column(name, overflow="fold", min_width=len(name))
-    for row in rows:
-        made.add_row(*(_cell(value) for value in row))
-    return made
-
-
-def _cell(value: object) -> str:
-    return escape(value if isinstance(value, str) else msgspec.json.encode(value).decode())
+    console.print(Fitted(columns, rows, title))
 
 
 def user(found: User) -> None:
@@ -108,6 +93,18 @@ def contact(item: Any) -> str:  # noqa: ANN401 - any JSON
         flags.append("inactive")
     shown = f" ({', '.join(flags)})" if flags else ""
     return f"{item.get('email') or number}{shown}"
+
+
+def settings(found: list[dict[str, str]]) -> None:
+    """Print the settings, and where each comes from."""
+    rows = [
+        (
+            *(one["setting"], f"{one['value']} ({one['origin']})"),
+            f"{one['meaning']}; such as {one['example']}",
+        )
+        for one in found
+    ]
+    table(("setting", "value (origin)", "meaning"), rows)
 
 
 def quarantine(found: list[Quarantined]) -> None:
@@ -158,13 +155,23 @@ def stats(found: list[Day]) -> None:
 
 def sent(found: list[Sent]) -> None:
     """Print the answers to deliveries."""
-    names = ("accepted", "duplicates", "ignored", "quarantined")
-    rows: list[list[str]] = []
-    for one in found:
-        counts = [str(one.answer.get(name, "-")) for name in names]
-        result = one.answer.get("positions") or [one.answer.get("title", "")]
-        rows.append([one.name, str(one.status or "-"), *counts, ", ".join(result)])
-    table(("delivery", "status", *names, "positions"), rows)
+    table(
+        ("delivery", "status", "events", "positions"),
+        [
+            (one.name, str(one.status or "-"), _events(one), ", ".join(_positions(one)))
+            for one in found
+        ],
+    )
+
+
+def _events(one: Sent) -> str:
+    counts = {name: one.answer.get(name) for name in _COUNTS}
+    said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return said or str(one.answer.get("title", "none"))
+
+
+def _positions(one: Sent) -> list[str]:
+    return [str(position) for position in one.answer.get("positions") or ()]
 
 
 def status(found: Status) -> None:
@@ -190,8 +197,8 @@ def status_view(found: Status) -> Group:
     if found.rebuild:
         lines.insert(0, rebuild_line(found.rebuild))
     return Group(
-        _table(("head", "last recorded"), heads, title="log"),
-        _table(("partition", "generation", "state", "position", "lag"), rows, title="read models"),
+        Fitted(("head", "last recorded"), heads, title="log"),
+        Fitted(("partition", "generation", "state", "position", "lag"), rows, title="read models"),
         *(Text(line) for line in lines),
     )
 

@@ -151,13 +151,19 @@ def status_command(
 def settings_command(json: Json = False) -> None:
     """Show all settings; secrets stay hidden."""
     settings, origins = settings_module.load()
-    rows: list[tuple[str, str, str, str, str]] = []
+    found: list[dict[str, str]] = []
     for field in msgspec.structs.fields(Settings):
         meaning, example = settings_module.about(field)
-        value = settings_module.shown(settings, field.name)
-        rows.append((PREFIX + field.name.upper(), value, origins[field.name], meaning, example))
-    columns = ("setting", "value", "origin", "meaning", "example")
+        found.append(
+            {
+                "setting": PREFIX + field.name.upper(),
+                "value": settings_module.shown(settings, field.name),
+                "origin": origins[field.name],
+                "meaning": meaning,
+                "example": example,
+            }
+        )
     if json:
-        output.as_json([dict(zip(columns, row, strict=True)) for row in rows])
+        output.as_json(found)
     else:
-        output.table(columns, rows)
+        output.settings(found)

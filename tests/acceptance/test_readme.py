@@ -44,7 +44,7 @@ async def test_the_tour(own_home: Home) -> None:
         for command, expected in commands:
             process = await asyncio.create_subprocess_shell(
                 command.replace(".venv/bin", str(BIN)),
-                env={**environ, "COLUMNS": "120"},
+                env={**environ, "COLUMNS": "80"},
                 cwd=ROOT,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,

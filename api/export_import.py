@@ -10,11 +10,11 @@ An import can be repeated: what is there already is a duplicate.
 
 from __future__ import annotations
 
-import base64
-from datetime import datetime
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
+from msgspec import Meta
 
 from api.webhook.decode import Decoded, decode
 from eventstore.events import Kind, NewEvent, Outcome, Position, RecordedEvent
@@ -29,30 +29,36 @@ if TYPE_CHECKING:
 
 _PAGE_ROWS = 1_000
 _CHUNK_LINES = 1_000
+_LABELS = {kind.label: kind for kind in Kind}
 _PREFIX = b'{"userlog":{'
+
+
+# What the database takes: no NUL in a text, and times with an offset.
+_Text = Annotated[str, Meta(pattern=r"\A[^\0]*\Z")]
+_Time = Annotated[datetime, Meta(tz=True)]
 
 
 class Held(msgspec.Struct, frozen=True):
     """A delivery in quarantine, its body in base64."""
 
-    reason: str
-    detail: str
-    first_seen: datetime
-    last_seen: datetime
+    reason: _Text
+    detail: _Text
+    first_seen: _Time
+    last_seen: _Time
     times_seen: int
-    body: str
-    headers: dict[str, str] = {}
+    body: bytes
+    headers: dict[_Text, _Text] = {}
 
 
 class Member(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a line holds beside the delivery; for an erased user's event, all there is."""
 
     position: str | None = None
-    recorded_at: datetime | None = None
+    recorded_at: _Time | None = None
     event: str | None = None
-    application_id: str = ""
-    user_id: str = ""
-    occurred_at: datetime | None = None
+    application_id: _Text = ""
+    user_id: _Text = ""
+    occurred_at: _Time | None = None
     after_erasure: bool = False
     quarantined: Held | None = None
 
@@ -134,7 +140,7 @@ def _line(event: RecordedEvent) -> bytes:
 def _held_line(about: Quarantined, body: bytes) -> bytes:
     held = msgspec.structs.asdict(about)
     del held["id"]
-    held["body"] = base64.b64encode(body).decode()
+    held["body"] = body
     return msgspec.json.encode({"userlog": {"quarantined": held}})
 
 
@@ -195,8 +201,7 @@ class Importer:
         elif is_erased and not member.after_erasure:
             self.done.duplicates += 1  # an earlier run of this import has been here
         elif member.occurred_at is not None:
-            kind = next(kind for kind in Kind if kind.label == label)
-            about = (member.application_id, member.user_id, kind, member.occurred_at)
+            about = (member.application_id, member.user_id, _LABELS[label], member.occurred_at)
             name = f"import\0{member.position}".encode()
             await self._append([NewEvent(*about, name, b"", None, member.recorded_at)])
 
@@ -208,19 +213,25 @@ class Importer:
             self.done.erased += 1
 
     async def _hold(self, held: Held) -> None:
-        body = base64.b64decode(held.body)
-        await self._quarantine.put(body, held.reason, held.detail, held.headers)
+        await self._quarantine.put(held.body, held.reason, held.detail, held.headers)
         self.done.quarantined += 1
 
 
 def _member(line: bytes) -> Member | None:
-    """Return what an export put in front; None for a plain delivery."""
+    """Return what an export put in front; None for a plain delivery, and for what no export made.
+
+    That is decoded as a delivery, so it is kept in quarantine.
+    """
     if not line.startswith(_PREFIX):
         return None
     try:
-        return msgspec.json.decode(line, type=_Line).userlog
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        found = msgspec.json.decode(line, type=_Line).userlog
+        for time in (found.recorded_at, found.occurred_at):
+            _ = time and time.astimezone(UTC)
+    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError):
         return None
+    alone = found.event in _LABELS or found.quarantined is not None
+    return found if alone or (found.event is None and b"}," in line) else None
 
 
 def _without_member(line: bytes) -> bytes:

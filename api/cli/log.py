@@ -111,6 +111,9 @@ def export_command(
         raise typer.BadParameter(str(error), param_hint="--after") from None
 
     async def work(runtime: Runtime) -> int:
+        if unknown := start.keys() - set(range(runtime.log.partitions)):
+            problem = f"the log has no partition {min(unknown)}"
+            raise typer.BadParameter(problem, param_hint="--after")
         total = sum(head.position.number for head in await runtime.log.heads())
         written = 0
         with line_files.writing(out) as write, progress("exporting") as update:

@@ -24,7 +24,8 @@ All = Annotated[bool, typer.Option("--all", help="All of them.")]
 
 @app.command("list")
 def list_command(
-    limit: Annotated[int, typer.Option(min=1, help="How many to show.")] = 50, json: Json = False
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many to show.")] = 50,
+    json: Json = False,
 ) -> None:
     """List the most recently seen, newest first."""
 

@@ -30,7 +30,8 @@ class SettingsError(Exception):
     """A setting is missing or wrong; the message names it, its problem and an example."""
 
 
-Count = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+Bytes = Annotated[int, Meta(ge=1, le=1 << 40)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 
 
@@ -72,18 +73,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: Annotated[
         Literal["auto", "text", "json"], _about("auto: text in a terminal, else JSON", "json")
     ] = "auto"
-    body_bytes_max: Annotated[Count, _about("largest delivery; above it: 413", "1048576")] = 1 << 20
+    body_bytes_max: Annotated[Bytes, _about("largest delivery; above it: 413", "1048576")] = 1 << 20
     requests_max: Annotated[
         Count, _about("requests in flight, for each process; above it: 503", "500")
     ] = 500
     bodies_bytes_max: Annotated[
-        Count, _about("bytes of bodies in flight, for each process; above it: 503", "67108864")
+        Bytes, _about("bytes of bodies in flight, for each process; above it: 503", "67108864")
     ] = 64 << 20
     queue_rows_max: Annotated[
         Count, _about("events that may wait to be written; above it: 503", "10000")
     ] = 10_000
     batch_rows_max: Annotated[Count, _about("events written at once", "1000")] = 1_000
-    batch_bytes_max: Annotated[Count, _about("sealed bytes written at once", "4194304")] = 4 << 20
+    batch_bytes_max: Annotated[Bytes, _about("sealed bytes written at once", "4194304")] = 4 << 20
     projector_batch_rows_max: Annotated[Count, _about("events projected at once", "150")] = 150
     projector_poll_s: Annotated[Seconds, _about("how often the projector polls the log", "0.5")] = (
         0.5
@@ -94,7 +95,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 1.0
     page_rows_max: Annotated[Count, _about("largest page of an answer", "1000")] = 1_000
     pool_connections_max: Annotated[
-        Annotated[int, Meta(ge=2)], _about("connections to the database, for each process", "10")
+        Annotated[int, Meta(ge=2, le=10_000)],
+        _about("connections to the database, for each process", "10"),
     ] = 10
     database_timeout_s: Annotated[Seconds, _about("for one statement or connecting", "10")] = 10.0
     takeover_timeout_s: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _LINES = (".jsonl", ".ndjson")
 _TIMEOUT_S = 30
+_LOGIN = re.compile("//[^/]*@")
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -58,7 +60,7 @@ async def send(url: str, secret: str, files: Sequence[Path]) -> list[Sent]:
                 async with session.post(url, data=body, headers=headers) as response:
                     sent.append(Sent(name, response.status, _document(await response.read())))
             except (aiohttp.ClientError, TimeoutError) as error:
-                title = f"no answer from {url} ({type(error).__name__})"
+                title = f"no answer from {_LOGIN.sub('//', url)} ({type(error).__name__})"
                 sent.append(Sent(name, None, {"title": title}))
                 break
     return sent

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 import structlog
 
+from api.cli import output
 from api.cli.main import main
 from tests.support.processes import Finished, environment
 
@@ -48,6 +49,7 @@ class Terminal(NamedTuple):
         ):
             given = out.fileno() if self.out is None else self.out
             stack.enter_context(_environ(self.environ | {"COLUMNS": str(self.columns)}))
+            stack.enter_context(_width(self.columns))
             stack.enter_context(_logging_as_before())
             stack.enter_context(_streams(given, err.fileno(), ("userlog", *arguments)))
             code = _exit_code()
@@ -86,6 +88,20 @@ def _environ(given: dict[str, str]) -> Generator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _width(columns: int) -> Generator[None]:
+    """Set what a new process would read from COLUMNS; the consoles may have read it already."""
+    consoles = (output.console, output.errors)
+    before = [console._width for console in consoles]
+    for console in consoles:
+        console.width = columns
+    try:
+        yield
+    finally:
+        for console, width in zip(consoles, before, strict=True):
+            console._width = width
 
 
 @contextlib.contextmanager

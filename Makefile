@@ -9,6 +9,9 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python
 # refuses a locked package as soon as a newer one is out, if another asks for it with an extra.
 INSTALL := $(PIP) install --quiet --no-deps
 
+# Tests start hundreds of processes; where this is set, each would compile userlog again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup run test property-test crash-test bench bench-smoke check format lock build clean
 

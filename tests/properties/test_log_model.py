@@ -97,7 +97,8 @@ operations = st.one_of(
 @pytest.mark.parametrize("partitions", [1, 4])
 @given(steps=st.lists(operations, min_size=1, max_size=12))
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=settings().max_examples // 3,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 async def test_the_log_behaves_as_its_model(
     server: Server, partitions: int, steps: list[tuple[str, object]]

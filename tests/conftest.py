@@ -64,6 +64,24 @@ class Stack(NamedTuple):
         """How a rebuild opens the same log."""
         return LogSource(self.url, MASTER_KEY, None, 30)
 
+    @classmethod
+    async def open(cls, url: str, *, owner: bool = False, takeover_s: float = TAKEOVER_S) -> Stack:
+        """Open a userlog as a process of its own would."""
+        pool = await open_pool(url, size=5, timeout_s=30, takeover_s=takeover_s, owner=owner)
+        admin = await asyncpg.create_pool(
+            url, min_size=0, max_size=2, server_settings={"session_replication_role": "replica"}
+        )
+        key = MasterKey(MASTER_KEY)
+        log = await EventLog.open(pool, key)
+        quarantine = Quarantine(pool, log.partitions, key)
+        return cls(url, pool, admin, log, quarantine, Ingest(log, quarantine), ReadModel(log, pool))
+
+    async def close(self) -> None:
+        """Close it."""
+        await self.log.close()
+        await self.pool.close()
+        await self.admin.close()
+
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
@@ -105,28 +123,25 @@ async def empty_database_url(server: Server) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def open_stack() -> AsyncIterator[Callable[[str], Awaitable[Stack]]]:
-    """Open userlogs on databases, as a process of its own would; closed after the test."""
+    """Open userlogs on databases; closed after the test."""
     opened: list[Stack] = []
 
-    async def open_one(url: str, *, owner: bool = False, takeover_s: float = TAKEOVER_S) -> Stack:
-        pool = await open_pool(url, size=5, timeout_s=30, takeover_s=takeover_s, owner=owner)
-        admin = await asyncpg.create_pool(
-            url, min_size=0, max_size=2, server_settings={"session_replication_role": "replica"}
-        )
-        key = MasterKey(MASTER_KEY)
-        log = await EventLog.open(pool, key)
-        quarantine = Quarantine(pool, log.partitions, key)
-        stack = Stack(
-            url, pool, admin, log, quarantine, Ingest(log, quarantine), ReadModel(log, pool)
-        )
-        opened.append(stack)
-        return stack
+    async def open_one(url: str, **how: Any) -> Stack:
+        opened.append(await Stack.open(url, **how))
+        return opened[-1]
 
     yield open_one
     for stack in opened:
-        await stack.log.close()
-        await stack.pool.close()
-        await stack.admin.close()
+        await stack.close()
+
+
+@pytest.fixture(scope="module")
+async def looked_at(server: Server) -> AsyncIterator[Stack]:
+    """An open userlog for tests that change nothing in it, or each a part of its own."""
+    async with server.database(1) as url:
+        stack = await Stack.open(url)
+        yield stack
+        await stack.close()
 
 
 @pytest.fixture

@@ -154,15 +154,15 @@ def test_packages_with_statements() -> None:
 
 
 @pytest.mark.parametrize("name", all_statements())
-async def test_statement_prepares(stack: Stack, name: str) -> None:
+async def test_statement_prepares(looked_at: Stack, name: str) -> None:
     """Every named statement fits the schema."""
-    async with stack.pool.acquire() as connection:
+    async with looked_at.pool.acquire() as connection:
         await connection.prepare(statement(name))
 
 
-async def test_partition_leads(stack: Stack) -> None:
+async def test_partition_leads(looked_at: Stack) -> None:
     """Every index of a table with a column `partition` begins with it."""
-    found = await stack.pool.fetch(
+    found = await looked_at.pool.fetch(
         """
         SELECT c.relname, i.indexrelid::regclass::text AS index, a.attname AS first
         FROM pg_index i
@@ -217,7 +217,7 @@ BREACHES = {
 
 
 @pytest.mark.parametrize("breach", BREACHES)
-async def test_what_a_distributed_database_needs(stack: Stack, breach: str) -> None:
+async def test_what_a_distributed_database_needs(looked_at: Stack, breach: str) -> None:
     """Nothing in the catalogue keeps log, heads and read models from being spread by partition."""
-    found = await stack.admin.fetch(BREACHES[breach])
+    found = await looked_at.admin.fetch(BREACHES[breach])
     assert [tuple(row) for row in found] == []

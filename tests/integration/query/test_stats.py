@@ -174,14 +174,20 @@ SECOND_GENERATION = (
 )
 
 
-@pytest.mark.parametrize("generations", [1, 2])
-async def test_the_index_alone_is_read(stack: Stack, generations: int) -> None:
-    """The numbers come from the index `activity_day` and no row of the table is fetched."""
-    if generations == 2:
-        await stack.admin.execute(SECOND_GENERATION)
-    for generation in range(1, generations + 1):
+async def test_the_index_alone_is_read(stack: Stack) -> None:
+    """The numbers come from the index `activity_day` and no row of the table is fetched.
+
+    With the only generation there is, and beside another one.
+    """
+    for generation in (1, 2):
+        if generation == 2:
+            await stack.admin.execute(SECOND_GENERATION)
         await stack.admin.execute(MUCH.format(generation=generation))
-    await stack.admin.execute("VACUUM (ANALYZE) userlog.activity")
+        await stack.admin.execute("VACUUM (ANALYZE) userlog.activity")
+        await _assert_the_index_alone_is_read(stack)
+
+
+async def _assert_the_index_alone_is_read(stack: Stack) -> None:
     args = ([0], "app 7", date(2023, 1, 20), date(2023, 2, 10))
     query = "EXPLAIN (ANALYZE, BUFFERS OFF, FORMAT JSON) " + statement("activity")
     async with stack.pool.acquire() as connection:

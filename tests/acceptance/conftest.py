@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +12,7 @@ import pytest
 from tests.support.processes import Home, configured
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import AsyncIterator
 
 
 @pytest.fixture
@@ -21,4 +24,21 @@ def home(tmp_path: Path, database_url: str) -> Home:
 @pytest.fixture
 def own_home(tmp_path: Path) -> Home:
     """An empty data directory, in which userlog makes its PostgreSQL and its secrets."""
+    return Home(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+async def initialized() -> AsyncIterator[Path]:
+    """A data directory in which `userlog init` was run, only to be copied."""
+    with tempfile.TemporaryDirectory(prefix="userlog-test-") as folder:
+        made = Home(Path(folder) / "data")
+        done = await made.run("init")
+        assert done.code == 0, done.err
+        yield made.folder
+
+
+@pytest.fixture
+def made_home(tmp_path: Path, initialized: Path) -> Home:
+    """A data directory with secrets and a PostgreSQL of its own, in which nothing was recorded."""
+    subprocess.run(["/bin/cp", "-a", initialized, tmp_path / "data"], check=True)
     return Home(tmp_path / "data")

@@ -73,38 +73,38 @@ async def _assert_whole(home: Home, before: object) -> None:
         assert [one["answer"]["duplicates"] for one in sent] == [1, 1, 1]
 
 
-async def test_copy_of_a_data_directory(tmp_path: Path, own_home: Home) -> None:
+async def test_copy_of_a_data_directory(tmp_path: Path, made_home: Home) -> None:
     """A data directory that was copied while nothing ran on it is a userlog of its own.
 
     Without its master key it is refused, and no new key is made for it.
     """
-    async with own_home.serving() as service:
-        await own_home.send(service)
+    async with made_home.serving() as service:
+        await made_home.send(service)
         before = (await service.get(f"{USER_PATH}?{LAST}")).body
         assert await service.stop() == 0
     copy = tmp_path / "copy"
-    await run("cp", "--archive", str(own_home.folder), str(copy))
+    await run("cp", "--archive", str(made_home.folder), str(copy))
     (copy / "master-key").unlink()
     refused = await Home(copy).run("verify")
     assert refused.code == 2
     assert "master-key is gone" in refused.err
-    shutil.copy(own_home.folder / "master-key", copy)
+    shutil.copy(made_home.folder / "master-key", copy)
     await _assert_whole(Home(copy), before)
 
 
-async def test_copy_while_it_runs(tmp_path: Path, own_home: Home) -> None:
+async def test_copy_while_it_runs(tmp_path: Path, made_home: Home) -> None:
     """`pg_basebackup` copies the embedded database while it serves."""
     copy = tmp_path / "copy"
     copy.mkdir()
-    async with own_home.serving() as service:
-        await own_home.send(service)
+    async with made_home.serving() as service:
+        await made_home.send(service)
         before = (await service.get(f"{USER_PATH}?{LAST}")).body
-        socket = (own_home.folder / "postgres" / "postmaster.pid").read_text().splitlines()[4]
+        socket = (made_home.folder / "postgres" / "postmaster.pid").read_text().splitlines()[4]
         where = (f"--host={socket}", "--username=postgres", f"--pgdata={copy / 'postgres'}")
         await run(_tool("pg_basebackup"), "--checkpoint=fast", *where)
     for name in SECRETS:
-        shutil.copy(own_home.folder / name, copy / name)
+        shutil.copy(made_home.folder / name, copy / name)
     if os.geteuid() == 0:  # as the folder was, which is not root's
-        owner = f"--reference={own_home.folder / 'postgres'}"
+        owner = f"--reference={made_home.folder / 'postgres'}"
         await run("chown", "--recursive", owner, str(copy / "postgres"))
     await _assert_whole(Home(copy), before)

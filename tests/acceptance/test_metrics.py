@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from tests.support.processes import Home
 
 
-async def test_any_process_shows_all(tmp_path: Path, own_home: Home) -> None:
+async def test_any_process_shows_all(tmp_path: Path, made_home: Home) -> None:
     """With prometheus_client's several processes, each shows what all of them did."""
     shared = tmp_path / "shared"
     shared.mkdir()
-    home = own_home.where(PROMETHEUS_MULTIPROC_DIR=str(shared))
+    home = made_home.where(PROMETHEUS_MULTIPROC_DIR=str(shared))
     async with home.serving() as one, home.serving() as other:
         await home.send(one)
         await home.send(other)

@@ -172,16 +172,19 @@ async def test_nothing_is_said_elsewhere(own_home: Home, style: str) -> None:
         USERLOG_LOG_LEVEL="debug", USERLOG_LOG_FORMAT=style, USERLOG_SCRUB_INTERVAL_S="0.05"
     )
     said: list[str] = []
-    async with loud.serving("--workers", "2" if style == "text" else "1") as service:
+    workers = ("--workers", "2" if style == "text" else "1")
+    async with loud.serving(*workers) as service:
         secret, token = loud.secret, loud.token
         asked = Asked(service, secret, token)
         await deliver(asked)
         await ask(asked)
         await damage(loud, asked)
         for command in (
-            *(("rebuild", "--verify-only"), ("rebuild", "--diff"), ("verify",), ("status",)),
+            *(("rebuild", "--verify-only", *workers), ("rebuild", "--diff", *workers)),
             *(
-                ("rebuild",),
+                ("verify",),
+                ("status",),
+                ("rebuild", *workers),
                 ("quarantine", "list"),
                 ("user", APP, MAIL),
                 ("rebuild", "--user", MAIL),

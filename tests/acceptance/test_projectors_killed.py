@@ -19,7 +19,7 @@ async def test_every_event_is_projected_once(pytestconfig: pytest.Config) -> Non
     """After every SIGKILL another goes on, and the read models are as an oracle folds them."""
     kills = pytestconfig.getoption("--kills")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(SCRIPT), "--kills", str(kills)),
+        *(sys.executable, str(SCRIPT), "--kills", str(kills), "--connections", "4"),
         env=environment(),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

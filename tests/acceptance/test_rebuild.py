@@ -52,14 +52,14 @@ async def test_damage_is_named_and_mended(home: Home) -> None:
         for name in (f"{APP}/u3", "users", "state.first_name"):
             assert name in found.out
         assert "Secret" not in found.out + found.err
-        would = await home.json("rebuild", "--diff")
+        would = await home.json("rebuild", "--diff", "--workers", "1")
         assert (would["differing"], would["first"][0]["fields"]) == (1, ["state.first_name"])
         done = await home.json("rebuild")
         assert (done["generation"], done["proof"]["differing"], done["users"]) == (2, 1, USERS)
-        assert (await home.run("rebuild", "--verify-only")).code == 0
+        assert (await home.run("rebuild", "--verify-only", "--workers", "1")).code == 0
         back = await home.run("rebuild", "--rollback")
         assert (back.code, back.out) == (0, "generation 1 answers again\n")
-        assert (await home.run("rebuild", "--verify-only")).code == 1
+        assert (await home.run("rebuild", "--verify-only", "--workers", "1")).code == 1
         assert (await home.json("rebuild", "--drop")) == {"dropped": [2]}
         alone = await home.run("rebuild", "--rollback")
         assert (alone.code, alone.err.count("\n")) == (1, 1)
@@ -97,7 +97,7 @@ async def test_killed(home: Home) -> None:
         assert codes == (-SIGKILL, 1)
         hint = "userlog: interrupted; `userlog rebuild` goes on where it stopped"
         assert said[1].splitlines()[-1] == hint
-        done = await home.json("rebuild")
+        done = await home.json("rebuild", "--workers", "1")
         assert (done["resumed"], done["users"], done["proof"]["differing"]) == (True, USERS, 0)
 
 

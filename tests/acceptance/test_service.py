@@ -56,56 +56,56 @@ async def test_the_verbatim_delete_sample_waits_in_quarantine(home: Home) -> Non
         assert (await home.run("quarantine", "list")).code == 0
 
 
-async def test_what_one_run_wrote_the_next_one_shows(own_home: Home) -> None:
+async def test_what_one_run_wrote_the_next_one_shows(made_home: Home) -> None:
     """Ctrl-C ends the service and leaves no process behind; the next start has all the data."""
-    async with own_home.serving() as service:
-        await own_home.send(service)
-        postmaster = own_home.postmaster()
+    async with made_home.serving() as service:
+        await made_home.send(service)
+        postmaster = made_home.postmaster()
         assert await service.stop(signal.SIGINT) == 0
         assert not command_line(postmaster)
-    async with own_home.serving() as service:
+    async with made_home.serving() as service:
         assert (await service.get(f"{USER_PATH}?{LAST}")).body["lifecycle"] == "deleted"
         assert await service.stop(signal.SIGTERM) == 0
 
 
-async def test_nothing_is_lost_when_the_service_is_killed(own_home: Home) -> None:
+async def test_nothing_is_lost_when_the_service_is_killed(made_home: Home) -> None:
     """After SIGKILL of the service the next start goes on with all that was acknowledged."""
-    async with own_home.serving() as service:
-        await own_home.send(service)
+    async with made_home.serving() as service:
+        await made_home.send(service)
         await service.stop(signal.SIGKILL)
-    async with own_home.serving() as service:
+    async with made_home.serving() as service:
         assert (await service.get(f"{USER_PATH}?{LAST}")).body["lifecycle"] == "deleted"
-        postmaster = own_home.postmaster()
+        postmaster = made_home.postmaster()
         assert await service.stop() == 0
         assert not command_line(postmaster)
 
 
-async def test_nothing_is_lost_when_the_database_is_killed(own_home: Home) -> None:
+async def test_nothing_is_lost_when_the_database_is_killed(made_home: Home) -> None:
     """After SIGKILL of PostgreSQL the next start recovers it with all that was acknowledged."""
-    async with own_home.serving() as service:
-        await own_home.send(service)
-        os.kill(own_home.postmaster(), signal.SIGKILL)
+    async with made_home.serving() as service:
+        await made_home.send(service)
+        os.kill(made_home.postmaster(), signal.SIGKILL)
         assert await service.stop() == 0
-    async with own_home.serving() as service:
+    async with made_home.serving() as service:
         assert (await service.get(f"{USER_PATH}?{LAST}")).body["lifecycle"] == "deleted"
 
 
-async def test_a_database_that_dies_is_started_again(own_home: Home) -> None:
+async def test_a_database_that_dies_is_started_again(made_home: Home) -> None:
     """When PostgreSQL is killed under a running service, it comes back without a restart."""
-    async with own_home.serving() as service:
-        await own_home.send(service)
-        killed = own_home.postmaster()
+    async with made_home.serving() as service:
+        await made_home.send(service)
+        killed = made_home.postmaster()
         os.kill(killed, signal.SIGKILL)
 
         async def answered_by_another() -> Answer | None:
             answer = await service.get(f"{USER_PATH}?{LAST}")
             assert answer.status in {200, 503}
             # Who dies may still answer.
-            return answer if answer.status == 200 and own_home.postmaster() != killed else None
+            return answer if answer.status == 200 and made_home.postmaster() != killed else None
 
         answer = await until(answered_by_another)
         assert answer.body["lifecycle"] == "deleted"
-        assert [one["answer"]["duplicates"] for one in await own_home.send(service)] == [1, 1, 1]
+        assert [one["answer"]["duplicates"] for one in await made_home.send(service)] == [1, 1, 1]
 
 
 async def test_a_damaged_row_is_rebuilt_while_reads_go_on(home: Home) -> None:

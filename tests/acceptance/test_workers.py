@@ -117,10 +117,10 @@ async def refused(host: str, port: int) -> bool:
 
 
 @WORKERS
-async def test_secrets_are_read_again(own_home: Home, workers: str) -> None:
+async def test_secrets_are_read_again(made_home: Home, workers: str) -> None:
     """After SIGHUP the secrets in the files count; files that are wrong change nothing."""
-    async with own_home.serving("--workers", workers) as service:
-        file, token_file = own_home.folder / "webhook-secret", own_home.folder / "api-token"
+    async with made_home.serving("--workers", workers) as service:
+        file, token_file = made_home.folder / "webhook-secret", made_home.folder / "api-token"
         old = file.read_text().strip()
         assert await service.post(delivery(), old) == 200
 
@@ -137,7 +137,7 @@ async def test_secrets_are_read_again(own_home: Home, workers: str) -> None:
         assert (await service.get("/v1/status")).status == 401
         file.write_text("")
         service.process.send_signal(signal.SIGHUP)
-        log = own_home.folder.with_suffix(".log")
+        log = made_home.folder.with_suffix(".log")
         await until(lambda: "secrets not renewed" in log.read_text())
         assert await count("new")
         file.write_text("new")

@@ -37,8 +37,8 @@ class Projectors(Crash):
 
     command = ("serve", "--no-projector")
 
-    def __init__(self, folder: Path, seed: int, kills: int) -> None:
-        super().__init__(folder, seed)
+    def __init__(self, folder: Path, seed: int, kills: int, connections: int) -> None:
+        super().__init__(folder, seed, connections)
         self._kills = kills
         self._running: dict[int, subprocess.Popen[bytes]] = {}
         self.kills = {"projector SIGKILL": 0}
@@ -104,11 +104,12 @@ def main() -> None:
     """Kill as often as asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--connections", type=int, default=16, help="what the load comes on")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}")
     with tempfile.TemporaryDirectory(prefix="userlog-crash-") as folder:
-        crash = Projectors(Path(folder), arguments.seed, arguments.kills)
+        crash = Projectors(Path(folder), arguments.seed, arguments.kills, arguments.connections)
         crash.start()
         try:
             asyncio.run(crash.rounds(1))

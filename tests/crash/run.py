@@ -52,9 +52,9 @@ class Crash:
 
     command: tuple[str, ...] = ("serve",)
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, connections: int = 16) -> None:
         self.random = random.Random(seed)
-        self._seed = seed
+        self._seed, self._connections = seed, connections
         self.folder = folder
         self._data = folder / "data"
         self.port = _free_port()
@@ -98,7 +98,7 @@ class Crash:
         url = f"{self.base}/webhooks/fynd"
         sender = await asyncio.create_subprocess_exec(
             *(sys.executable, str(HERE / "sender.py"), url, SECRET),
-            *(str(self._acknowledged), str(self._seed)),
+            *(str(self._acknowledged), str(self._seed), str(self._connections)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

@@ -20,7 +20,6 @@ from oracle import Sent
 from api.webhook.verify import HEADER, sign
 from tests.support.deliveries import encoded, entry, envelope
 
-CONNECTIONS = 16
 USERS = 300
 APPLICATIONS = ("a" * 24, "b" * 24)
 RETRY_PAUSE_S = 0.05
@@ -33,8 +32,10 @@ START_MS = 1_700_000_000_000
 class Platform:
     """Makes events and sends them."""
 
-    def __init__(self, url: str, secret: str, acknowledged: Path, seed: int) -> None:
-        self._url, self._secret = url, secret
+    def __init__(
+        self, url: str, secret: str, acknowledged: Path, seed: int, connections: int
+    ) -> None:
+        self._url, self._secret, self._connections = url, secret, connections
         self._random = random.Random(seed)
         self._file = acknowledged.open("a", encoding="utf-8")
         self._serials = 0
@@ -47,7 +48,7 @@ class Platform:
         self.stopping.clear()
         timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S)
         async with aiohttp.ClientSession(timeout=timeout) as session:
-            await asyncio.gather(*(self._connection(session) for _ in range(CONNECTIONS)))
+            await asyncio.gather(*(self._connection(session) for _ in range(self._connections)))
 
     async def _connection(self, session: aiohttp.ClientSession) -> None:
         while not self.stopping.is_set():
@@ -99,9 +100,9 @@ class Platform:
         return sent, encoded(body)
 
 
-async def main(url: str, secret: str, acknowledged: str, seed: str) -> None:
+async def main(url: str, secret: str, acknowledged: str, seed: str, connections: str) -> None:
     """Follow the orders on standard input."""
-    platform = Platform(url, secret, Path(acknowledged), int(seed))
+    platform = Platform(url, secret, Path(acknowledged), int(seed), int(connections))
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

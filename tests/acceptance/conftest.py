@@ -9,16 +9,26 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.processes import Home, configured
+from tests.support.nursery import running_nursery
+from tests.support.processes import Home, configured, environment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from tests.support.nursery import Nursery
+
+
+@pytest.fixture(scope="session")
+async def nursery() -> AsyncIterator[Nursery]:
+    """What the commands of `home` are forked from."""
+    async with running_nursery(environment()) as running:
+        yield running
+
 
 @pytest.fixture
-def home(tmp_path: Path, database_url: str) -> Home:
+def home(tmp_path: Path, database_url: str, nursery: Nursery) -> Home:
     """A userlog on a new database of the tests' server, with its secrets configured."""
-    return Home(tmp_path / "data", configured(database_url))
+    return Home(tmp_path / "data", configured(database_url), nursery=nursery)
 
 
 @pytest.fixture
@@ -38,7 +48,7 @@ async def initialized() -> AsyncIterator[Path]:
 
 
 @pytest.fixture
-def made_home(tmp_path: Path, initialized: Path) -> Home:
+def made_home(tmp_path: Path, initialized: Path, nursery: Nursery) -> Home:
     """A data directory with secrets and a PostgreSQL of its own, in which nothing was recorded."""
     subprocess.run(["/bin/cp", "-a", initialized, tmp_path / "data"], check=True)
-    return Home(tmp_path / "data")
+    return Home(tmp_path / "data", nursery=nursery)

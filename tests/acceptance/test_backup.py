@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from eventstore.postgres import embedded
 from tests.support.database import connected
 from tests.support.deliveries import APP, SAMPLE_USER
 from tests.support.monitoring import run
-from tests.support.processes import Home, configured
+from tests.support.processes import configured
 from tests.support.server import with_database
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.support.processes import Home
 
 USER_PATH = f"/v1/applications/{APP}/users/{SAMPLE_USER}"
 LAST = "min_position=0:3"
@@ -85,11 +88,12 @@ async def test_copy_of_a_data_directory(tmp_path: Path, made_home: Home) -> None
     copy = tmp_path / "copy"
     await run("cp", "--archive", str(made_home.folder), str(copy))
     (copy / "master-key").unlink()
-    refused = await Home(copy).run("verify")
+    there = replace(made_home, folder=copy)
+    refused = await there.run("verify")
     assert refused.code == 2
     assert "master-key is gone" in refused.err
     shutil.copy(made_home.folder / "master-key", copy)
-    await _assert_whole(Home(copy), before)
+    await _assert_whole(there, before)
 
 
 async def test_copy_while_it_runs(tmp_path: Path, made_home: Home) -> None:
@@ -107,4 +111,4 @@ async def test_copy_while_it_runs(tmp_path: Path, made_home: Home) -> None:
     if os.geteuid() == 0:  # as the folder was, which is not root's
         owner = f"--reference={made_home.folder / 'postgres'}"
         await run("chown", "--recursive", owner, str(copy / "postgres"))
-    await _assert_whole(Home(copy), before)
+    await _assert_whole(replace(made_home, folder=copy), before)

@@ -16,7 +16,7 @@ async def test_any_process_shows_all(tmp_path: Path, made_home: Home) -> None:
     """With prometheus_client's several processes, each shows what all of them did."""
     shared = tmp_path / "shared"
     shared.mkdir()
-    home = made_home.where(PROMETHEUS_MULTIPROC_DIR=str(shared))
+    home = made_home.alone().where(PROMETHEUS_MULTIPROC_DIR=str(shared))
     async with home.serving() as one, home.serving() as other:
         await home.send(one)
         await home.send(other)

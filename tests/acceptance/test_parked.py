@@ -40,7 +40,7 @@ async def test_from_the_alarm_to_the_repair(home: Home) -> None:
 
         assert (await home.json("status"))["parked"] == 1
         assert "userlog parked" in (await home.run("status")).out
-        (listed,) = await home.json("parked")
+        (listed,) = await home.alone().json("parked")
         assert (listed["position"], listed["user_id"]) == ("0:1", SAMPLE_USER)
         assert "0:1" in (await home.run("parked")).out
         for command in (("user",), ("history",)):

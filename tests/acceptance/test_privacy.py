@@ -7,6 +7,7 @@ import hmac
 import io
 import os
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from tests.support.deliveries import APP, delivery, encoded, envelope
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
+    from tests.support.nursery import Nursery
     from tests.support.processes import Home, Service
 
 FIRST, LAST, NAME = "Zephyrine", "Quillfeather", "zq-hidden-name"
@@ -166,9 +168,10 @@ async def damage(home: Home, asked: Asked) -> None:
 
 
 @pytest.mark.parametrize("style", ["text", "json"])
-async def test_nothing_is_said_elsewhere(own_home: Home, style: str) -> None:
+async def test_nothing_is_said_elsewhere(own_home: Home, nursery: Nursery, style: str) -> None:
     """No line of a log, metric or refusal of a whole life holds anything that was sent."""
-    loud = own_home.where(
+    home = own_home if style == "text" else replace(own_home, nursery=nursery)
+    loud = home.where(
         USERLOG_LOG_LEVEL="debug", USERLOG_LOG_FORMAT=style, USERLOG_SCRUB_INTERVAL_S="0.05"
     )
     said: list[str] = []

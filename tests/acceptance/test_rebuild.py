@@ -33,7 +33,7 @@ async def _serving(home: Home) -> AsyncGenerator[Service]:
     file = home.folder.with_suffix(".jsonl")
     file.write_bytes(b"".join(delivery(f"u{n}", first_name="A") + b"\n" for n in range(USERS)))
     async with home.serving() as service:
-        assert (await home.run("import", str(file))).code == 0
+        assert (await home.alone().run("import", str(file))).code == 0
         await service.get(f"/v1/applications/{APP}/users/u0?min_position=0:{USERS}")
         yield service
 

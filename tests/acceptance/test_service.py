@@ -51,7 +51,7 @@ async def test_the_verbatim_delete_sample_waits_in_quarantine(home: Home) -> Non
         (listed,) = await home.json("quarantine", "list")
         assert listed["reason"] == "not-json"
         assert "line 81, column 1" in listed["detail"]
-        shown = await home.json("quarantine", "show", listed["id"])
+        shown = await home.alone().json("quarantine", "show", listed["id"])
         assert shown["body"].encode() == VERBATIM.read_bytes()
         assert (await home.run("quarantine", "list")).code == 0
 
@@ -156,7 +156,7 @@ async def test_tokens(home: Home) -> None:
         path = f"{USER_PATH}?{LAST}"
         assert (await service.get(path, token)).status == 200
         assert (await service.get("/v1/status", token)).status == 403
-        (listed,) = await home.json("token", "list")
+        (listed,) = await home.alone().json("token", "list")
         assert (listed["name"], listed["applications"]) == ("crm", [APP])
         assert (await home.run("token", "revoke", listed["id"])).code == 0
 
@@ -166,4 +166,4 @@ async def test_tokens(home: Home) -> None:
         await until(refused)
         assert (await service.get(path, token)).status == 401
         assert "revoked" in (await home.run("token", "list")).out
-        assert (await home.run("token", "revoke", "none")).code == 1
+        assert (await home.alone().run("token", "revoke", "none")).code == 1

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from tests.support.nursery import Forked, Nursery
+
 PROGRAM = (sys.executable, "-m", "api")
 SECRET, TOKEN = "secret", "token"
 # aiohttp reads the system's certificates when it is imported, a third of a start; nobody needs one.
@@ -75,7 +77,7 @@ class Answer(NamedTuple):
 class Service:
     """A running `userlog serve`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, base: str, token: str) -> None:
+    def __init__(self, process: asyncio.subprocess.Process | Forked, base: str, token: str) -> None:
         self.process = process
         self.base = base
         self._headers = {"Authorization": f"Bearer {token}"}
@@ -116,11 +118,15 @@ def _program(pid: int) -> str:
 
 @dataclass(frozen=True)
 class Home:
-    """A data directory, what is set besides, and the commands that are run there."""
+    """A data directory, what is set besides, and the commands that are run there.
+
+    With a nursery, `run`, `json`, `send` and `serving` fork it.
+    """
 
     folder: Path
     environ: Mapping[str, str] = field(default_factory=dict)
     program: tuple[str, ...] = PROGRAM
+    nursery: Nursery | None = None
 
     def where(self, **environ: str) -> Home:
         """The same where more is set."""
@@ -130,9 +136,13 @@ class Home:
         """The same by another program."""
         return replace(self, program=program)
 
+    def alone(self) -> Home:
+        """The same where each process starts by itself."""
+        return replace(self, nursery=None)
+
     async def run(self, *arguments: str) -> Finished:
         """Run a command to its end."""
-        process = await self.start(*arguments)
+        process = await self._begin(*arguments)
         out, err = await process.communicate()
         return Finished(await process.wait(), out.decode(), err.decode())
 
@@ -147,7 +157,7 @@ class Home:
         """Serve on a free port; on leaving, stop it unless the test has."""
         log = self.folder.with_suffix(".log")
         with log.open("ab") as stderr:  # a pipe that is not read would stop the service
-            process = await self.start("serve", "--port", "0", *options, stderr=stderr)
+            process = await self._begin("serve", "--port", "0", *options, stderr=stderr)
         assert process.stdout
         greeting = (await process.stdout.readline()).decode()
         if " serves at " not in greeting:
@@ -163,6 +173,16 @@ class Home:
         """Post deliveries, the samples if none are named."""
         return await self.json("send", "--url", f"{service.base}/webhooks/fynd", *files)
 
+    async def _begin(
+        self, *arguments: str, stderr: BinaryIO | None = None
+    ) -> asyncio.subprocess.Process | Forked:
+        if self.nursery is None or self.program != PROGRAM:
+            return await self.start(*arguments, stderr=stderr or subprocess.PIPE)
+        return await self.nursery.start(arguments, self._environment(), self.folder.parent, stderr)
+
+    def _environment(self) -> dict[str, str]:
+        return environment(USERLOG_DATA_DIR=str(self.folder), **self.environ)
+
     async def start(
         self, *arguments: str, stderr: BinaryIO | int = subprocess.PIPE
     ) -> asyncio.subprocess.Process:
@@ -173,7 +193,7 @@ class Home:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            env=environment(USERLOG_DATA_DIR=str(self.folder), **self.environ),
+            env=self._environment(),
             cwd=self.folder.parent,
         )
 

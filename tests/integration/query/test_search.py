@@ -166,7 +166,7 @@ async def test_plans(stack: Stack) -> None:
     )
     await stack.admin.execute("ANALYZE userlog.users, userlog.terms")
     for name, count in (("users_found", 1), ("users_listed", 100)):
-        async with stack.admin.acquire() as connection:
+        async with stack.pool.acquire() as connection:
             await connection.execute(f"PREPARE asked ({_PREPARE[name]}) AS {statement(name)}")
             explain = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE asked"
             rows = await connection.fetch(f"{explain} ({_ARGUMENTS[name]}{_REST})")

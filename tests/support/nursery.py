@@ -149,6 +149,9 @@ def _become(order: bytes, descriptors: list[int]) -> list[str]:
     for descriptor, place in zip((nothing, *descriptors[:2]), range(3), strict=True):
         os.dup2(descriptor, place)
     os.closerange(3, _DESCRIPTORS_MAX)
+    # What Python has made of the former ones knows whether one could seek there.
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(environ)
     os.chdir(folder)

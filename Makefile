@@ -33,8 +33,8 @@ $(VENV)/.installed: $(VENV)/.locked pyproject.toml
 run: setup ## Serve, in the foreground until Ctrl-C; ARGS="--port 9000" passes options on
 	@exec $(BIN)/userlog serve $(ARGS)
 
-test: setup ## Run the tests in two processes; ARGS="-k rebuild" passes options on
-	$(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
+test: setup ## Run the tests in three processes; ARGS="-k rebuild" passes options on
+	$(BIN)/pytest --numprocesses 3 --dist worksteal $(ARGS)
 
 property-test: setup ## Try 1,000 examples of each property instead of 30, and others each time
 	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest --numprocesses 2 --timeout 7200 tests/properties $(ARGS)

@@ -633,7 +633,10 @@ async def test_no_personal_data_in_logs(
         async with connected(database_url) as admin:
             await admin.execute("ALTER TABLE userlog.streams DROP COLUMN erased_at")
         assert_problem(await service.get(f"{USER}x"), 500)
-    said = "".join(capfd.readouterr())
+    # Digits of a time or an id may be those of a word.
+    said = re.sub(
+        r'"(timestamp|request_id|quarantine_id)": "[^"]*"', "", "".join(capfd.readouterr())
+    )
     for line in ("delivery quarantined", "database not available", "request failed", '"request"'):
         assert line in said
     for word in ("salman", "saudagar", "8285462419", SAMPLE_USER, "31354", APP, "gofynd.com"):

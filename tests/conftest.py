@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import tempfile
 from pathlib import Path
@@ -28,11 +29,20 @@ if TYPE_CHECKING:
 MASTER_KEY = b"a master key for tests only 32 b"
 # So long a test that has timed out may take to clean up.
 _AGAIN_S = 10
+# So many new objects make it worth looking for garbage, as in the service.
+_GARBAGE = 10_000
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the tests that kill processes go on for longer."""
     parser.addoption("--kills", type=int, default=3, help="how often projectors are killed")
+
+
+def pytest_collection_finish() -> None:
+    """Let garbage be looked for among what tests make, not among all that was imported for them."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GARBAGE)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -13,7 +13,7 @@ INSTALL := $(PIP) install --quiet --no-deps
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test property-test crash-test bench bench-smoke check format lock build clean
+.PHONY: help setup run test property-test attack-test crash-test bench bench-smoke check format lock build clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test: setup ## Run the tests in three processes; ARGS="-k rebuild" passes option
 
 property-test: setup ## Try 1,000 examples of each property instead of 30, and others each time
 	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest --numprocesses 2 --timeout 7200 tests/properties $(ARGS)
+
+attack-test: setup ## Attack a service, beside an honest sender; ARGS="--short" for a quick look
+	$(BIN)/python tests/load/attacks.py $(ARGS)
 
 ROUNDS ?= 5
 KILLS ?= 20

@@ -23,6 +23,7 @@ from statistics import quantiles
 from typing import TYPE_CHECKING
 
 import uvloop
+from connection import Connection
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "crash"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -40,27 +41,6 @@ MEASURE_S = 15
 TICK_S = 0.01
 REPORT_S = 30
 USERS = 20_000
-
-
-class Connection:
-    """One connection, and one delivery on it at a time."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-
-    @property
-    def closed(self) -> bool:
-        """Whether the service has ended it, as it may when nothing was sent for long."""
-        return self._writer.is_closing() or self._reader.at_eof()
-
-    async def send(self, request: bytes) -> tuple[int, bytes, float]:
-        """Send a request; return status, body and how many seconds the answer took."""
-        began = time.perf_counter()
-        self._writer.write(request)
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        body = await self._reader.readexactly(length)
-        return int(head[9:12]), body, time.perf_counter() - began
 
 
 class Load:

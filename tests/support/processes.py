@@ -107,9 +107,13 @@ class Service:
 
     async def stop(self, how: int = signal.SIGINT) -> int:
         """Send a signal and return the exit code."""
-        if self.process.returncode is None:
-            self.process.send_signal(how)
-        return await self.process.wait()
+        return await _stop(self.process, how)
+
+
+async def _stop(process: asyncio.subprocess.Process, how: int) -> int:
+    if process.returncode is None:
+        process.send_signal(how)
+    return await process.wait()
 
 
 def _program(pid: int) -> str:
@@ -159,15 +163,14 @@ class Home:
         with log.open("ab") as stderr:  # a pipe that is not read would stop the service
             process = await self._begin("serve", "--port", "0", *options, stderr=stderr)
         assert process.stdout
-        greeting = (await process.stdout.readline()).decode()
-        if " serves at " not in greeting:
-            await process.wait()
-            pytest.fail(f"the service did not start: {log.read_text()}")
-        service = Service(process, greeting.split()[-1], self.token)
         try:
-            yield service
+            greeting = (await process.stdout.readline()).decode()
+            if " serves at " not in greeting:
+                await process.wait()
+                pytest.fail(f"the service did not start: {log.read_text()}")
+            yield Service(process, greeting.split()[-1], self.token)
         finally:
-            await service.stop()
+            await _stop(process, signal.SIGINT)
 
     async def send(self, service: Service, *files: str) -> Any:
         """Post deliveries, the samples if none are named."""

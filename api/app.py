@@ -15,10 +15,13 @@ from api.endpoints.users import UserEndpoints
 from api.observe.metrics import Metrics
 from api.routes import routes
 from api.web import openapi
+from api.web.budgets import Budgets
 from api.web.inflight import Inflight
+from api.web.lasting import Lasting
 from api.web.middlewares import Middlewares
 from api.web.params import Bounds
 from api.web.tokens import Tokens
+from api.webhook.arriving import Arriving
 from api.webhook.handler import Webhook
 from eventstore.errors import LogError
 
@@ -41,16 +44,19 @@ class App:
     ) -> None:
         """`scrubber` is the one of this process, if it has one."""
         settings, log, pool = runtime.settings, runtime.log, runtime.pool
-        self.inflight = Inflight(settings.requests_max, settings.bodies_bytes_max)
-        self.feed = Feed(log)
+        self.inflight = Inflight()
         self._metrics = Metrics(log, pool, settings)
-        self._tokens = Tokens(pool, secrets)
+        self._tokens = Tokens(pool, runtime.master_key, secrets)
+        budgets = Budgets.of(settings)
+        lasting = Lasting(self._tokens, budgets)
+        self.feed = Feed(log, lasting)
+        arriving = Arriving(settings.arriving_max, settings.arriving_bytes_max)
         middlewares = Middlewares(
-            self._metrics, self.inflight, self._tokens, settings.request_timeout_s
+            self._metrics, self.inflight, self._tokens, budgets, settings.request_timeout_s
         )
         table = routes(
-            Webhook(runtime.ingest, secrets, self._metrics, self.inflight),
-            UserEndpoints(log, pool, runtime.read_model, settings),
+            Webhook(runtime.ingest, secrets, self._metrics, arriving, budgets.deliveries),
+            UserEndpoints(log, pool, runtime.read_model, settings, lasting),
             StatsEndpoints(pool, log.partitions, settings.page_rows_max),
             self.feed,
             StatusEndpoints(StatusSource(log, pool, runtime.quarantine, scrubber)),
@@ -68,4 +74,4 @@ class App:
         await self.feed.close()
         await self._metrics.close()
         with contextlib.suppress(LogError):
-            await self._tokens.note_use()
+            await self._tokens.close()

@@ -54,7 +54,7 @@ def routes(  # noqa: PLR0913, PLR0917 - one for each group of endpoints
             webhook.webhook,
             Receipt,
             None,
-            problems=(400, 401, 408, 413, 503),
+            problems=(400, 401, 408, 413, 415, 503),
             delivery=Delivery(_DELIVERY, examples, HEADER),
         ),
         Route(
@@ -64,7 +64,7 @@ def routes(  # noqa: PLR0913, PLR0917 - one for each group of endpoints
             User,
             Scope.READ,
             UserParameters,
-            problems=(410,),
+            problems=(410, 429),
         ),
         Route(
             "GET",
@@ -73,7 +73,7 @@ def routes(  # noqa: PLR0913, PLR0917 - one for each group of endpoints
             History,
             Scope.READ,
             HistoryParameters,
-            problems=(410,),
+            problems=(410, 429),
         ),
         Route(
             "GET",
@@ -82,6 +82,16 @@ def routes(  # noqa: PLR0913, PLR0917 - one for each group of endpoints
             Users,
             Scope.READ,
             ListParameters,
+        ),
+        Route(
+            "POST",
+            f"{_APPLICATION}/users/search",
+            users.search,
+            Users,
+            Scope.READ,
+            ListParameters,
+            problems=(408, 413),
+            posted=True,
         ),
         Route(
             "GET",
@@ -100,6 +110,7 @@ def routes(  # noqa: PLR0913, PLR0917 - one for each group of endpoints
             Scope.READ,
             FeedParameters,
             media=(STREAM,),
+            problems=(429,),
         ),
         Route("GET", "/v1/status", status.status, Status, Scope.READ),
         Route("GET", "/metrics", health.metrics, str, Scope.READ, media=("text/plain",)),

@@ -32,7 +32,8 @@ def create_command(
     """Make a token and print it once."""
 
     async def work(runtime: Runtime) -> str:
-        return await Tokens(runtime.pool).create(name, scope or [Scope.READ], application or None)
+        tokens = Tokens(runtime.pool, runtime.master_key)
+        return await tokens.create(name, scope or [Scope.READ], application or None)
 
     token = with_runtime(work)
     if json:
@@ -46,7 +47,7 @@ def list_command(json: Json = False) -> None:
     """List all tokens and when they were last used."""
 
     async def work(runtime: Runtime) -> list[Token]:
-        return await Tokens(runtime.pool).all()
+        return await Tokens(runtime.pool, runtime.master_key).all()
 
     found = with_runtime(work)
     if json:
@@ -62,7 +63,7 @@ def revoke_command(
     """Revoke a token, within five seconds."""
 
     async def work(runtime: Runtime) -> bool:
-        return await Tokens(runtime.pool).revoke(token_id)
+        return await Tokens(runtime.pool, runtime.master_key).revoke(token_id)
 
     if not with_runtime(work):
         raise FailedError("no token has this id; see `userlog token list`")

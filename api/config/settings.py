@@ -74,12 +74,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["auto", "text", "json"], _about("auto: text in a terminal, else JSON", "json")
     ] = "auto"
     body_bytes_max: Annotated[Bytes, _about("largest delivery; above it: 413", "1048576")] = 1 << 20
-    requests_max: Annotated[
-        Count, _about("requests in flight, for each process; above it: 503", "500")
-    ] = 500
-    bodies_bytes_max: Annotated[
-        Bytes, _about("bytes of bodies in flight, for each process; above it: 503", "67108864")
+    arriving_max: Annotated[
+        Count, _about("bodies still arriving, for each process; above it the slowest: 408", "1000")
+    ] = 1_000
+    arriving_bytes_max: Annotated[
+        Bytes, _about("bytes of bodies still arriving; above it likewise", "67108864")
     ] = 64 << 20
+    deliveries_max: Annotated[
+        Count, _about("signed deliveries in flight, for each process; above it: 503", "500")
+    ] = 500
+    reads_max: Annotated[
+        Count, _about("other requests in flight, for each process; above it: 503", "500")
+    ] = 500
+    waits_max: Annotated[
+        Count, _about("requests that wait for events, for each process; above it: 503", "500")
+    ] = 500
+    waits_per_token_max: Annotated[
+        Count, _about("requests of one token that wait for events; above it: 429", "100")
+    ] = 100
+    streams_max: Annotated[
+        Count, _about("event streams, for each process; above it: 503", "500")
+    ] = 500
+    streams_per_token_max: Annotated[
+        Count, _about("event streams of one token; above it: 429", "100")
+    ] = 100
     queue_rows_max: Annotated[
         Count, _about("events that may wait to be written; above it: 503", "10000")
     ] = 10_000

@@ -17,6 +17,8 @@ from aiohttp import hdrs, web
 from msgspec import Meta
 
 from api.web import timeouts
+from api.web.lasting import first
+from api.web.middlewares import ID, mark
 from api.web.params import PARTITION, POSITION, Limit, Parameters
 from api.web.problems import bad_parameter
 from eventstore import read
@@ -29,6 +31,7 @@ from projections.query.formats import EventType, PositionText, Time, rfc3339
 if TYPE_CHECKING:
     import asyncpg
 
+    from api.web.lasting import Lasting
     from eventstore.log import EventLog
 
 _POLL_S = 0.25
@@ -158,8 +161,9 @@ class Tail:
 class Feed:
     """Requests for the log; streams end when it is `stopping`."""
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, lasting: Lasting) -> None:
         self._log = log
+        self._lasting = lasting
         self._tail = Tail(log)
         self.stopping = asyncio.Event()
 
@@ -174,9 +178,10 @@ class Feed:
         if streamed:
             return await self._stream(request, page)
         timeouts.extend(request, wait_s)
-        if not page.events and wait_s and await self._tail.beyond(begin, wait_s):
-            page = await self._page(begin, limit)
-        return page
+        if page.events or not wait_s:
+            return page
+        moved = await self._lasting.wait(request, lambda: self._tail.beyond(begin, wait_s))
+        return await self._page(begin, limit) if moved else page
 
     def _begin(self, given: FeedParameters, resumed: Position | None) -> Position:
         """Return the position to go on after."""
@@ -199,32 +204,35 @@ class Feed:
 
     async def _stream(self, request: web.Request, page: Events) -> web.StreamResponse:
         """Send a page and all that follows, until either side or the database goes away."""
-        timeouts.lift(request)
-        response = web.StreamResponse(headers=_STREAM_HEADERS)
-        await response.prepare(request)
-        if request.method == hdrs.METH_HEAD:
+        async with self._lasting.streaming(request) as revoked:
+            timeouts.lift(request)
+            response = web.StreamResponse(headers=_STREAM_HEADERS)
+            mark(response.headers, request[ID])
+            await response.prepare(request)
+            if request.method != hdrs.METH_HEAD:
+                with contextlib.suppress(ConnectionError, LogError):
+                    await self._pages(request, response, page, revoked)
             return response
-        with contextlib.suppress(ConnectionError, LogError):
-            await _send(request, response, b"retry: %d\n\n" % _RETRY_MS)
-            while not self.stopping.is_set():
-                for event in page.events:
-                    await _send(request, response, _message(event))
-                after = Position.parse(page.next)
-                if not page.events and not await self._wait(after):
-                    await _send(request, response, b":\n\n")
-                page = await self._page(after, _PAGE_ROWS)
-        return response
 
-    async def _wait(self, after: Position) -> bool:
-        """Wait for what follows; False if nothing has come for a while, or the service stops."""
-        moved = asyncio.create_task(self._tail.beyond(after, _HEARTBEAT_S))
-        stopped = asyncio.create_task(self.stopping.wait())
-        await asyncio.wait((moved, stopped), return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if not moved.done():
-            moved.cancel()
-            return False
-        return moved.result()
+    async def _pages(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        page: Events,
+        revoked: asyncio.Event,
+    ) -> None:
+        await _send(request, response, b"retry: %d\n\n" % _RETRY_MS)
+        while not self.stopping.is_set() and await self._lasting.still_open(request):
+            for event in page.events:
+                await _send(request, response, _message(event))
+            after = Position.parse(page.next)
+            if not page.events:
+                moved = await first(
+                    self._tail.beyond(after, _HEARTBEAT_S), revoked.wait(), self.stopping.wait()
+                )
+                if moved == (False,):
+                    await _send(request, response, b":\n\n")
+            page = await self._page(after, _PAGE_ROWS)
 
 
 async def _send(request: web.Request, response: web.StreamResponse, data: bytes) -> None:

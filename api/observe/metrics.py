@@ -44,7 +44,7 @@ _PATIENCE_S = 3.0
 _UPDATED_AFTER_S = 0.1
 _DEFECT = 500
 _REFUSALS = (
-    *("incomplete", "signature", "slow", "too-large", "overloaded"),
+    *("incomplete", "signature", "slow", "too-large", "encoded", "overloaded"),
     *("queue-full", "unavailable", "defect"),
 )
 

@@ -16,8 +16,8 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from api.observe.logs import ThrottledLog
-from api.web import request_ids
-from api.web.middlewares import without_quoting
+from api.web.budgets import PLACE
+from api.web.middlewares import REQUEST_ID, mark, new_id, without_quoting
 from api.web.problems import Problem, unavailable
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Server(web.Server):
             max_line_size=LINE_BYTES_MAX,
             max_field_size=LINE_BYTES_MAX,
             max_headers=HEADERS_MAX,
+            auto_decompress=False,  # nothing is unpacked for a stranger
         )
         self._connections_max = settings.connections_max
         self._lingering = 0
@@ -145,8 +146,17 @@ class _Connection(web.RequestHandler):
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
         response = _malformed(type(exc).__name__).response()
+        mark(response.headers, response.headers[REQUEST_ID])
         response.force_close()
         return response
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Drop what is done for somebody who reads no answer any more."""
+        request, task = self._current_request, self._task_handler
+        super().connection_lost(exc)
+        place = request.get(PLACE) if isinstance(request, web.Request) else None
+        if task is not None and place is not None and place.leaves:
+            task.cancel()
 
     def log_exception(self, *args: Any, **given: Any) -> None:  # noqa: ANN401 - aiohttp's
         """Log a defect; a body that was not read and can't be is none."""
@@ -164,13 +174,13 @@ class _Connection(web.RequestHandler):
 
 
 def _malformed(problem: str) -> Problem:
-    request_id = request_ids.new()
+    request_id = new_id()
     _log.info("malformed request", problem=problem, request_id=request_id)
     detail = (
         f"not HTTP/1.1, or a head of more than {HEADERS_MAX} headers, {LINE_BYTES_MAX} bytes"
         f" in a line or {HEAD_BYTES_MAX} bytes"
     )
-    headers = {"Connection": "close", request_ids.HEADER: request_id}
+    headers = {"Connection": "close", REQUEST_ID: request_id}
     return Problem(400, "Malformed request", detail, headers=headers)
 
 
@@ -178,7 +188,8 @@ def _raw(problem: Problem) -> bytes:
     response = problem.response()
     status = HTTPStatus(response.status)
     response.headers.update({"Content-Length": str(response.content_length), "Connection": "close"})
-    response.headers.setdefault(request_ids.HEADER, request_ids.new())
+    given = response.headers.get(REQUEST_ID)
+    mark(response.headers, given or new_id())
     lines = [f"{name}: {value}" for name, value in response.headers.items()]
     head = "\r\n".join([f"HTTP/1.1 {status} {status.phrase}", *lines, "", ""])
     return head.encode() + problem.body()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import SequenceMatcher
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
 
 CANT_BE_ANSWERED = "this HTTP request can't be answered"
 _RETRY_AFTER_S = 5
+# Of two paths that look alike.
+_NEAR = 0.5
 # What a refused delivery is counted as.
 _REFUSALS = {
     400: "incomplete",
     401: "signature",
     408: "slow",
     413: "too-large",
+    415: "encoded",
     503: "overloaded",
 }
 _log = structlog.stdlib.get_logger("userlog.http")
@@ -62,6 +66,12 @@ def refusal_of(error: Exception) -> str:
             return "unavailable"
         case _:
             return "defect"
+
+
+def looks_like(path: str, other: str) -> bool:
+    """Say whether somebody who asked for a path may have meant another."""
+    near = SequenceMatcher(None, path[: 2 * len(other)].lower(), other, autojunk=False)
+    return near.ratio() > _NEAR
 
 
 def _of_http(error: web.HTTPException) -> Problem:

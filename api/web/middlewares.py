@@ -7,8 +7,10 @@ opens, `error_answers` which answer an error becomes.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from http import HTTPStatus
+from random import getrandbits
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,39 +18,69 @@ import structlog
 from aiohttp import hdrs, web
 
 from api.observe.logs import ThrottledLog
-from api.web import request_ids, timeouts
-from api.web.error_answers import CANT_BE_ANSWERED, problem_of, refusal_of
-from api.web.params import Bounds, Parameters, Reader
-from api.web.problems import Problem
+from api.web import timeouts
+from api.web.budgets import ACCESS, PLACE, take
+from api.web.error_answers import CANT_BE_ANSWERED, looks_like, problem_of, refusal_of
+from api.web.params import Bounds, Parameters, Reader, posted
+from api.web.problems import Problem, token_wrong
 from api.web.route import JSON
-from api.web.tokens import Access
+from api.web.tokens import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from multidict import CIMultiDict
+
     from api.observe.metrics import Metrics
+    from api.web.budgets import Budget, Budgets
     from api.web.inflight import Inflight
     from api.web.route import Route
-    from api.web.tokens import Tokens
+    from api.web.tokens import Access, Tokens
 
     Handler = Callable[[Any], Awaitable[web.StreamResponse]]
 
+REQUEST_ID = "X-Request-Id"
+ID = web.RequestKey("id", str)
+_GIVEN = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _NO_PARAMETERS = Parameters()
-_ACCESS = web.RequestKey("access", Access)
 _encode = msgspec.json.Encoder().encode
 _log = structlog.stdlib.get_logger("userlog.http")
+
+
+def new_id() -> str:
+    """Return an id that no other answer has."""
+    return f"{getrandbits(128):032x}"
+
+
+def id_of(request: web.BaseRequest) -> str:
+    """Return the id that the client gave, or a new one if it gave none that can be taken."""
+    given = request.headers.get(REQUEST_ID, "")
+    return given if given and _GIVEN.fullmatch(given) else new_id()
+
+
+def mark(headers: CIMultiDict[str], request_id: str) -> None:
+    """Put on an answer what every answer carries. aiohttp would name its version and Python's."""
+    headers[REQUEST_ID] = request_id
+    headers[hdrs.SERVER] = "userlog"
+    headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
 
 
 class Middlewares:
     """The stages that every request passes, from the outside in."""
 
     def __init__(
-        self, metrics: Metrics, inflight: Inflight, tokens: Tokens, timeout_s: float
+        self,
+        metrics: Metrics,
+        inflight: Inflight,
+        tokens: Tokens,
+        budgets: Budgets,
+        timeout_s: float,
     ) -> None:
         """`timeout_s` is for a request, from its head to its answer."""
         self._metrics = metrics
         self._inflight = inflight
         self._tokens = tokens
+        self._reads = budgets.reads
         self._timeout_s = timeout_s
         self._open_paths: frozenset[str] = frozenset()
         self._delivery_path = ""
@@ -62,7 +94,7 @@ class Middlewares:
             # By default, an id with a brace matches nothing.
             path = route.path.replace("}", ":[^/]+}")
             for method in (route.method, *([hdrs.METH_HEAD] if route.method == "GET" else [])):
-                router.add_route(method, path, _handler(route, bounds))
+                router.add_route(method, path, _handler(route, bounds, self._reads))
             if route.scope is None:
                 self._open_paths |= {route.path}
             if route.delivery is not None:
@@ -71,18 +103,19 @@ class Middlewares:
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Count a request, give it its id, map its errors to answers, and log it."""
-        request_id = request_ids.of(request)
+        request_id = id_of(request)
         structlog.contextvars.bind_contextvars(request_id=request_id)
+        request[ID] = request_id
         started = time.perf_counter()
+        self._inflight.enter()
         try:
             try:
-                self._inflight.enter(request)
                 response = await self._limited(request, handler)
             except Exception as error:  # noqa: BLE001 - the last place to turn it into an answer
                 if request.path == self._delivery_path:
                     self._metrics.refused(refusal_of(error))
-                response = problem_of(error, self._throttled).response()
-            response.headers[request_ids.HEADER] = request_id
+                response = self._problem(error, request).response()
+            mark(response.headers, request_id)
             resource = request.match_info.route.resource
             route = resource.canonical if resource else "no such path"
             seconds = time.perf_counter() - started
@@ -90,7 +123,16 @@ class Middlewares:
             self._log_answer(request.method, route, response.status, seconds)
             return response
         finally:
-            self._inflight.leave(request)
+            place = request.get(PLACE)
+            if place is not None:
+                place.give_back()
+            self._inflight.leave()
+
+    def _problem(self, error: Exception, request: web.Request) -> Problem:
+        if isinstance(error, web.HTTPNotFound) and looks_like(request.path, self._delivery_path):
+            detail = f"deliveries are posted to {self._delivery_path}"
+            return Problem(404, "No such path", detail)
+        return problem_of(error, self._throttled)
 
     def _log_answer(self, method: str, route: str, status: int, seconds: float) -> None:
         """Log a request without its contents."""
@@ -107,8 +149,8 @@ class Middlewares:
         request[timeouts.DEADLINE] = limit = asyncio.timeout(self._timeout_s)
         try:
             async with limit:
-                if request.path not in self._open_paths:
-                    request[_ACCESS] = await self._access(request)
+                if request.path not in self._open_paths and request.match_info.route.resource:
+                    request[ACCESS] = await self._access(request)
                 response = await handler(request)
                 if self._inflight.stopping:
                     response.force_close()
@@ -123,32 +165,30 @@ class Middlewares:
         scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         access = await self._tokens.access(given.strip()) if scheme.lower() == "bearer" else None
         if access is None:
-            raise Problem(
-                401,
-                "Token missing or wrong",
-                "send the header Authorization: Bearer <token>",
-                headers={hdrs.WWW_AUTHENTICATE: "Bearer"},
-            )
+            raise token_wrong()
         return access
 
 
-def _handler(route: Route[Any], bounds: Bounds) -> Handler:
+def _handler(route: Route[Any], bounds: Bounds, reads: Budget) -> Handler:
     """Require the route's scope, read its parameters, encode its answer."""
     strict = route.scope is not None
     reader = Reader(route.parameters, bounds, strict=strict)
     has_parameters = strict or bool(reader.parameters)
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        application_id = request.match_info.get("application_id")
-        if route.scope and not request[_ACCESS].allows(route.scope, application_id):
-            raise Problem(
-                403,
-                "Not allowed",
-                "the token is valid, but its scopes or applications do not include this",
-            )
+        if route.scope:
+            access = request[ACCESS]
+            if not access.allows(route.scope, request.match_info.get("application_id")):
+                raise Problem(
+                    403,
+                    "Not allowed",
+                    "the token is valid, but its scopes or applications do not include this",
+                )
+            take(request, reads, access.token_id, leaves=route.scope is Scope.READ)
         given = _NO_PARAMETERS
         if has_parameters:
-            given = reader.read(request.query, request.headers)
+            query = await posted(request) if route.posted else request.query
+            given = reader.read(query, request.headers)
         found = await route.call(request, given)
         if isinstance(found, web.StreamResponse):
             return found
@@ -166,7 +206,8 @@ def without_quoting(handler: Handler) -> Handler:
         except web.HTTPException as error:
             known = "of the header Expect only 100-continue is understood"
             detail = known if error.status == HTTPStatus.EXPECTATION_FAILED else CANT_BE_ANSWERED
-            headers = {request_ids.HEADER: request_ids.of(request)}
-            return Problem(error.status, error.reason, detail, headers=headers).response()
+            response = Problem(error.status, error.reason, detail).response()
+            mark(response.headers, id_of(request))
+            return response
 
     return answer

@@ -55,7 +55,7 @@ _HEADERS = {
     },
     "WWW-Authenticate": {"description": "`Bearer`", "schema": {"type": "string"}},
 }
-_PROBLEM_HEADERS = {401: ["WWW-Authenticate"], 503: ["Retry-After"]}
+_PROBLEM_HEADERS = {401: ["WWW-Authenticate"], 429: ["Retry-After"], 503: ["Retry-After"]}
 
 
 def described(table: Sequence[Route[Any]], bounds: Bounds) -> Sequence[Route[Any]]:
@@ -108,10 +108,11 @@ def document(table: Sequence[Route[Any]], bounds: Bounds) -> Schema:
 def _operation(route: Route[Any], bounds: Bounds, schema_of: dict[type, Schema]) -> Schema:
     summary, _, rest = (inspect.getdoc(route.call) or "").partition("\n\n")
     known = Reader(route.parameters, bounds).parameters
+    in_path = _ids(route.path)
     found: Schema = {
         "operationId": route.call.__name__,
         "summary": summary,
-        "parameters": [_parameter(one) for one in (*_ids(route.path), *known)],
+        "parameters": [_parameter(one) for one in (*in_path, *([] if route.posted else known))],
         "responses": {
             "200": _answer(route, schema_of[route.answer]),
             **{str(one): _ref("responses", str(one)) for one in _problems(route)},
@@ -122,6 +123,8 @@ def _operation(route: Route[Any], bounds: Bounds, schema_of: dict[type, Schema])
         found["description"] = rest
     if route.delivery:
         found["requestBody"] = _delivery(route.delivery)
+    if route.posted:
+        found["requestBody"] = {"content": {JSON: {"schema": _members(known)}}}
     return found
 
 
@@ -143,6 +146,11 @@ def _parameter(parameter: Parameter) -> Schema:
     if parameter.example is not None:
         found["example"] = parameter.example
     return found
+
+
+def _members(known: list[Parameter]) -> Schema:
+    members = {one.name: {**one.schema, "description": one.description} for one in known}
+    return {"type": "object", "properties": members, "additionalProperties": False}
 
 
 def _answer(route: Route[Any], schema: Schema) -> Schema:

@@ -15,7 +15,9 @@ MEANINGS = {
     405: "the path does not take this method; the header Allow lists those it takes",
     408: "the body did not arrive in time; send it again",
     410: "the user was erased",
-    413: "the body is larger than USERLOG_BODY_BYTES_MAX",
+    413: "the body is too large; of a delivery, USERLOG_BODY_BYTES_MAX is the limit",
+    415: "the body has a Content-Encoding; send it as it was signed",
+    429: "this token has too much at once; send it again after the seconds in Retry-After",
     500: "a defect of userlog; its log has a line with this X-Request-Id",
     503: "not now; send it again after the seconds in Retry-After, without it ask the operator",
 }
@@ -71,6 +73,21 @@ class Problem(Exception):  # noqa: N818 - it is the answer as much as an error
 
 def _type(title: str) -> str:
     return "urn:userlog:problem:" + "-".join(title.lower().split())
+
+
+def token_wrong() -> Problem:
+    """401: the token opens nothing."""
+    return Problem(
+        401,
+        "Token missing or wrong",
+        "send the header Authorization: Bearer <token>",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
+def too_large(limit: str = "see USERLOG_BODY_BYTES_MAX for the limit") -> Problem:
+    """413: a body of more bytes than are taken."""
+    return Problem(413, "Body too large", limit)
 
 
 def unavailable(detail: str, retry_after_s: int) -> Problem:

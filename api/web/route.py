@@ -28,7 +28,8 @@ class Route(msgspec.Struct, Generic[P], frozen=True):
     `call` returns an `answer`, which is encoded as JSON, or a response of one of the types in
     `media`. `problems` are the statuses of what can go wrong here and not everywhere.
     Without a `scope` no token is needed, and unknown parameters are allowed: a load balancer may
-    add some, or the platform.
+    add some, or the platform. `posted` parameters are the members of a JSON body, so that no proxy
+    writes them down with the path.
     """
 
     method: str
@@ -40,3 +41,4 @@ class Route(msgspec.Struct, Generic[P], frozen=True):
     media: tuple[str, ...] = ()
     problems: tuple[int, ...] = ()
     delivery: Delivery | None = None
+    posted: bool = False

@@ -1,14 +1,15 @@
 """Bearer tokens, and what each opens.
 
-The database has a token's hash only. Each process keeps the few that there are in memory and reads
-them again every few seconds, so a revoked token opens nothing after `REFRESH_S`. For an unknown one
-they are read at once, as it may have been made just now, but not twice within `_PAUSE_S`: a flood
-of wrong tokens waits, and costs the database little.
+The database has a token's hash only. Each process keeps the few that there are in memory, by their
+hashes, and reads them again every few seconds. A token that is not in memory may have been made
+just now, so all tokens are read once more, once for all who ask at that time; but not for one whose
+check part is wrong: it was never made. So a flood of made-up tokens costs the database nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import hashlib
 import hmac
@@ -19,19 +20,26 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventstore.errors import database_errors
+from eventstore.errors import UnavailableError, database_errors
 from eventstore.postgres import statements
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Sequence
+
+    import asyncpg
 
     from api.config.secret_files import Secrets
     from eventstore.postgres.pool import Pool
+    from eventstore.sealing.keys import MasterKey
 
 _SQL = statements.load("api.web")
 _PREFIX = "userlog"
+# How old the tokens in memory may be for an answer, and for a request that lasts.
 REFRESH_S = 5.0
-_PAUSE_S = 0.5
+_WATCH_S = 0.4
+# Between two look-ups for tokens that are not in memory, and the longest that one is waited for.
+_PAUSE_S = 0.1
+_LOOK_UP_S = 0.2
 _NOTE_USE_S = 60.0
 
 
@@ -48,15 +56,14 @@ class Access(msgspec.Struct, frozen=True):
 
     scopes: frozenset[str]
     applications: frozenset[str] | None = None
+    token_id: str = ""
+    digest: bytes = b""
 
     def allows(self, scope: Scope, application_id: str | None) -> bool:
         """Say whether this is enough; a request about no application needs one for all."""
         if not self.scopes & {scope, Scope.ADMIN}:
             return False
         return self.applications is None or application_id in self.applications
-
-
-EVERYTHING = Access(frozenset(Scope))
 
 
 class Token(msgspec.Struct, frozen=True):
@@ -74,53 +81,118 @@ class Token(msgspec.Struct, frozen=True):
 class Tokens:
     """Checks, makes, lists and revokes tokens."""
 
-    def __init__(self, pool: Pool, secrets: Secrets | None = None) -> None:
-        """The token among the secrets opens everything."""
+    def __init__(self, pool: Pool, master_key: MasterKey, secrets: Secrets | None = None) -> None:
+        """The master key makes the check parts. The token among the secrets opens everything."""
         self._pool = pool
+        self._master_key = master_key
         self._secrets = secrets
-        self._known: dict[str, tuple[bytes, Access]] = {}
+        self._known: dict[bytes, Access] = {}
         self._read_at = -float("inf")
         self._noted_at = time.monotonic()
         self._used: dict[str, datetime] = {}
-        self._reading = asyncio.Lock()
+        self._reading: asyncio.Task[None] | None = None
+        self._watched: dict[asyncio.Event, bytes] = {}
+        self._watching: asyncio.Task[None] | None = None
 
     async def access(self, token: str) -> Access | None:
-        """Return what a token opens, None if nothing; UnavailableError if the database is away."""
+        """Return what a token opens, None if nothing; UnavailableError if that can't be known."""
         digest = _hash(token)
-        configured = self._secrets.api_token if self._secrets else None
-        if configured is not None and hmac.compare_digest(digest, _hash(configured)):
-            return EVERYTHING
-        prefix, _, rest = token.partition("_")
-        token_id = rest.partition("_")[0]
-        if prefix != _PREFIX:
-            return None
-        if token_id in self._known:
-            await self._refresh(since=time.monotonic() - REFRESH_S)
-        else:
-            await self._refresh(since=time.monotonic(), pause_s=_PAUSE_S)
-        known, access = self._known.get(token_id, (b"", None))
-        if access is None or not hmac.compare_digest(digest, known):
-            return None
-        self._used[token_id] = datetime.now(UTC)
+        access = self._configured(digest)
+        if access is not None:
+            return access
+        now = time.monotonic()
+        if digest in self._known:
+            await self._refresh(since=now - REFRESH_S)
+        elif self._may_exist(token):
+            await self._look_up(now)
+        access = self._known.get(digest)
+        if access is not None:
+            self._used[access.token_id] = datetime.now(UTC)
         return access
 
+    def _configured(self, digest: bytes) -> Access | None:
+        configured = self._secrets.api_token if self._secrets else None
+        if configured is None or not hmac.compare_digest(digest, _hash(configured)):
+            return None
+        return Access(frozenset(Scope), digest=digest)
+
+    def _may_exist(self, token: str) -> bool:
+        """Say whether this may be a token that was made since; older ones have no check part."""
+        if not token.startswith(f"{_PREFIX}_"):
+            return False
+        made, dot, check = token.partition(".")
+        return not dot or self._master_key.checks(_bytes(made), _unhex(check))
+
+    async def _look_up(self, since: float) -> None:
+        try:
+            async with asyncio.timeout(_LOOK_UP_S):
+                await self._refresh(since=since, pause_s=_PAUSE_S)
+        except TimeoutError:
+            raise UnavailableError("the tokens could not be read in time") from None
+
+    async def still_open(self, access: Access) -> bool:
+        """Say whether a token still opens anything, as of a moment ago."""
+        if self._configured(access.digest) is not None:
+            return True
+        await self._refresh(since=time.monotonic() - 2 * _WATCH_S)
+        return access.digest in self._known
+
+    @contextlib.asynccontextmanager
+    async def watched(self, access: Access) -> AsyncGenerator[asyncio.Event]:
+        """Yield an event that is set as soon as the token opens nothing any more."""
+        ended = asyncio.Event()
+        self._watched[ended] = access.digest
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch(), name="tokens")
+        try:
+            yield ended
+        finally:
+            del self._watched[ended]
+
+    async def _watch(self) -> None:
+        while self._watched:
+            with contextlib.suppress(UnavailableError):
+                await self._refresh(since=time.monotonic() - _WATCH_S)
+            for ended, digest in self._watched.items():
+                if digest not in self._known and self._configured(digest) is None:
+                    ended.set()
+            await asyncio.sleep(_WATCH_S)
+        self._watching = None
+
+    async def close(self) -> None:
+        """End what runs in the background, and note which tokens were used."""
+        running = [task for task in (self._watching, self._reading) if task is not None]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+        await self.note_use()
+
     async def _refresh(self, since: float, pause_s: float = 0) -> None:
-        """Read the tokens unless they have been read `since`; not sooner than after a pause."""
+        """Read the tokens unless they have been read `since`; not sooner than after a pause.
+
+        One reading is for all who wait, and goes on when one of them waits no longer.
+        """
+        while self._read_at < since:
+            if self._reading is None:
+                self._reading = asyncio.create_task(self._read(pause_s), name="read tokens")
+                self._reading.add_done_callback(self._was_read)
+            await asyncio.shield(self._reading)
+
+    def _was_read(self, reading: asyncio.Task[None]) -> None:
+        self._reading = None
+        if not reading.cancelled():
+            reading.exception()  # those who waited have it, if any did
+
+    async def _read(self, pause_s: float) -> None:
         await asyncio.sleep(max(0, self._read_at + pause_s - time.monotonic()))
-        async with self._reading:
-            if self._read_at >= since:
-                return
-            read_at = time.monotonic()
-            if self._used and read_at - self._noted_at > _NOTE_USE_S:
-                await self.note_use()
-            with database_errors():
-                rows = await self._pool.fetch(_SQL["tokens"])
-            self._known = {
-                row["id"]: (row["hash"], _access(row["scopes"], row["applications"]))
-                for row in rows
-                if row["revoked_at"] is None
-            }
-            self._read_at = read_at
+        read_at = time.monotonic()
+        if self._used and read_at - self._noted_at > _NOTE_USE_S:
+            await self.note_use()
+        with database_errors():
+            rows = await self._pool.fetch(_SQL["tokens"])
+        self._known = {row["hash"]: _access(row) for row in rows if row["revoked_at"] is None}
+        self._read_at = read_at
 
     async def note_use(self) -> None:
         """Write down which tokens were used since the last time."""
@@ -135,7 +207,8 @@ class Tokens:
     ) -> str:
         """Make a token and return it; it can't be shown again."""
         token_id = randomness.token_hex(4)
-        token = f"{_PREFIX}_{token_id}_{randomness.token_urlsafe()}"
+        made = f"{_PREFIX}_{token_id}_{randomness.token_urlsafe()}"
+        token = f"{made}.{self._master_key.check_of(_bytes(made)).hex()}"
         limits = None if applications is None else list(applications)
         with database_errors():
             await self._pool.execute(
@@ -156,11 +229,22 @@ class Tokens:
         return found is not None
 
 
+def _bytes(token: str) -> bytes:
+    return token.encode(errors="replace")
+
+
+def _unhex(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        return b""
+
+
 def _hash(token: str) -> bytes:
     """Hash a token; it is random and long, so nothing slower is needed."""
-    return hashlib.sha256(token.encode(errors="replace")).digest()
+    return hashlib.sha256(_bytes(token)).digest()
 
 
-def _access(scopes: list[str], applications: list[str] | None) -> Access:
-    limits = None if applications is None else frozenset(applications)
-    return Access(frozenset(scopes), limits)
+def _access(row: asyncpg.Record) -> Access:
+    limits = None if row["applications"] is None else frozenset(row["applications"])
+    return Access(frozenset(row["scopes"]), limits, row["id"], row["hash"])

@@ -9,6 +9,7 @@ identities and digests meaningless.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import secrets
 from collections import OrderedDict
 from importlib import resources
@@ -29,6 +30,7 @@ KEY_BYTES = 32
 PAYLOAD_BYTES_MAX = 64 * 1024 * 1024
 NO_PAYLOAD = b""
 _NONCE_BYTES = 12
+_CHECK_BYTES = 6
 
 
 def _dictionary(version: int) -> zstandard.ZstdCompressionDict:
@@ -86,6 +88,10 @@ def context_of(stream_id: uuid.UUID, identity: bytes) -> bytes:
 
 def _derive(secret: bytes, purpose: bytes) -> bytes:
     return hashlib.blake2b(key=secret, person=purpose, digest_size=KEY_BYTES).digest()
+
+
+def _check(key: bytes, text: bytes) -> bytes:
+    return hashlib.blake2b(text, key=key, digest_size=_CHECK_BYTES).digest()
 
 
 def _open(cipher: AESGCM, sealed: bytes, context: bytes, versions: Collection[int]) -> bytes:
@@ -169,7 +175,7 @@ class MasterKey:
     While it is being rotated, a previous one still opens what the new one does not.
     """
 
-    __slots__ = ("_cipher", "_previous", "_tombstones")
+    __slots__ = ("_checks", "_cipher", "_previous", "_tombstones")
 
     def __init__(self, secret: bytes, previous: bytes | None = None) -> None:
         """Take the 32 secret bytes; ValueError for any other number."""
@@ -180,6 +186,7 @@ class MasterKey:
         self._cipher = AESGCM(_derive(secret, b"wrap"))
         self._previous = AESGCM(_derive(previous, b"wrap")) if previous else None
         self._tombstones = _derive(secret, b"tombstone")
+        self._checks = [_derive(one, b"check") for one in (secret, previous) if one]
 
     def new_data_key(self, context: bytes) -> tuple[bytes, DataKey]:
         """Make a user's key; return it wrapped, for the database, and ready for use."""
@@ -207,6 +214,14 @@ class MasterKey:
             if self._previous is None:
                 raise
             return _open(self._previous, wrapped, context, (_WRAPPED,)), True
+
+    def check_of(self, text: bytes) -> bytes:
+        """Return 6 bytes that only the holder of this key can make for a text."""
+        return _check(self._checks[0], text)
+
+    def checks(self, text: bytes, check: bytes) -> bool:
+        """Say whether these are the bytes for a text, of this key or of the previous one."""
+        return any([hmac.compare_digest(_check(key, text), check) for key in self._checks])  # noqa: C419 - each is tried
 
     def tombstone_key(self, context: bytes) -> DataKey:
         """Return the key that names an erased user's later events; it seals nothing."""

@@ -138,18 +138,19 @@ class ReadModel:
         ]
         return _cut(found, page.limit)
 
+    async def has_reached(self, position: Position) -> bool:
+        """Say whether the read model has reached a position."""
+        with database_errors():
+            found = await checkpoints.active(self._pool, position.partition)
+        return found is not None and found[1] >= position
+
     async def wait_for(self, position: Position, timeout_s: float) -> None:
         """Return when the read model has reached a position; NotReachedError after the timeout."""
         pause_s = _WAIT_FIRST_S
         deadline = asyncio.get_running_loop().time() + timeout_s
-        while True:
-            with database_errors():
-                found = await checkpoints.active(self._pool, position.partition)
-            if found is not None and found[1] >= position:
-                return
+        while not await self.has_reached(position):
             if asyncio.get_running_loop().time() >= deadline:
-                reached = found[1] if found else "nothing of this partition"
-                raise NotReachedError(f"the read model is at {reached}, not yet at {position}")
+                raise NotReachedError(f"the read model has not reached {position}")
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _WAIT_LONGEST_S)
 

@@ -24,38 +24,31 @@ from api.config.settings import Settings
 from api.server.unready import unready
 from api.webhook.verify import sign
 from tests.support.deliveries import delivery
+from tests.support.raw import (
+    CHUNKED,
+    HEAD,
+    LIVE,
+    MARK,
+    NO_HTTP,
+    Connection,
+    connect,
+    damaged,
+    exchange,
+    leave,
+    read,
+    status,
+    talk,
+)
 from tests.support.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable
+    from collections.abc import AsyncGenerator, Callable
 
     from tests.support.processes import Home, Service
 
-MARK = b"asha.rao%40example.com"
 MEGABYTES = 1 << 20
-LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-HEAD = b"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\n"
-CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
-# Requests that are none.
-NO_HTTP = {
-    "another protocol": b"\x16\x03\x01" + MARK + b"\r\n\r\n",
-    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + MARK,
-    "a version to come": b"GET /" + MARK + b" HTTP/7.3\r\nHost: x\r\n\r\n",
-    "an unknown method": MARK + b" / HTTP/1.1\r\nHost: x\r\n\r\n",
-    "a path with a raw byte": b"GET /\xff" + MARK + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-    "half an address": b"GET http://[" + MARK + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-    "a long line": b"GET /" + 500 * MARK + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-    "a long header": b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + 500 * MARK + b"\r\n\r\n",
-    "many headers": b"GET / HTTP/1.1\r\nHost: x\r\n" + 65 * (b"A: " + MARK + b"\r\n") + b"\r\n",
-    "a NUL in a header": b"GET / HTTP/1.1\r\nHost: x\r\nA: " + MARK + b"\0\r\n\r\n",
-    "a header without a name": b"GET / HTTP/1.1\r\nHost: x\r\n" + MARK + b" x: y\r\n\r\n",
-    "two hosts": b"GET / HTTP/1.1\r\nHost: " + MARK + b"\r\nHost: x\r\n\r\n",
-    "two lengths": HEAD + b"Content-Length: 1\r\nContent-Length: " + MARK + b"\r\n\r\n1",
-    "length and chunks": HEAD + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n" + MARK,
-    "a chunk without a size": CHUNKED + MARK + b"\r\n",
-    "a chunk that is longer than it says": CHUNKED + b"1\r\n" + MARK + b"\r\n",
-    "many trailers": CHUNKED + b"0\r\n" + 65 * (b"A: " + MARK + b"\r\n") + b"\r\n",
-}
+# A signature that was not checked yet.
+MADE_UP = b"x-fp-signature: " + 64 * b"0" + b"\r\n"
 
 
 @pytest.fixture
@@ -70,14 +63,6 @@ def make_service_home(home: Home) -> Callable[..., Home]:
     return make
 
 
-Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-async def connect(service: Service) -> Connection:
-    """Open a connection."""
-    return await asyncio.open_connection("127.0.0.1", int(service.base.rpartition(":")[2]))
-
-
 @contextlib.asynccontextmanager
 async def connections(service: Service, count: int) -> AsyncGenerator[list[Connection]]:
     """Hold connections open."""
@@ -87,50 +72,6 @@ async def connections(service: Service, count: int) -> AsyncGenerator[list[Conne
     finally:
         for _, writer in opened:
             await leave(writer)
-
-
-async def leave(writer: asyncio.StreamWriter) -> None:
-    """Close a connection, whatever the other side thinks of it."""
-    writer.close()
-    with contextlib.suppress(ConnectionError):
-        await writer.wait_closed()
-
-
-async def exchange(connection: Connection, sent: Iterable[bytes]) -> bytes:
-    """Send on until the service has had enough; return what it answered before it hung up."""
-    reader, writer = connection
-    answer = asyncio.create_task(read(reader))
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            with contextlib.suppress(ConnectionError):
-                for piece in sent:
-                    if answer.done():
-                        break
-                    writer.write(piece)
-                    await writer.drain()
-                    await asyncio.sleep(0)  # drain may not let others go on
-            return await answer
-    finally:
-        await leave(writer)
-
-
-async def read(reader: asyncio.StreamReader) -> bytes:
-    """Read as far as the other side lets."""
-    answer = b""
-    with contextlib.suppress(ConnectionError):
-        while data := await reader.read(1 << 16):
-            answer += data
-    return answer
-
-
-async def talk(service: Service, *sent: bytes) -> bytes:
-    """Send this on a connection of its own, and return what comes back."""
-    return await exchange(await connect(service), sent)
-
-
-def status(answer: bytes) -> int:
-    """The status of the first answer; 0 if the connection ended without one."""
-    return int(answer.split(b" ", 2)[1]) if answer else 0
 
 
 def assert_quotes_nothing(answer: bytes, expected: int) -> None:
@@ -198,7 +139,7 @@ async def test_what_is_refused_by_its_head(make_service_home: Callable[..., Home
         assert_quotes_nothing(await talk(service, expectation), 417)
         body = b"Content-Encoding: gzip\r\nContent-Length: 22\r\n\r\n" + MARK
         unwanted = b"POST /v1/status HTTP/1.1\r\nHost: x\r\n" + body
-        assert_quotes_nothing(await talk(service, unwanted), 401)
+        assert_quotes_nothing(await talk(service, unwanted), 405)
         assert "body not received" in {line["event"] for line in logged(home)}
 
 
@@ -240,26 +181,6 @@ async def test_mutated_requests(make_service_home: Callable[..., Home]) -> None:
             await asyncio.gather(*map(send, requests))
         logged(home)
         await assert_answers(service)
-
-
-def damaged(request: bytes, chance: random.Random) -> bytes:
-    """Change a request in a few places, but leave the mark as it is."""
-    parts = request.split(MARK)
-    for _ in range(chance.randint(1, 3)):
-        n = chance.randrange(len(parts))
-        at = chance.randrange(len(parts[n]) + 1)
-        one = parts[n]
-        parts[n] = chance.choice(
-            (
-                one[:at] + chance.randbytes(chance.randint(1, 4)) + one[at:],
-                one[:at] + one[at + 1 :],
-                one[:at]
-                + chance.choice((b"\r\n", b"\n", b"\0", b" ", b":", b"%", b"9" * 30))
-                + one[at:],
-                one[:at],
-            )
-        )
-    return MARK.join(parts)
 
 
 async def test_slow_heads(make_service_home: Callable[..., Home]) -> None:
@@ -315,10 +236,12 @@ async def test_endless_bodies(make_service_home: Callable[..., Home]) -> None:
     home = make_service_home(request_timeout_s=0.5)
     chunk = b"%x\r\n" % (1 << 16) + bytes(1 << 16) + b"\r\n"
     unwanted = CHUNKED.replace(b"/webhooks/fynd", b"/v1/status")
+    signed = CHUNKED.replace(b"Host: x\r\n", b"Host: x\r\n" + MADE_UP)
     refused = {
-        "large chunks": (CHUNKED, chunk, {408, 413}),  # a busy machine takes its time
-        "small chunks": (CHUNKED, b"1\r\nx\r\n" * 10_000, {408, 413}),
-        "where no body is wanted": (unwanted, chunk, {401}),
+        "unsigned": (CHUNKED, chunk, {401}),
+        "large chunks": (signed, chunk, {408, 413}),  # a busy machine takes its time
+        "small chunks": (signed, b"1\r\nx\r\n" * 10_000, {408, 413}),
+        "where no body is wanted": (unwanted, chunk, {405}),
         "a chunk's extension": (CHUNKED + b"1;", b"x" * 10_000, {408}),
         "trailers": (CHUNKED + b"0\r\n", b"A: " + MARK + b"\r\n", {0, 400, 408}),
         "a length": (HEAD + b"Content-Length: 999999999999\r\n\r\n", bytes(1 << 16), {413}),
@@ -352,23 +275,24 @@ async def test_slow_bodies(make_service_home: Callable[..., Home]) -> None:
 
 
 async def test_room_for_bodies(make_service_home: Callable[..., Home]) -> None:
-    """What has come of bodies counts, not what is claimed; who needs more than is left waits."""
-    limits = {"body_bytes_max": 1_000_000, "bodies_bytes_max": 1_500_000}
+    """What has come of bodies counts, not what is claimed; the slowest makes room for others."""
+    limits = {"body_bytes_max": 1_000_000, "arriving_bytes_max": 1_500_000}
     home = make_service_home(**limits, request_timeout_s=60)
-    claim = HEAD + b"Connection: close\r\nContent-Length: 1000000\r\n\r\n"
+    claim = HEAD + MADE_UP + b"Connection: close\r\nContent-Length: 1000000\r\n\r\n"
     async with home.serving() as service, connections(service, 11) as opened:
         for _, writer in opened:
             writer.write(claim + MARK)
         assert status(await talk(service, claim, b" " * 1_000_000)) == 401
         for _, writer in opened[:2]:
             writer.write(b" " * 900_000)
-        readers = [asyncio.create_task(read(reader)) for reader, _ in opened[:2]]
+        readers = [asyncio.create_task(read(reader)) for reader, _ in opened]
         async with asyncio.timeout(PATIENCE_S):
-            refused, held = await asyncio.wait(readers, return_when=asyncio.FIRST_COMPLETED)
-        answer = refused.pop().result()
-        assert_quotes_nothing(answer, 503)
-        assert b"the bodies of all requests in flight are too large together" in answer
-        held.pop().cancel()
+            closed, held = await asyncio.wait(readers, return_when=asyncio.FIRST_COMPLETED)
+        answer = closed.pop().result()
+        assert_quotes_nothing(answer, 408)
+        assert b"there is no room for all" in answer
+        for reading in held:
+            reading.cancel()
         await assert_answers(service)
         logged(home)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gzip
 import socket
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -12,12 +11,11 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import hdrs
 
-from api.webhook.verify import HEADER, sign
 from eventstore.postgres import failover
 from tests.support.database import HEADS, holding
 from tests.support.deliveries import APP, SAMPLE_USER, delivery
 from tests.support.proxy import proxied
-from tests.support.serving import AUTH, SECRET, assert_problem, serving
+from tests.support.serving import AUTH, assert_problem, serving
 from tests.support.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
@@ -130,22 +128,6 @@ async def test_who_was_asked_to_wait(database_url: str) -> None:
                 while b"event: user" not in await stream.content.readline():
                     pass
         assert (await poll).body["events"]
-
-
-async def test_a_body_that_grows(database_url: str) -> None:
-    """A small body that becomes a large one when it is unpacked is too large."""
-    async with serving(database_url) as service:
-        body = delivery(first_name="x" * (64 << 20))
-        headers = {HEADER: sign(body, SECRET), hdrs.CONTENT_ENCODING: "gzip"}
-        small = gzip.compress(body)
-        assert len(small) < 100_000
-        answer = await service.call("POST", "/webhooks/fynd", data=small, headers=headers)
-        assert_problem(answer, 413)
-        fits = delivery(first_name="x")
-        headers[HEADER] = sign(fits, SECRET)
-        data = gzip.compress(fits)
-        answer = await service.call("POST", "/webhooks/fynd", data=data, headers=headers)
-        assert answer.body["accepted"] == 1
 
 
 async def test_the_first_of_several_hosts_hangs(

@@ -21,6 +21,7 @@ from tests.support.monitoring import (
 )
 from tests.support.proxy import proxied
 from tests.support.serving import serving
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -71,13 +72,21 @@ async def test_what_was_refused(database_url: str) -> None:
         assert set(reasons.values()) == {0}
         assert (await client.post(SAMPLES[0])).status == 413
         assert (await client.post(b"{", "wrong")).status == 401
-        head = b"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\n"
-        status, _ = await client.raw(head + b"Content-Length: 8\r\n", b"not gzip")
-        assert status == 400
+        head = b"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n"
+        status, _ = await client.raw(head + b"Content-Encoding: gzip\r\n", b"not gzip")
+        assert status == 415
+        _, writer = await client.connect()
+        writer.write(head + b"\r\n{")
+        writer.close()
+
+        async def refused() -> bool:
+            return (await metrics(client))[name, "incomplete"] == 1
+
+        await until(refused)
         proxy.cut()
         assert (await client.post(b"{")).status == 503
         found = await metrics(client)
-    once = {"too-large", "signature", "incomplete", "unavailable"}
+    once = {"too-large", "signature", "encoded", "incomplete", "unavailable"}
     assert {reason for reason in reasons if found[name, reason]} == once
 
 

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from api.observe import logs
-from api.webhook.verify import sign
+from api.webhook.verify import HEADER, sign
 from projections.project.projector import Projector
 from tests.support.database import HEADS, assert_log_holds, blocked, connected, erase, holding
 from tests.support.deliveries import (
@@ -27,7 +27,7 @@ from tests.support.deliveries import (
 )
 from tests.support.events import event
 from tests.support.proxy import proxied
-from tests.support.serving import AUTH, SECRETS, assert_problem, serving
+from tests.support.serving import AUTH, SECRET, SECRETS, Answer, assert_problem, serving
 from tests.support.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
@@ -233,9 +233,9 @@ async def test_database_away(database_url: str, stack: Stack) -> None:
 # Who may ask
 
 
-@pytest.mark.parametrize("path", [USER, f"{USER}/history", STATS, "/v1/status", "/no/such/path"])
+@pytest.mark.parametrize("path", [USER, f"{USER}/history", STATS, "/v1/status"])
 async def test_token(service: Service, path: str) -> None:
-    """Without the token nothing is answered, not even which paths exist."""
+    """Without the token nothing is answered."""
     for given in ({}, {"Authorization": "Bearer tokeN"}, {"Authorization": "token"},
                   {"Authorization": "Basic token"}, {"Authorization": "Bearer"},
                   {"Authorization": "Bearer é"}):  # fmt: skip
@@ -554,12 +554,30 @@ async def test_too_long_a_line(service: Service) -> None:
     assert status in (400, 414)
 
 
-async def test_broken_upload(service: Service) -> None:
-    """A body that is not encoded as its header says is the sender's fault, not a defect."""
-    head = b"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\n"
-    status, answer = await service.raw(head + b"Content-Length: 8\r\n", b"not gzip")
-    assert status == 400
-    assert b"defect" not in answer
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "x"])
+async def test_encoded_upload(service: Service, encoding: str) -> None:
+    """A body is not unpacked, also if it is signed, nor waited for."""
+    head = f"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\nContent-Encoding: {encoding}\r\n"
+    for length in (0, 8):
+        given = f"Content-Length: {length}\r\n"
+        status, answer = await service.raw((head + given).encode())
+        assert status == 415
+        assert b"Accept-Encoding: identity" in answer
+    body = SAMPLES[0]
+    headers = {HEADER: sign(body, SECRET), "Content-Encoding": encoding}
+    answered = await service.call("POST", "/webhooks/fynd", data=body, headers=headers)
+    assert_problem(answered, 415)
+
+
+@pytest.mark.parametrize("path", ["/webhook/fynd", "/webhooks/fynd/", "/webhooks/Fynd", "/fynd"])
+async def test_path_near_the_webhook(service: Service, path: str) -> None:
+    """Whoever mistyped the webhook's path learns where it is, and needs no token for that."""
+    answer = await service.call("POST", path, data=b"{}")
+    assert_problem(answer, 404)
+    assert "/webhooks/fynd" in answer.body["detail"]
+    answer = await service.call("POST", "/orders", data=b"{}")
+    assert_problem(answer, 404)
+    assert "/webhooks/fynd" not in answer.body["detail"]
 
 
 async def test_cut_off_upload(lines: Lines, service: Service) -> None:
@@ -570,6 +588,38 @@ async def test_cut_off_upload(lines: Lines, service: Service) -> None:
     writer.close()
     assert (await lines.until("request"))["status"] == 400
     assert await assert_empty(service)
+
+
+async def test_search_by_post(service: Service) -> None:
+    """What is searched for may stand in the body; answer and mistakes are the same."""
+    await service.post(delivery("u", emails=[{"email": "u@example.com"}]))
+    await service.catch_up()
+    path = f"/v1/applications/{APP}/users"
+
+    async def search(body: bytes) -> Answer:
+        return await service.call("POST", f"{path}/search", data=body, headers=AUTH)
+
+    asked = await search(b'{"email": "u@example.com", "limit": 1}')
+    assert asked.body == (await service.get(path, email="u@example.com", limit="1")).body
+    assert [user["user_id"] for user in asked.body["users"]] == ["u"]
+    assert (await search(b"{}")).body["users"]
+    assert_problem(await search(b'{"limit": 0, "x": 1, "after": "y"}'), 400, "limit", "after", "x")
+    for wrong in (b"", b"[]", b"{", b'{"email": null}', b'{"limit": true}', b"\xff"):
+        assert_problem(await search(wrong), 400)
+    assert_problem(await search(b'{"email": "%s"}' % (b"x" * (1 << 14))), 413)
+    assert_problem(await service.call("POST", f"{path}/search", data=b"{}"), 401)
+
+
+async def test_what_every_answer_carries(service: Service) -> None:
+    """No version, and that nothing is to be kept on the way."""
+    for path in ("/v1/status", "/health/live", "/nowhere", "/metrics"):
+        async with service.client.get(path, headers=AUTH) as answer:
+            assert answer.headers["Server"] == "userlog"
+            assert answer.headers["Cache-Control"] == "no-store"
+    headers = {**AUTH, "Accept": "text/event-stream"}
+    async with service.client.get("/v1/events", headers=headers) as stream:
+        assert stream.headers["Server"] == "userlog"
+        assert re.fullmatch(r"[0-9a-f]{32}", stream.headers["X-Request-Id"])
 
 
 async def test_health_and_status(service: Service) -> None:

@@ -26,6 +26,8 @@ _KNOWN = (
     *("is_created", "hash", "created_at", "updated_at"),
 )
 _IDS = frozenset(("_id", "id", "user_id", "userId", "application_id", "applicationId"))
+# Where unknown fields stand.
+EXTRA = "extra"
 _CODE_DIGITS_MAX = 9
 _CONTACT = ("active", "primary", "verified", "email", "phone", "country_code")
 
@@ -133,7 +135,7 @@ def fields_of(entry: UserEntry) -> Fields:
             fields["social_accounts"] = entry.beside[name]
             break
     if unknown:
-        fields["extra"] = unknown
+        fields[EXTRA] = unknown
     return fields
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from eventstore.events import Kind
 from projections.deliveries.values import is_list, is_object
-from projections.fold.events import Fields, UserEvent
+from projections.fold.events import EXTRA, Fields, UserEvent
 from projections.fold.interruptible import run_at_once
 from projections.fold.poison import errors_as_poison
 from projections.fold.state import Lifecycle, UserState, fold
@@ -27,7 +27,8 @@ _BOOKKEEPING = frozenset(
 class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     """One field's old and new value; `key` is the phone or e-mail it is about.
 
-    A value that was not there before, or is not there any more, is null.
+    An unknown field is named `extra.` and its name. A value that was not there before, or is not
+    there any more, is null.
     """
 
     field: str
@@ -106,8 +107,16 @@ def _changes(before: Fields, after: Fields) -> Iterator[Change]:
         old, new = before.get(field), after[field]
         if field in _CONTACTS:
             yield from _contact_changes(field, old, new)
+        elif field == EXTRA:
+            yield from _extra_changes(old or {}, new)
         else:
             yield Change(field, old, new)
+
+
+def _extra_changes(before: Fields, after: Fields) -> Iterator[Change]:
+    """Compare unknown fields name by name, so that each costs no more than itself."""
+    for name in sorted([name for name, new in after.items() if before.get(name) != new]):
+        yield Change(f"{EXTRA}.{name}", before.get(name), after[name])
 
 
 def _contact_changes(field: str, old: object, new: object) -> Iterator[Change]:

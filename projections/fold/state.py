@@ -20,7 +20,7 @@ Lifecycle: TypeAlias = Literal["active", "blocked", "deleted"]
 
 # To be raised with every change of what the fold makes of the same events: an unfinished rebuild
 # is taken up again by the same version only.
-FOLD_VERSION = 2
+FOLD_VERSION = 3
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 

@@ -128,7 +128,17 @@ def test_words(before: Fields, after: Fields, summary: list[str]) -> None:
     [
         ({"gender": "male"}, {"gender": None}, [("gender", None, "male", None)]),
         ({}, {"gender": "male"}, [("gender", None, None, "male")]),
-        ({"x": 1}, {"y": 2}, [("extra", None, {"x": 1}, {"x": 1, "y": 2})]),
+        ({"x": 1}, {"y": 2}, [("extra.y", None, None, 2)]),
+        (
+            {"x": 1, "y": {"z": 1}, "w": [1]},
+            {"x": None, "y": {"z": 2}, "w": [1], "gender": "male"},
+            [
+                ("extra.x", None, 1, None),
+                ("extra.y", None, {"z": 1}, {"z": 2}),
+                ("gender", None, None, "male"),
+            ],
+        ),
+        ({"x": 1}, {"y": None}, []),
         ({}, {"emails": [MAIL]}, [("emails", "a@b.c", None, MAIL)]),
         ({"emails": [MAIL]}, {"emails": None}, [("emails", "a@b.c", MAIL, None)]),
         (
@@ -164,6 +174,16 @@ def test_changes(before: Fields, after: Fields, changes: list[tuple[Any, ...]]) 
         keyed = {} if key is None else {"key": key}
         expected.append({"field": field, "from": was, "to": now, **keyed})
     assert step(before, after)[1] == expected
+
+
+def test_a_change_costs_no_more_than_itself() -> None:
+    """However many unknown fields a user has, a change shows only those that the event changed."""
+    names = 200
+    bodies = [delivery("u", "update", n, **{f"unknown_{n}": "value"}) for n in range(names)]
+    last = history_of(*bodies)[-1]
+    change = {"field": f"extra.unknown_{names - 1}", "from": None, "to": "value"}
+    assert msgspec.to_builtins(last.changes) == [change]
+    assert last.summary == ["profile changed"]
 
 
 def test_late_events() -> None:

@@ -17,7 +17,7 @@ PACKAGES = ("eventstore", "projections", "api")
 
 # With all that they import. eventstore.sealing.seal is not here: each nonce is random.
 PURE = (
-    *("api.webhook.decode", "api.webhook.verify"),
+    *("api.webhook.decode", "api.webhook.sizes", "api.webhook.verify"),
     *("eventstore.events", "projections.deliveries", "projections.prove.differences"),
     *("projections.fold.events", "projections.fold.folder", "projections.fold.history"),
     *("projections.fold.interruptible", "projections.fold.poison", "projections.fold.search_keys"),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
-from api.webhook.decode import Decoded, decode
+from api.webhook.decode import UNLIMITED, Decoded, decode
 from eventstore.events import Kind, NewEvent, Outcome, Position, RecordedEvent
 from projections.query.formats import rfc3339
 
@@ -170,7 +170,7 @@ class Importer:
         await self._append(events)
 
     async def _delivery(self, body: bytes, recorded_at: datetime | None) -> list[NewEvent]:
-        decoded: Decoded = decode(body)
+        decoded: Decoded = decode(body, UNLIMITED)
         if decoded.rejected:
             problem = decoded.rejected[0]
             await self._quarantine.put(body, problem.reason, problem.detail)

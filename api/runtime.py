@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from api.webhook.decode import Limits
 from api.webhook.ingest import Ingest
 from eventstore.errors import UnavailableError, database_errors
 from eventstore.group_commit import QueueLimits
@@ -45,7 +46,13 @@ class Runtime:
         self.master_key = source.master()
         self.log = log
         self.quarantine = Quarantine(pool, log.partitions, self.master_key)
-        self.ingest = Ingest(log, self.quarantine)
+        limits = Limits(
+            settings.delivery_entries_max,
+            settings.delivery_events_bytes_max,
+            settings.entry_values_max,
+            settings.extra_names_max,
+        )
+        self.ingest = Ingest(log, self.quarantine, limits)
         self.read_model = ReadModel(log, pool)
 
 

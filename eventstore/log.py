@@ -17,7 +17,7 @@ from eventstore.events import Appended, NewEvent, Position, Stream
 from eventstore.group_commit import GroupCommit, QueueLimits
 from eventstore.postgres import schema
 from eventstore.sealing.keyring import Keyring
-from eventstore.sealing.seal import seal
+from eventstore.sealing.seal import seal, seal_all
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -102,8 +102,11 @@ class EventLog:
     async def _write(self, events: Sequence[NewEvent], streams: Sequence[Stream]) -> list[Answer]:
         keyring = self.keyring
         keys = keyring.cached(streams) or await keyring.find_or_make(streams)
-        ciphers = [keyring.ciphers] * len(keys)
-        answers = await self._group_commit.submit(list(map(seal, events, streams, keys, ciphers)))
+        if len(events) == 1:
+            sealed = [seal(events[0], streams[0], keys[0], keyring.ciphers)]
+        else:
+            sealed = await seal_all(events, streams, keys, keyring.ciphers)
+        answers = await self._group_commit.submit(sealed)
         if not all(map(_is_stored, keys)):
             keyring.mark_stored(keys)
         return answers

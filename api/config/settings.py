@@ -74,6 +74,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["auto", "text", "json"], _about("auto: text in a terminal, else JSON", "json")
     ] = "auto"
     body_bytes_max: Annotated[Bytes, _about("largest delivery; above it: 413", "1048576")] = 1 << 20
+    delivery_entries_max: Annotated[
+        Count, _about("users in a delivery; above it: quarantine", "1000")
+    ] = 1_000
+    delivery_events_bytes_max: Annotated[
+        Bytes, _about("bytes of its users, each with the envelope; above: quarantine", "16777216")
+    ] = 16 << 20
+    entry_values_max: Annotated[
+        Count, _about("values in one user of a delivery; above it: quarantine", "20000")
+    ] = 20_000
+    extra_names_max: Annotated[
+        Count, _about("unknown fields of one user of a delivery; above: quarantine", "500")
+    ] = 500
     arriving_max: Annotated[
         Count, _about("bodies still arriving, for each process; above it the slowest: 408", "1000")
     ] = 1_000

@@ -1,4 +1,8 @@
-"""From a delivery's bytes to the events that are in it, or the reason why there are none. Pure."""
+"""From a delivery's bytes to the events that are in it, or the reason why there are none. Pure.
+
+One body is bounded work, also from a sender who knows the secret: what is beyond a limit is found
+by counting, before anything is decoded or copied, and long work can be interrupted.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +12,27 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from api.webhook.sizes import exceeding, not_too_deep, values_in
 from eventstore.events import Kind, NewEvent
 from projections.deliveries.envelope import (
     PING_TOPIC,
     USER_TOPIC,
     Delivery,
+    payload_of,
     read_delivery,
     read_entry,
     read_fast,
     split_payload,
 )
-from projections.deliveries.values import UnreadableError, UserEntry, refuse_too_deep
+from projections.deliveries.values import UnreadableError, UserEntry
+from projections.fold.events import unknown_names
+from projections.fold.interruptible import run_at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
     from datetime import datetime
+
+    from projections.fold.interruptible import Work
 
 _KINDS = {
     "create": Kind.CREATED,
@@ -30,7 +40,26 @@ _KINDS = {
     "delete": Kind.DELETED,
 }
 _OCCURRENCES_MAX = 100
+# Why a delivery that is more work than the limits allow is kept in quarantine.
+BEYOND = "beyond-limits"
 _encode = msgspec.json.Encoder(order="sorted").encode
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """How much one delivery may be, far above what the platform sends.
+
+    Entries; bytes of all entries, each with the envelope, as each is stored with it; values in an
+    entry, which is decoded at once; and names of an entry's user that are unknown.
+    """
+
+    entries_max: int = 1_000
+    events_bytes_max: int = 16 << 20
+    entry_values_max: int = 20_000
+    extra_names_max: int = 500
+
+
+# For what is read on behalf of the operator, whom nobody waits behind.
+UNLIMITED = Limits(*[1 << 62] * 4)
 
 
 class Decoded(msgspec.Struct, frozen=True):
@@ -53,50 +82,100 @@ def is_ping(body: bytes) -> bool:
         return False
 
 
-def decode(body: bytes) -> Decoded:
+def decode(body: bytes, limits: Limits | None = None) -> Decoded:
     """Read a delivery; what can't be read is reported, never raised."""
+    return run_at_once(decoding(body, limits or Limits()))
+
+
+def decoding(body: bytes, limits: Limits) -> Work[Decoded]:
+    """Do the same as work that can be interrupted, after each entry if there are several."""
+    topic = ""
     try:
-        fast = read_fast(body)
+        large = values_in(body) > limits.entry_values_max
+        if large:
+            _check_envelope(body, limits)
+            yield
+        fast = None if large else read_fast(body)
         delivery = fast[0] if fast else read_delivery(body)
-        if delivery.topic != USER_TOPIC:
-            return Decoded(delivery.topic, [], [])
-        refuse_too_deep(body)
-        found = [(fast[1], body)] if fast else _entries(body, delivery.payload)
+        topic = delivery.topic
+        if topic != USER_TOPIC:
+            return Decoded(topic, [], [])
+        entries = [(fast[1], body)] if fast else (yield from _entries(body, delivery, limits))
+        yield from not_too_deep(body)
+        _check_kind(delivery)
+        return (yield from _decode_entries(delivery, entries, limits))
     except UnreadableError as error:
-        return Decoded("", [], [error])
+        return Decoded(topic, [], [error])
+
+
+def _check_kind(delivery: Delivery) -> None:
     if delivery.type not in _KINDS:
         detail = "a user event that is no create, update or delete"
-        return Decoded(delivery.topic, [], [UnreadableError("unknown-event", detail)])
-    return _decode_entries(delivery, found)
+        raise UnreadableError("unknown-event", detail)
 
 
-def _entries(body: bytes, payload: bytes) -> list[tuple[bytes, bytes]]:
+def _check_envelope(body: bytes, limits: Limits) -> None:
+    """Refuse an envelope with more values than an entry may have, as it is decoded at once."""
+    if values_in(body) - values_in(payload_of(body)) > limits.entry_values_max:
+        raise _beyond("values in the envelope", limits.entry_values_max, "ENTRY_VALUES")
+
+
+def _entries(
+    body: bytes, delivery: Delivery, limits: Limits
+) -> Work[Iterable[tuple[bytes, bytes]]]:
     """Return each user's entry, and the delivery with it alone."""
-    raws = split_payload(payload)
-    alone = [body] if len(raws) == 1 else _restrict(body, payload, raws)
-    return list(zip(raws, alone, strict=True))
+    payload = delivery.payload
+    much = yield from exceeding(payload, limits.entries_max, limits.entry_values_max)
+    if much == "entries":
+        raise _beyond("entries", limits.entries_max, "DELIVERY_ENTRIES")
+    yield
+    raws = [] if much else split_payload(payload)
+    if much or any(values_in(raw) > limits.entry_values_max for raw in raws):
+        raise _beyond("values in an entry", limits.entry_values_max, "ENTRY_VALUES")
+    if len(raws) == 1:
+        return [(raws[0], body)]
+    if len(payload) + len(raws) * (len(body) - len(payload)) > limits.events_bytes_max:
+        what = "bytes of entries, each with the envelope"
+        raise _beyond(what, limits.events_bytes_max, "DELIVERY_EVENTS_BYTES")
+    before, after = yield from _around(body, payload, raws)
+    return ((raw, b"".join((before, b"[", raw, b"]", after))) for raw in raws)
+
+
+def _beyond(what: str, limit: int, setting: str) -> UnreadableError:
+    return UnreadableError(BEYOND, f"more than {limit} {what} (USERLOG_{setting}_MAX)")
 
 
 def _decode_entries(
-    delivery: Delivery, entries: Sequence[tuple[UserEntry | bytes, bytes]]
-) -> Decoded:
+    delivery: Delivery, entries: Iterable[tuple[UserEntry | bytes, bytes]], limits: Limits
+) -> Work[Decoded]:
     events: list[NewEvent] = []
     rejected: list[UnreadableError] = []
     nth: Counter[tuple[str, str]] = Counter()
-    for entry, payload in entries:
+    for given, payload in entries:
+        if events or rejected:
+            yield
         try:
+            entry = given if isinstance(given, UserEntry) else read_entry(given)
+            _check_names(entry, limits)
             event = _event(delivery, entry, payload, nth)
         except UnreadableError as error:
+            if error.reason == BEYOND:
+                raise
             rejected.append(error)
         else:
             events.append(event)
     return Decoded(delivery.topic, events, rejected)
 
 
+def _check_names(entry: UserEntry, limits: Limits) -> None:
+    most = limits.extra_names_max
+    if len(entry.user) > most and len(unknown_names(entry)) > most:
+        raise _beyond("unknown fields of a user", most, "EXTRA_NAMES")
+
+
 def _event(
-    delivery: Delivery, given: UserEntry | bytes, alone: bytes, nth: Counter[tuple[str, str]]
+    delivery: Delivery, entry: UserEntry, alone: bytes, nth: Counter[tuple[str, str]]
 ) -> NewEvent:
-    entry = given if isinstance(given, UserEntry) else read_entry(given)
     kind = _KINDS[delivery.type]
     application_id = entry.identifier("application_id", "applicationId") or delivery.application_id
     user_id = entry.identifier("user_id", "userId", "_id", "id")
@@ -129,8 +208,8 @@ def _identity(
     return b"content\0" + occurred_at.isoformat().encode() + b"\0" + content, True
 
 
-def _restrict(body: bytes, payload: bytes, raws: list[bytes]) -> list[bytes]:
-    """Return for each entry the delivery with it alone in its payload, every other byte as it was.
+def _around(body: bytes, payload: bytes, raws: list[bytes]) -> Work[tuple[bytes, bytes]]:
+    """Return what stands before and after the payload, byte for byte.
 
     The decoder does not report where in the body the payload stands, so each occurrence of its
     bytes is tried until reading the body without them finds the payload empty.
@@ -143,6 +222,7 @@ def _restrict(body: bytes, payload: bytes, raws: list[bytes]) -> list[bytes]:
         if start < 0:
             break
         before, after = body[:start], body[start + len(payload) :]
-        if read_delivery(before + b"[]" + after).payload == b"[]":
-            return [b"".join((before, b"[", raw, b"]", after)) for raw in raws]
+        if payload_of(before + b"[]" + after) == b"[]":
+            return before, after
+        yield
     raise UnreadableError("no-users", "the place of `payload` in the body can't be found")

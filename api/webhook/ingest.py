@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from api.webhook.decode import decode
+from api.webhook.decode import Limits, decoding
 from eventstore.events import Appended, Outcome
 from projections.deliveries.values import UnreadableError
+from projections.fold.timeslice import Timeslices
 from projections.query.formats import PositionText
 
 if TYPE_CHECKING:
@@ -46,9 +47,11 @@ IGNORED = Receipt(0, 0, 1, 0, [])
 class Ingest:
     """Takes deliveries whose signature has been verified."""
 
-    def __init__(self, log: EventLog, quarantine: Quarantine) -> None:
+    def __init__(self, log: EventLog, quarantine: Quarantine, limits: Limits | None = None) -> None:
+        """What is beyond the `limits` goes to quarantine as a whole."""
         self._log = log
         self._quarantine = quarantine
+        self._limits = limits or Limits()
 
     async def deliver(self, body: bytes, headers: Mapping[str, str] | None = None) -> Receipt:
         """Read a delivery and keep what is in it; UnavailableError means: send it again.
@@ -75,7 +78,7 @@ class Ingest:
 
     async def _take(self, body: bytes) -> tuple[Receipt, UnreadableError | None]:
         """Append what can be read; return the first reason why not all of it could be taken."""
-        decoded = decode(body)
+        decoded = await Timeslices().run(decoding(body, self._limits))
         if not decoded.events and not decoded.rejected:
             _log.debug("delivery ignored")
             return IGNORED, None

@@ -56,12 +56,20 @@ class _Body(msgspec.Struct):
     data: msgspec.Raw = _NOTHING
 
 
+class _Payload(msgspec.Struct):
+    event: msgspec.Raw = _NOTHING
+    meta: msgspec.Raw = _NOTHING
+    payload: msgspec.Raw = _NOTHING
+    data: msgspec.Raw = _NOTHING
+
+
 class _Single(msgspec.Struct):
     event: _Event | None = None
     meta: _Meta | None = None
     company_id: Any = None
     application_id: Any = None
-    payload: list[dict[str, Any]] = []
+    # A list of one: of a longer one no more than the first is decoded.
+    payload: tuple[dict[str, Any]] | None = None
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -77,6 +85,7 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 _decode_body = msgspec.json.Decoder(_Body).decode
+_decode_payload = msgspec.json.Decoder(_Payload).decode
 _decode_single = msgspec.json.Decoder(_Single).decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_any = msgspec.json.Decoder().decode
@@ -90,6 +99,14 @@ def read_delivery(body: bytes) -> Delivery:
     return _delivery(found, bytes(found.payload))
 
 
+def payload_of(body: bytes) -> bytes:
+    """Return the raw payload, without decoding anything; UnreadableError if it is no envelope."""
+    found = _decode(_decode_payload, body)
+    if bytes(found.event) == bytes(found.meta) == b"null" != bytes(found.data):
+        found = _decode(_decode_payload, bytes(found.data))
+    return bytes(found.payload)
+
+
 def read_fast(body: bytes) -> tuple[Delivery, UserEntry] | None:
     """Read a delivery of one user in one go; None if it has to be read step by step.
 
@@ -99,7 +116,7 @@ def read_fast(body: bytes) -> tuple[Delivery, UserEntry] | None:
         found = _decode_single(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if (found.event or found.meta) and len(found.payload) == 1:
+    if (found.event or found.meta) and found.payload:
         (value,) = found.payload
         if isinstance(value.get("user"), dict):
             entry = _entry(value)

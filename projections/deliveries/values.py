@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeGuard
 
@@ -14,8 +13,6 @@ _SECONDS_BELOW = 100_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ID_CHARACTERS_MAX = 200
 _NUMBERS = 10**18
-_DEPTH_MAX = 100
-_BRACKET_OR_STRING = re.compile(rb'[\[{\]}]|"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
 class UnreadableError(Exception):
@@ -119,19 +116,3 @@ def _iso(text: str) -> datetime | None:
         return None
     beyond = found.microsecond % 1000
     return found.replace(microsecond=found.microsecond - beyond) if beyond else found
-
-
-def refuse_too_deep(raw: bytes) -> None:
-    """UnreadableError if JSON is nested deeper than every later reader can follow.
-
-    Where the decoder itself gives up depends on its caller's stack: what it accepted here it
-    might refuse elsewhere.
-    """
-    if raw.count(b"[") + raw.count(b"{") <= _DEPTH_MAX:
-        return
-    depth = 0
-    for found in _BRACKET_OR_STRING.finditer(raw):
-        sign = raw[found.start()]
-        depth += (sign in b"[{") - (sign in b"]}")
-        if depth > _DEPTH_MAX:
-            raise UnreadableError("not-json", TOO_DEEP)

@@ -139,6 +139,11 @@ def fields_of(entry: UserEntry) -> Fields:
     return fields
 
 
+def unknown_names(entry: UserEntry) -> list[str]:
+    """Return the names of an entry's fields that would stand below `extra`."""
+    return [name for name in entry.user if name not in _FIELDS and name not in _IDS]
+
+
 def _contact(item: object) -> object:
     """Normalise a phone or e-mail: one name per property, a number as text, the code as int."""
     if not is_object(item):

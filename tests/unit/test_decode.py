@@ -287,11 +287,11 @@ def test_one_bad_entry_fails_alone() -> None:
     assert len(found.rejected) == len(bad)
 
 
-def test_thousands_of_users() -> None:
-    """Each of thousands of users in one delivery is an event with a payload of its own."""
-    found = decode(encoded(envelope([entry(str(n)) for n in range(5000)])))
-    assert [event.user_id for event in found.events] == [str(n) for n in range(5000)]
-    assert json.loads(found.events[-1].payload or b"")["payload"] == [entry("4999")]
+def test_many_users() -> None:
+    """Each of a thousand users in one delivery is an event with a payload of its own."""
+    found = decode(encoded(envelope([entry(str(n)) for n in range(1000)])))
+    assert [event.user_id for event in found.events] == [str(n) for n in range(1000)]
+    assert json.loads(found.events[-1].payload or b"")["payload"] == [entry("999")]
 
 
 def test_a_place_is_not_looked_for_for_ever() -> None:

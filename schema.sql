@@ -154,7 +154,7 @@ CREATE TABLE userlog.rebuild_shards (
 
 -- The user as they are now. order_key is the effective order of the newest event that is in
 -- the state: an event below it came late. state is JSON kept as text, so that it comes back
--- byte for byte. since says when those of its fields were first heard of that the user's first
+-- byte for byte and its size is known without reading it (docs/planner.md, 11). since says when those of its fields were first heard of that the user's first
 -- event did not have: {"name": epoch milliseconds}.
 CREATE TABLE userlog.users (
     partition integer NOT NULL,
@@ -164,8 +164,8 @@ CREATE TABLE userlog.users (
     user_id text NOT NULL,
     company_id bigint,
     lifecycle text NOT NULL CHECK (lifecycle IN ('active', 'blocked', 'deleted')),
-    state json NOT NULL,
-    since json NOT NULL,
+    state text NOT NULL,
+    since text NOT NULL,
     order_key bytea NOT NULL,
     position bigint NOT NULL,
     kind smallint NOT NULL,
@@ -193,8 +193,8 @@ CREATE TABLE userlog.history (
     recorded_at timestamptz NOT NULL,
     stated_at timestamptz,
     late boolean NOT NULL,
-    summary json NOT NULL,
-    changes json NOT NULL,
+    summary text NOT NULL,
+    changes text NOT NULL,
     PRIMARY KEY (partition, stream_id, generation, order_key, position)
 ) PARTITION BY LIST (generation);
 
@@ -495,4 +495,4 @@ INSERT INTO userlog.log_head (partition) VALUES (0);
 INSERT INTO userlog.checkpoints (partition, generation) VALUES (0, 1);
 
 -- The digest is that of eventstore/postgres/schema.py; a test recomputes it.
-INSERT INTO userlog.meta (schema_version, digest, partitions) VALUES (2, '44f1c4e024223f8b', 1);
+INSERT INTO userlog.meta (schema_version, digest, partitions) VALUES (2, '422d1f5f96d4d565', 1);

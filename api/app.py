@@ -49,7 +49,7 @@ class App:
         self._tokens = Tokens(pool, runtime.master_key, secrets)
         budgets = Budgets.of(settings)
         lasting = Lasting(self._tokens, budgets)
-        self.feed = Feed(log, lasting)
+        self.feed = Feed(log, lasting, settings.page_bytes_max)
         arriving = Arriving(settings.arriving_max, settings.arriving_bytes_max)
         middlewares = Middlewares(
             self._metrics, self.inflight, self._tokens, budgets, settings.request_timeout_s

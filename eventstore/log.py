@@ -140,6 +140,10 @@ class EventLog:
         """Read the same, still sealed."""
         return await read.rows_after(self._pool, after, limit)
 
+    async def page_after(self, after: Position, limit: int, bytes_max: int) -> list[asyncpg.Record]:
+        """Read the same, but no more than so many sealed bytes; at least one row, if any."""
+        return await read.page_after(self._pool, after, limit, bytes_max)
+
     async def rows_of_stream(self, stream: Stream, known_at: datetime) -> list[asyncpg.Record]:
         """Read a user's events with recorded_at <= known_at, still sealed."""
         return await read.rows_of_stream(self._pool, stream, known_at)

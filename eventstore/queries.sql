@@ -22,6 +22,26 @@ WHERE e.partition = $1 AND e.position > $2
 ORDER BY e.position
 LIMIT $3;
 
+-- [read_page] The same, but no more rows than have $4 bytes, or one (docs/planner.md, 11).
+SELECT * FROM (
+    SELECT r.*, sum(octet_length(r.payload)) OVER so_far AS bytes
+    FROM (
+        SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.payload,
+            s.application_id, s.user_id, s.key_id, s.data_key, s.erased_position
+        FROM userlog.events e
+        CROSS JOIN LATERAL (
+            SELECT * FROM userlog.streams s
+            WHERE s.partition = e.partition AND s.stream_id = e.stream_id LIMIT 1
+        ) s
+        WHERE e.partition = $1 AND e.position > $2
+        ORDER BY e.position
+        LIMIT $3
+    ) r
+    WINDOW so_far AS (ORDER BY r.position ROWS UNBOUNDED PRECEDING)
+) p
+WHERE p.bytes <= $4::bigint OR p.bytes = octet_length(p.payload)
+ORDER BY p.position;
+
 -- [read_streams] All events of some users up to a position, user by user (docs/planner.md, 3 and 8).
 SELECT e.*, s.application_id, s.user_id, s.key_id, s.data_key, s.erased_position
 FROM unnest($2::uuid[]) AS u (stream_id)

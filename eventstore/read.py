@@ -61,6 +61,15 @@ async def rows_after(
         return await source.fetch(_SQL["read_log"], after.partition, after.number, limit)
 
 
+async def page_after(
+    source: Pool | Connection, after: Position, limit: int, bytes_max: int
+) -> list[asyncpg.Record]:
+    """Read the same, but no more than so many sealed bytes; at least one row, if there is any."""
+    args = (after.partition, after.number, limit, bytes_max)
+    with database_errors():
+        return await source.fetch(_SQL["read_page"], *args)
+
+
 async def rows_of_streams(
     source: Pool | Connection, stream_ids: Sequence[uuid.UUID], until: Position
 ) -> list[asyncpg.Record]:

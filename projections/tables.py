@@ -88,10 +88,9 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def sums(self) -> str:
         """Count the rows of generations by their first byte, with a sum that no order changes."""
-        hashed = (f"{c}::text" if k == "json" else c for c, k in self.columns.items())
         return (
             "SELECT generation, get_byte(uuid_send(stream_id), 0) AS bucket, count(*) AS rows,"
-            f" sum(hash_record_extended(ROW ({', '.join(hashed)}), 0)) AS checksum"
+            f" sum(hash_record_extended(ROW ({', '.join(self.columns)}), 0)) AS checksum"
             f" FROM userlog.{self.name} WHERE partition = $1 AND generation = ANY($2) GROUP BY 1, 2"
         )
 

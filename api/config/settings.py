@@ -124,6 +124,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _about("how often some users are compared with the log; 0: never", "1"),
     ] = 1.0
     page_rows_max: Annotated[Count, _about("largest page of an answer", "1000")] = 1_000
+    page_bytes_max: Annotated[
+        Count, _about("bytes of a page's contents, after which it ends", "4194304")
+    ] = 4 << 20
     pool_connections_max: Annotated[
         Annotated[int, Meta(ge=2, le=10_000)],
         _about("connections to the database, for each process", "10"),

@@ -26,6 +26,7 @@ from eventstore.errors import LogError
 from eventstore.events import Kind, Position
 from projections.fold.folder import Folder
 from projections.fold.poison import PoisonError
+from projections.fold.timeslice import Timeslices
 from projections.query.formats import EventType, PositionText, Time, rfc3339
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from api.web.lasting import Lasting
     from eventstore.log import EventLog
+    from projections.fold.interruptible import Work
 
 _POLL_S = 0.25
 _HEARTBEAT_S = 15
@@ -161,9 +163,10 @@ class Tail:
 class Feed:
     """Requests for the log; streams end when it is `stopping`."""
 
-    def __init__(self, log: EventLog, lasting: Lasting) -> None:
+    def __init__(self, log: EventLog, lasting: Lasting, page_bytes_max: int) -> None:
         self._log = log
         self._lasting = lasting
+        self._page_bytes_max = page_bytes_max
         self._tail = Tail(log)
         self.stopping = asyncio.Event()
 
@@ -174,14 +177,14 @@ class Feed:
         streamed = STREAM in request.headers.get(hdrs.ACCEPT, "")
         begin = self._begin(given, resumed=given.resumed if streamed else None)
         limit, wait_s = given.limit, given.wait_s
-        page = await self._page(begin, limit)
+        page = await self.page(begin, limit)
         if streamed:
             return await self._stream(request, page)
         timeouts.extend(request, wait_s)
         if page.events or not wait_s:
             return page
         moved = await self._lasting.wait(request, lambda: self._tail.beyond(begin, wait_s))
-        return await self._page(begin, limit) if moved else page
+        return await self.page(begin, limit) if moved else page
 
     def _begin(self, given: FeedParameters, resumed: Position | None) -> Position:
         """Return the position to go on after."""
@@ -196,10 +199,13 @@ class Feed:
         """Stop waiting for events."""
         await self._tail.close()
 
-    async def _page(self, after: Position, limit: int) -> Events:
-        rows = await self._log.rows_after(after, limit)
+    async def page(self, after: Position, limit: int) -> Events:
+        """Return what follows a position: at most `limit` events, and so many bytes, or one."""
+        rows = await self._log.page_after(after, limit, self._page_bytes_max)
         folder = Folder(after.partition, self._log.keyring)
-        events = [_event(row, after.partition, folder) for row in rows]
+        events = await Timeslices().run(
+            _opening(rows, after.partition, folder, self._page_bytes_max)
+        )
         return Events(events, events[-1].id if events else str(after))
 
     async def _stream(self, request: web.Request, page: Events) -> web.StreamResponse:
@@ -232,7 +238,7 @@ class Feed:
                 )
                 if moved == (False,):
                     await _send(request, response, b":\n\n")
-            page = await self._page(after, _PAGE_ROWS)
+            page = await self.page(after, _PAGE_ROWS)
 
 
 async def _send(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
@@ -254,15 +260,32 @@ def _message(event: CloudEvent) -> bytes:
     )
 
 
-def _event(row: asyncpg.Record, partition: int, folder: Folder) -> CloudEvent:
-    data, problem = None, None
+def _opening(
+    rows: list[asyncpg.Record], partition: int, folder: Folder, bytes_max: int
+) -> Work[list[CloudEvent]]:
+    """Open events until they have so many bytes, which sealed ones don't tell; one at least."""
+    events: list[CloudEvent] = []
+    total = 0
+    for row in rows:
+        event, size = _event(row, partition, folder)
+        total += size
+        if events and total > bytes_max:
+            break
+        events.append(event)
+        yield
+    return events
+
+
+def _event(row: asyncpg.Record, partition: int, folder: Folder) -> tuple[CloudEvent, int]:
+    """Make an event of a row; return the bytes of its payload as well."""
+    data, problem, size = None, None, 0
     if read.has_payload(row):
         try:
-            event = folder.read(row)
+            event, size = folder.read_sized(row)
             data = EventData(event.company_id, event.fields)
         except PoisonError as error:
             problem = error.reason
-    return CloudEvent(
+    made = CloudEvent(
         specversion="1.0",
         id=str(Position(partition, row["position"])),
         source=f"/v1/applications/{quote(row['application_id'], safe='')}",
@@ -273,3 +296,4 @@ def _event(row: asyncpg.Record, partition: int, folder: Folder) -> CloudEvent:
         data=data,
         dataerror=problem,
     )
+    return made, size

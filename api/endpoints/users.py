@@ -108,6 +108,7 @@ class UserEndpoints:
         self._read_model = read_model
         self._wait_timeout_s = settings.wait_timeout_s
         self._lasting = lasting
+        self._page_bytes_max = settings.page_bytes_max
 
     async def user(self, request: web.Request, given: UserParameters) -> User:
         """Answer who a user is, or was."""
@@ -122,7 +123,8 @@ class UserEndpoints:
     async def history(self, request: web.Request, given: HistoryParameters) -> History:
         """Answer what happened to a user, in effective order."""
         stream = self._stream(request)
-        page = Page(given.order, given.limit, given.after, given.valid_at or FOREVER)
+        until = given.valid_at or FOREVER
+        page = Page(given.order, given.limit, given.after, until, self._page_bytes_max)
         await self._wait(request, given.min_position)
         found = await self._read_model.history(stream, given.known_at, page)
         if not found.entries and page.after is None:
@@ -137,8 +139,8 @@ class UserEndpoints:
             given.lifecycle,
             given.updated_since,
         )
-        partitions, limit = self._log.partitions, given.limit
-        return await search.search(self._pool, partitions, wanted, limit=limit, after=given.after)
+        page = search.Page(given.limit, given.after, self._page_bytes_max)
+        return await search.search(self._pool, self._log.partitions, wanted, page)
 
     async def search(self, request: web.Request, given: ListParameters) -> Users:
         """Answer the same, asked so that e-mail, phone and username stand in no access log."""

@@ -255,7 +255,7 @@ _PAGE_SIZE = Rule(
     lambda bounds: min(_ROWS, bounds.page_rows_max),
 )
 
-Limit: TypeAlias = Annotated[int, _PAGE_SIZE, Meta(description="how many on a page")]
+Limit: TypeAlias = Annotated[int, _PAGE_SIZE, Meta(description="how many on a page at most")]
 Text: TypeAlias = Annotated[str, Meta(max_length=500)]
 ValidAt: TypeAlias = Annotated[
     datetime | None,

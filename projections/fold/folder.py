@@ -62,6 +62,12 @@ class Folder:
         with errors_as_poison(Position(self._partition, row["position"])):
             return read_event(read.open_event(row, self._partition, self._keyring))
 
+    def read_sized(self, row: asyncpg.Record) -> tuple[UserEvent, int]:
+        """Do the same; return the bytes of its payload as well."""
+        with errors_as_poison(Position(self._partition, row["position"])):
+            event = read.open_event(row, self._partition, self._keyring)
+            return read_event(event), len(event.payload or b"")
+
     def reading(self, rows: Rows) -> Work[list[UserEvent]]:
         """Read events; the work can be interrupted after each."""
         events: list[UserEvent] = []

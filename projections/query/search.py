@@ -15,7 +15,7 @@ from eventstore.postgres import statements
 from projections.fold.events import milliseconds
 from projections.fold.search_keys import What, term
 from projections.fold.state import Lifecycle
-from projections.query.users import FOREVER
+from projections.query.users import FOREVER, PAGE_BYTES_MAX
 from projections.query.views import Users, user_of
 
 if TYPE_CHECKING:
@@ -45,9 +45,21 @@ class Wanted(msgspec.Struct, frozen=True):
     changed_since: datetime = EVER
 
 
-async def search(
-    pool: Pool, partitions: int, wanted: Wanted, *, limit: int, after: PageKey | None = None
-) -> Users:
+class Page(msgspec.Struct, frozen=True):
+    """Which part of a list to return: what follows `after`, the page key of the page before.
+
+    At most `limit` users, and no more than have `bytes_max` bytes of state, but one at least.
+    """
+
+    limit: int = 100
+    after: PageKey | None = None
+    bytes_max: int = PAGE_BYTES_MAX
+
+
+FIRST_PAGE = Page()
+
+
+async def search(pool: Pool, partitions: int, wanted: Wanted, page: Page = FIRST_PAGE) -> Users:
     """Return a page of an application's users; none if a value has nothing to look for."""
     application_id = wanted.application_id
     if "\0" in application_id:  # which no text in the database can hold
@@ -59,7 +71,8 @@ async def search(
         for what, value in wanted.values.items()
         if value is not None
     ]
-    rest = (lifecycles, wanted.changed_since, *(after or (FOREVER, _LAST_ID)), limit + 1)
+    after = page.after or (FOREVER, _LAST_ID)
+    rest = (lifecycles, wanted.changed_since, *after, page.limit + 1, page.bytes_max)
     with database_errors():
         if None in terms:
             rows = []
@@ -69,10 +82,11 @@ async def search(
         else:
             rows = await pool.fetch(_SQL["users_listed"], numbers, application_id, *rest)
     following = None
-    if len(rows) > limit:
-        last = rows[limit - 1]
+    shown = rows[: page.limit]
+    if shown and shown[0]["found"] > len(shown):
+        last = shown[-1]
         following = f"{milliseconds(last['occurred_at'])}-{last['stream_id'].hex}"
-    return Users([user_of(row) for row in rows[:limit]], following)
+    return Users([user_of(row) for row in shown], following)
 
 
 def parse_page_key(text: str) -> PageKey:

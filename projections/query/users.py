@@ -36,9 +36,11 @@ if TYPE_CHECKING:
     from projections.query.views import Stale, User
 
 _SQL = statements.load("projections.query")
+PAGE_BYTES_MAX = 4 << 20
 FOREVER = datetime.max.replace(tzinfo=UTC)
 _WAIT_FIRST_S = 0.005
 _WAIT_LONGEST_S = 0.2
+_encode = msgspec.json.Encoder(order="sorted").encode
 # An order key of 41 bytes, and a position.
 _PAGE_KEY = re.compile(r"([0-9a-f]{82})([0-9a-f]{1,15})")
 
@@ -51,13 +53,15 @@ class Page(msgspec.Struct, frozen=True):
     """Which part of a history to return, in effective order.
 
     Only entries that had occurred by `valid_at`, inclusive, and only those that follow `after`,
-    the page key of the page before.
+    the page key of the page before. At most `limit` of them, and no more than have `bytes_max`
+    bytes of changes, but one at least.
     """
 
     order: Order = "asc"
     limit: int = 100
     after: PageKey | None = None
     valid_at: datetime = FOREVER
+    bytes_max: int = PAGE_BYTES_MAX
 
     def follows(self, key: PageKey) -> bool:
         """Say whether an entry comes after the page before."""
@@ -124,7 +128,9 @@ class ReadModel:
         if page.order == "desc":
             entries.reverse()
         keyed = [(e, _page_key(e)) for e in entries if e.event.occurred_at <= page.valid_at]
-        return _cut([(folded_entry(e), key) for e, key in keyed if page.follows(key)], page.limit)
+        following = [(e, key) for e, key in keyed if page.follows(key)]
+        shown = _within(following, page)
+        return _page([(folded_entry(e), key) for e, key in shown], len(following))
 
     async def _history_now(self, stream: Stream, page: Page) -> History:
         order_key, position = page.after or (None, None)
@@ -132,11 +138,12 @@ class ReadModel:
         until = order_key_after(page.valid_at)
         args = (stream.partition, stream.stream_id, order_key, position, until, page.limit + 1)
         with database_errors():
-            rows = await self._pool.fetch(query, *args)
+            rows = await self._pool.fetch(query, *args, page.bytes_max)
         found = [
-            (entry_of(row, stream.partition), (row["order_key"], row["position"])) for row in rows
+            (entry_of(row, stream.partition), (row["order_key"], row["position"]))
+            for row in rows[: page.limit]
         ]
-        return _cut(found, page.limit)
+        return _page(found, rows[0]["found"] if rows else 0)
 
     async def has_reached(self, position: Position) -> bool:
         """Say whether the read model has reached a position."""
@@ -159,13 +166,25 @@ def _page_key(entry: HistoryEntry) -> PageKey:
     return entry.event.order_key, entry.event.position.number
 
 
-def _cut(found: list[tuple[Entry, PageKey]], limit: int) -> History:
-    """Cut a page off entries of which there may be more."""
+def _within(
+    following: list[tuple[HistoryEntry, PageKey]], page: Page
+) -> list[tuple[HistoryEntry, PageKey]]:
+    """Return the entries of a page: those that the read model would show."""
+    size = 0
+    for count, (entry, _) in enumerate(following[: page.limit]):
+        size += len(_encode(entry.changes))
+        if count and size > page.bytes_max:
+            return following[:count]
+    return following[: page.limit]
+
+
+def _page(shown: list[tuple[Entry, PageKey]], there_are: int) -> History:
+    """Make a page of some entries, the first of those that there are."""
     following = None
-    if len(found) > limit:
-        order_key, position = found[limit - 1][1]
+    if there_are > len(shown):
+        order_key, position = shown[-1][1]
         following = f"{order_key.hex()}{position:x}"
-    return History([entry for entry, _ in found[:limit]], following)
+    return History([entry for entry, _ in shown], following)
 
 
 def parse_page_key(text: str) -> PageKey:

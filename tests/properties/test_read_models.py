@@ -84,10 +84,10 @@ async def _take(stack: Stack, application: str, step: str, argument: Any, batch_
 
 async def _rows(stack: Stack, application: str) -> list[list[tuple[Any, ...]]]:
     """Return what the read models say, but for what tells of arrival."""
-    users = """SELECT user_id, company_id, lifecycle, state::text, since::text, order_key, kind,
+    users = """SELECT user_id, company_id, lifecycle, state, since, order_key, kind,
         occurred_at FROM userlog.users WHERE application_id = $1 ORDER BY user_id"""
     history = """SELECT u.user_id, h.order_key, h.kind, h.occurred_at, h.stated_at,
-        h.summary::text, h.changes::text
+        h.summary, h.changes
         FROM userlog.history h JOIN userlog.users u USING (partition, generation, stream_id)
         WHERE u.application_id = $1 ORDER BY u.user_id, h.order_key"""
     activity = """SELECT u.user_id, a.day, a.created, a.deleted, a.blocked, a.active

@@ -156,10 +156,10 @@ LOOK_UPS = {
     "unpark": ONE,
     "user": "0, md5('7')::uuid",
     "events_back": f"0, md5('7')::uuid, 'epoch', {LAST}, 'infinity', {LAST}, 4",
-    "history_asc": "0, md5('7')::uuid, NULL, NULL, 'z', 10",
-    "history_desc": "0, md5('7')::uuid, NULL, NULL, 'z', 10",
+    "history_asc": "0, md5('7')::uuid, NULL, NULL, 'z', 10, 1000",
+    "history_desc": "0, md5('7')::uuid, NULL, NULL, 'z', 10, 1000",
     "users_listed": f"""ARRAY[0], 'app', ARRAY['active'], '-infinity', 'infinity',
-        '{uuid.UUID(int=0)}', 10""",
+        '{uuid.UUID(int=0)}', 10, 1000""",
     "activity": "ARRAY[0], 'other', '2023-01-01', '2023-12-31'",
 }
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from projections.project.projector import catch_up
-from projections.query.search import Wanted, parse_page_key, search
+from projections.query.search import Page, Wanted, parse_page_key, search
 from tests.support.database import statement
 from tests.support.deliveries import APP, T0, delivery
 from tests.support.parameters import MANY
@@ -35,7 +35,7 @@ async def _tell(stack: Stack, *bodies: bytes) -> None:
 
 async def _ids(stack: Stack, application: str = APP, **wanted: Any) -> list[str]:
     partitions = stack.log.partitions
-    found = await search(stack.pool, partitions, Wanted(application, **wanted), limit=100)
+    found = await search(stack.pool, partitions, Wanted(application, **wanted))
     assert found.next is None
     return [user.user_id for user in found.users]
 
@@ -105,9 +105,7 @@ async def test_pages(stack: Stack, values: dict[Any, str], limit: int) -> None:
     after = None
     while not pages or (pages[-1].next and len(pages) < 9):
         wanted = Wanted(APP, values)
-        pages.append(
-            await search(stack.pool, stack.log.partitions, wanted, limit=limit, after=after)
-        )
+        pages.append(await search(stack.pool, stack.log.partitions, wanted, Page(limit, after)))
         after = parse_page_key(pages[-1].next) if pages[-1].next else None
     assert [len(page.users) for page in pages[:-1]] == [limit] * (len(pages) - 1)
     assert len(pages) == -(-7 // limit)
@@ -135,8 +133,8 @@ async def test_values_of_any_kind(stack: Stack) -> None:
 
 
 _PREPARE = {
-    "users_found": "integer[], bytea, bytea[], text[], timestamptz, timestamptz, uuid, integer",
-    "users_listed": "integer[], text, text[], timestamptz, timestamptz, uuid, integer",
+    "users_found": "integer[], bytea, bytea[], text[], timestamptz, timestamptz, uuid, int, bigint",
+    "users_listed": "integer[], text, text[], timestamptz, timestamptz, uuid, int, bigint",
 }
 _ARGUMENTS = {
     "users_found": "ARRAY[0], decode(md5('7'), 'hex'), '{}', ",
@@ -144,7 +142,7 @@ _ARGUMENTS = {
 }
 _REST = (
     "ARRAY['active', 'blocked', 'deleted'], '-infinity', 'infinity',"
-    " 'ffffffff-ffff-ffff-ffff-ffffffffffff', 100"
+    " 'ffffffff-ffff-ffff-ffff-ffffffffffff', 100, 4000000"
 )
 
 

@@ -527,7 +527,7 @@ async def test_live_behind(stack: Stack) -> None:
 
 
 _WRONG_NAME = """
-UPDATE userlog.users SET state = replace(state::text, '"first_name":"', '"first_name":"X')::json
+UPDATE userlog.users SET state = replace(state, '"first_name":"', '"first_name":"X')
 WHERE user_id = 'u3'
 """
 _WRONG_ENTRY = """

@@ -1,0 +1,126 @@
+"""Pages, whatever they are bounded by, are one after the other what one page without bounds is."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from api.endpoints.feed import Feed
+from eventstore.events import Position
+from projections.project.projector import catch_up
+from projections.query import search, users
+from tests.support.deliveries import encoded, entry, envelope
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tests.conftest import Stack
+
+    # What a page shows, its size in bytes, and from where to go on.
+    Shown = tuple[list[Any], int, Any]
+
+_applications = (f"application-{n}" for n in itertools.count())
+SIZES = st.lists(st.sampled_from([0, 1, 50, 2_000, 30_000]), min_size=1, max_size=8)
+BOUNDS = st.sampled_from([1, 100, 700, 3_000, 40_000, 10**9])
+ALL = 10**9
+through_a_database = settings(
+    max_examples=settings().max_examples // 4,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+async def tell(stack: Stack, application: str, sizes: list[int], *, one_user: bool) -> None:
+    """Deliver events with texts of these lengths, which can't be compressed, and project them."""
+    noise = random.Random(0)
+    for n, size in enumerate(sizes):
+        text = noise.randbytes(size // 2).hex()
+        user = entry("u" if one_user else f"u{n}", username="same", note=text, count=n)
+        body = encoded(envelope([user], "update", n // 2, application))
+        assert (await stack.ingest.deliver(body)).accepted == 1
+    await catch_up(stack.log, 100)
+
+
+async def pages(
+    read: Callable[[int, int, Any], Awaitable[Shown]], limit: int, bytes_max: int
+) -> None:
+    """Follow pages to the end; each is as long as it may be, and together they are everything."""
+    whole, _, beyond = await read(ALL, ALL, None)
+    assert beyond is None
+    assert len(whole) > 0
+    found: list[Any] = []
+    after = None
+    while True:
+        shown, size, after = await read(limit, bytes_max, after)
+        assert 0 < len(shown) <= limit
+        assert size <= bytes_max or len(shown) == 1
+        found += shown
+        if after is None:
+            break
+        _, following, _ = await read(1, ALL, after)
+        assert len(shown) == limit or size + following > bytes_max
+    assert found == whole
+
+
+@given(
+    sizes=SIZES, limit=st.integers(1, 9), bytes_max=BOUNDS, order=st.sampled_from(["asc", "desc"])
+)
+@through_a_database
+async def test_histories(
+    stack: Stack, sizes: list[int], limit: int, bytes_max: int, order: users.Order
+) -> None:
+    """A history from the read model and, the same page for page, one from the log."""
+    application = next(_applications)
+    await tell(stack, application, sizes, one_user=True)
+    stream = stack.log.stream(application, "u")
+
+    async def read(limit: int, bytes_max: int, after: Any) -> Shown:
+        key = users.parse_page_key(after) if after else None
+        page = users.Page(order, limit, key, bytes_max=bytes_max)
+        found = await stack.read_model.history(stream, page=page)
+        assert found == await stack.read_model.history(stream, users.FOREVER, page)
+        size = sum(len(msgspec.json.encode(entry.changes)) for entry in found.entries)
+        return found.entries, size, found.next
+
+    await pages(read, limit, bytes_max)
+
+
+@given(sizes=SIZES, limit=st.integers(1, 9), bytes_max=BOUNDS, searched=st.booleans())
+@through_a_database
+async def test_lists_of_users(
+    stack: Stack, sizes: list[int], limit: int, bytes_max: int, searched: bool
+) -> None:
+    """The users of an application, and those with a username."""
+    application = next(_applications)
+    await tell(stack, application, sizes, one_user=False)
+    wanted = search.Wanted(application, {"username": "same"} if searched else {})
+
+    async def read(limit: int, bytes_max: int, after: Any) -> Shown:
+        key = search.parse_page_key(after) if after else None
+        page = search.Page(limit, key, bytes_max)
+        found = await search.search(stack.pool, stack.log.partitions, wanted, page)
+        return found.users, sum(len(bytes(user.state)) for user in found.users), found.next
+
+    await pages(read, limit, bytes_max)
+
+
+@given(sizes=SIZES, limit=st.integers(1, 9), bytes_max=BOUNDS)
+@through_a_database
+async def test_feeds(stack: Stack, sizes: list[int], limit: int, bytes_max: int) -> None:
+    """The feed, from where these events begin."""
+    (head,) = await stack.log.heads()
+    await tell(stack, next(_applications), sizes, one_user=False)
+    end = str(Position(0, head.position.number + len(sizes)))
+
+    async def read(limit: int, bytes_max: int, after: Any) -> Shown:
+        begin = Position.parse(after) if after else head.position
+        feed = Feed(stack.log, bytes_max)
+        page = await feed.page(begin, limit)
+        payloads = [one.payload or b"" for one in await stack.log.read(begin, len(page.events))]
+        return page.events, sum(map(len, payloads)), None if page.next == end else page.next
+
+    await pages(read, limit, bytes_max)

@@ -4,7 +4,8 @@
 --
 -- What is here
 --   meta, log_head, streams, events   the log: immutable, numbered without gaps, chained by hash
---   quarantine                        signed deliveries that could not be read, kept sealed
+--   quarantine, quarantine_totals     signed deliveries that could not be read, kept sealed, and how
+--                                     much there is of them
 --   active_generation, generations,   which generation of the read models answers, how far each one
 --   checkpoints, rebuild_shards       has come, and what is left to do of a rebuild
 --   users, history, activity, terms   the read models, one table partition per generation
@@ -12,6 +13,7 @@
 --   verifications, scrubs             what was last proven of the log, and of the read models
 --   tokens                            bearer tokens and their scopes
 --   append(), erase()                 the only ways to change the log
+--   quarantine_put()                  puts a delivery into quarantine
 --   userlog_app                       the role that the service works as
 --
 -- A read model is a table that is partitioned by generation. Its first partition, the service's
@@ -93,7 +95,8 @@ CREATE UNIQUE INDEX events_identity ON userlog.events (partition, identity);
 
 -- Signed deliveries that could not be read. id is a hash of the body, so a platform that
 -- repeats itself adds to times_seen and not to the disk. The body is sealed with a key of its own.
--- headers are the few that help to find out who sent it.
+-- headers are the few that help to find out who sent it. bytes is what it counted in the totals when it
+-- came, and counts when it goes.
 CREATE TABLE userlog.quarantine (
     partition integer NOT NULL,
     id uuid NOT NULL,
@@ -103,6 +106,7 @@ CREATE TABLE userlog.quarantine (
     first_seen timestamptz NOT NULL DEFAULT now(),
     last_seen timestamptz NOT NULL DEFAULT now(),
     times_seen bigint NOT NULL DEFAULT 1,
+    bytes bigint NOT NULL,
     data_key bytea NOT NULL,
     body bytea NOT NULL,
     PRIMARY KEY (partition, id)
@@ -110,6 +114,14 @@ CREATE TABLE userlog.quarantine (
 
 -- For the list, newest first.
 CREATE INDEX quarantine_last_seen ON userlog.quarantine (partition, last_seen);
+
+-- How many deliveries are in quarantine, and their bytes; written in the transaction that puts one
+-- there or removes it, so that nobody has to count them. No row: there has never been one.
+CREATE TABLE userlog.quarantine_totals (
+    partition integer PRIMARY KEY,
+    deliveries bigint NOT NULL,
+    bytes bigint NOT NULL
+);
 
 -- One row: which generation answers. Changing it is the flip.
 CREATE TABLE userlog.active_generation (
@@ -440,6 +452,40 @@ BEGIN
 END
 $$;
 
+-- Puts a delivery into quarantine, or counts it once more if it is there; adds it to the totals the
+-- first time. Whoever removes one takes the rows in the same order: the delivery's, then the totals'.
+CREATE FUNCTION userlog.quarantine_put(
+    in_partition integer,
+    in_id uuid,
+    in_reason text,
+    in_detail text,
+    in_headers json,
+    in_bytes bigint,
+    in_data_key bytea,
+    in_body bytea
+) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    seen bigint;
+BEGIN
+    INSERT INTO userlog.quarantine AS q
+        (partition, id, reason, detail, headers, bytes, data_key, body)
+    VALUES (in_partition, in_id, in_reason, in_detail, in_headers, in_bytes, in_data_key, in_body)
+    ON CONFLICT (partition, id) DO UPDATE
+    SET last_seen = excluded.last_seen, times_seen = q.times_seen + 1,
+        reason = excluded.reason, detail = excluded.detail, headers = excluded.headers
+    RETURNING q.times_seen INTO seen;
+    IF seen = 1 THEN
+        INSERT INTO userlog.quarantine_totals AS t (partition, deliveries, bytes)
+        VALUES (in_partition, 1, in_bytes)
+        ON CONFLICT (partition) DO UPDATE
+        SET deliveries = t.deliveries + 1, bytes = t.bytes + excluded.bytes;
+    END IF;
+END
+$$;
+
 -- The service works as this role. It reads everything, writes the read models and quarantine, and
 -- changes the log through append() and erase() alone.
 DO $$
@@ -462,9 +508,9 @@ GRANT USAGE ON SCHEMA userlog TO userlog_app;
 
 GRANT SELECT ON ALL TABLES IN SCHEMA userlog TO userlog_app;
 
-GRANT INSERT, UPDATE, DELETE ON userlog.quarantine, userlog.active_generation, userlog.generations,
-    userlog.checkpoints, userlog.parked, userlog.verifications, userlog.scrubs, userlog.tokens
-    TO userlog_app;
+GRANT INSERT, UPDATE, DELETE ON userlog.quarantine, userlog.quarantine_totals,
+    userlog.active_generation, userlog.generations, userlog.checkpoints, userlog.parked,
+    userlog.verifications, userlog.scrubs, userlog.tokens TO userlog_app;
 
 -- The read models: the tables of the first generation, and the right to write them.
 DO $$
@@ -495,4 +541,4 @@ INSERT INTO userlog.log_head (partition) VALUES (0);
 INSERT INTO userlog.checkpoints (partition, generation) VALUES (0, 1);
 
 -- The digest is that of eventstore/postgres/schema.py; a test recomputes it.
-INSERT INTO userlog.meta (schema_version, digest, partitions) VALUES (2, '422d1f5f96d4d565', 1);
+INSERT INTO userlog.meta (schema_version, digest, partitions) VALUES (2, '9881d919b82110b7', 1);

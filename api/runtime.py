@@ -45,7 +45,9 @@ class Runtime:
         self.pool = pool
         self.master_key = source.master()
         self.log = log
-        self.quarantine = Quarantine(pool, log.partitions, self.master_key)
+        self.quarantine = Quarantine(
+            pool, log.partitions, self.master_key, settings.quarantine_bytes_max
+        )
         limits = Limits(
             settings.delivery_entries_max,
             settings.delivery_events_bytes_max,

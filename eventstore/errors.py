@@ -24,6 +24,10 @@ class QueueFullError(UnavailableError):
     """More events wait to be appended than the queue's limit allows."""
 
 
+class QuarantineFullError(UnavailableError):
+    """A delivery would have to be kept in quarantine, where there is no room for it."""
+
+
 class SchemaError(LogError):
     """The database's schema is missing, or of another version."""
 

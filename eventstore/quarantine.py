@@ -1,7 +1,8 @@
 """Signed deliveries that could not be read: kept whole, sealed, counted, never refused.
 
 Refusing one for ever would make the platform block the subscriber, and every other event with
-it; dropping it would lose it. So it waits here for an operator.
+it; dropping it would lose it. So it waits here for an operator. Only where there is no room left it
+is refused for now: the platform sends it again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventstore.errors import database_errors
+from eventstore.errors import QuarantineFullError, database_errors
 from eventstore.postgres import statements
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from eventstore.sealing.keys import MasterKey
 
 _SQL = statements.load("eventstore")
+BYTES_MAX = 10_000_000_000
+# What a delivery occupies beside what is counted: the rest of its row, and its places in indexes.
+_ROW_BYTES = 300
 
 
 class Quarantined(msgspec.Struct, frozen=True):
@@ -46,26 +50,46 @@ class Quarantined(msgspec.Struct, frozen=True):
 class Quarantine:
     """Puts deliveries into quarantine and shows them."""
 
-    def __init__(self, pool: Pool, partitions: int, master_key: MasterKey) -> None:
+    def __init__(
+        self, pool: Pool, partitions: int, master_key: MasterKey, bytes_max: int = BYTES_MAX
+    ) -> None:
         """`partitions` is that of the log beside it."""
         self._pool = pool
+        self._bytes_max = bytes_max
         self._partitions = partitions
         self._master = master_key
 
     async def put(
         self, body: bytes, reason: str, detail: str, headers: Mapping[str, str] | None = None
     ) -> uuid.UUID:
-        """Keep a body; the same body again is only counted. Durable when this returns."""
+        """Keep a body; the same body again is only counted. Durable when this returns.
+
+        QuarantineFullError if there is no room for it. Several who come at once may each find the
+        same room, so the limit may be passed by as many deliveries as are put at once.
+        """
         digest = hashlib.sha256(body).digest()
         key = uuid.UUID(bytes=digest[:16])
         wrapped, data_key = self._master.new_data_key(key.bytes)
         sealed = data_key.seal(body, key.bytes)
         about = (reason, detail, msgspec.json.encode(headers or {}).decode())
+        size = _ROW_BYTES + sum(map(len, (*about, wrapped, sealed)))
+        await self._find_room(key, size)
         with database_errors():
             await self._pool.execute(
-                _SQL["quarantine_put"], self._partition(key), key, *about, wrapped, sealed
+                _SQL["quarantine_put"], self._partition(key), key, *about, size, wrapped, sealed
             )
         return key
+
+    async def _find_room(self, key: uuid.UUID, size: int) -> None:
+        with database_errors():
+            row = await self._pool.fetchrow(_SQL["quarantine_room"], self._partition(key), key)
+        assert row is not None  # noqa: S101 - it is a row of sums
+        if not row["known"] and row["bytes"] + size > self._bytes_max:
+            msg = (
+                f"the quarantine has no room: {row['bytes']} of {self._bytes_max} bytes are used"
+                " (USERLOG_QUARANTINE_BYTES_MAX); `userlog quarantine purge` or `replay` makes room"
+            )
+            raise QuarantineFullError(msg)
 
     async def newest(self, limit: int) -> list[Quarantined]:
         """Return the most recently seen, newest first."""

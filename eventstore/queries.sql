@@ -98,12 +98,11 @@ ON CONFLICT (partition) DO UPDATE
 SET position = excluded.position, passed = excluded.passed, verified_at = excluded.verified_at;
 
 -- [quarantine_put] Keep a delivery that could not be read, or count it once more.
-INSERT INTO userlog.quarantine (partition, id, reason, detail, headers, data_key, body)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
-ON CONFLICT (partition, id) DO UPDATE
-SET last_seen = excluded.last_seen, times_seen = quarantine.times_seen + 1,
-    reason = excluded.reason, detail = excluded.detail, headers = excluded.headers
-RETURNING (times_seen = 1) AS first_time;
+SELECT userlog.quarantine_put($1, $2, $3, $4, $5, $6, $7, $8);
+
+-- [quarantine_room] How many bytes are in quarantine, and whether this delivery is among them.
+SELECT (SELECT coalesce(sum(bytes), 0)::bigint FROM userlog.quarantine_totals) AS bytes,
+    EXISTS (SELECT FROM userlog.quarantine WHERE partition = $1 AND id = $2) AS known;
 
 -- [quarantine_list] The newest in quarantine, without their bodies.
 SELECT id, reason, detail, headers, first_seen, last_seen, times_seen
@@ -117,8 +116,14 @@ FROM userlog.quarantine WHERE partition = $1 AND id = $2;
 SELECT id FROM userlog.quarantine
 WHERE $1::text IS NULL OR reason = $1 ORDER BY first_seen, id;
 
--- [quarantine_remove] Throw one away.
-DELETE FROM userlog.quarantine WHERE partition = $1 AND id = $2 RETURNING id;
+-- [quarantine_remove] Throw one away, and take it off the totals; no row: there was none.
+WITH gone AS (
+    DELETE FROM userlog.quarantine WHERE partition = $1 AND id = $2 RETURNING bytes
+)
+UPDATE userlog.quarantine_totals t
+SET deliveries = t.deliveries - 1, bytes = t.bytes - gone.bytes
+FROM gone WHERE t.partition = $1
+RETURNING t.partition;
 
 -- [quarantine_count] How many deliveries are in quarantine.
-SELECT count(*) FROM userlog.quarantine;
+SELECT coalesce(sum(deliveries), 0)::bigint FROM userlog.quarantine_totals;

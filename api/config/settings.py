@@ -86,6 +86,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     extra_names_max: Annotated[
         Count, _about("unknown fields of one user of a delivery; above: quarantine", "500")
     ] = 500
+    quarantine_bytes_max: Annotated[
+        Bytes, _about("bytes in quarantine; beyond: 503 for what would go there", "10000000000")
+    ] = 10_000_000_000
     arriving_max: Annotated[
         Count, _about("bodies still arriving, for each process; above it the slowest: 408", "1000")
     ] = 1_000

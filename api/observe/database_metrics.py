@@ -65,11 +65,17 @@ def known(settings: Settings) -> list[Metric]:
         "fold": str(FOLD_VERSION),
     }
     build.add_metric([], versions)
+    room = _one(
+        "quarantine_limit_bytes",
+        "Bytes that quarantine has room for",
+        settings.quarantine_bytes_max,
+    )
     if settings.database_url is not None:
-        return [build]
+        return [build, room]
     disk = shutil.disk_usage(settings.data_dir)
     return [
         build,
+        room,
         _one("data_dir_size_bytes", "Size of the data directory's disk", disk.total),
         _one("data_dir_free_bytes", "Free space on the data directory's disk", disk.free),
     ]
@@ -108,6 +114,7 @@ def _whole(row: asyncpg.Record) -> list[Metric]:
         value("database_size_bytes", "Size of the database", "size"),
         value("parked_users", "Users with an event that can't be projected", "parked"),
         value("quarantine_deliveries", "Deliveries in quarantine", "quarantined"),
+        value("quarantine_bytes", "Bytes in quarantine", "quarantine_bytes"),
         value(
             "quarantine_newest_timestamp_seconds",
             "Time of the newest in quarantine",

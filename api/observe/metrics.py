@@ -45,7 +45,7 @@ _UPDATED_AFTER_S = 0.1
 _DEFECT = 500
 _REFUSALS = (
     *("incomplete", "signature", "slow", "too-large", "encoded", "overloaded"),
-    *("queue-full", "unavailable", "defect"),
+    *("queue-full", "quarantine-full", "unavailable", "defect"),
 )
 
 

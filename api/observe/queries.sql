@@ -7,8 +7,12 @@ FROM userlog.log_head h LEFT JOIN userlog.verifications v ON v.partition = h.par
 ORDER BY h.partition;
 
 -- [metrics_whole] Numbers of the database as a whole. The lock is that of a rebuild at work.
-SELECT q.quarantined, q.quarantined_at, s.*, p.parked, d.size, r.rebuild_running
-FROM (SELECT count(*) AS quarantined, max(last_seen) AS quarantined_at FROM userlog.quarantine) q,
+SELECT q.*, n.quarantined_at, s.*, p.parked, d.size, r.rebuild_running
+FROM (SELECT coalesce(sum(deliveries), 0)::bigint AS quarantined,
+        coalesce(sum(bytes), 0)::bigint AS quarantine_bytes FROM userlog.quarantine_totals) q,
+    (SELECT max(l.last_seen) AS quarantined_at FROM userlog.quarantine_totals t
+        CROSS JOIN LATERAL (SELECT last_seen FROM userlog.quarantine
+            WHERE partition = t.partition ORDER BY last_seen DESC LIMIT 1) l) n,
     (SELECT coalesce(sum(users), 0)::bigint AS scrubbed,
         coalesce(sum(differences), 0)::bigint AS differences,
         max(scrubbed_at) AS scrubbed_at, max(differed_at) AS differed_at FROM userlog.scrubs) s,

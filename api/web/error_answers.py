@@ -10,7 +10,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from api.web.problems import Problem, unavailable, unreadable
-from eventstore.errors import QueueFullError, UnavailableError
+from eventstore.errors import QuarantineFullError, QueueFullError, UnavailableError
 from projections.fold.poison import PoisonError
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ CANT_BE_ANSWERED = "this HTTP request can't be answered"
 _RETRY_AFTER_S = 5
 # Of two paths that look alike.
 _NEAR = 0.5
+# It takes a person to make room.
+_RETRY_AFTER_ROOM_S = 60
 # What a refused delivery is counted as.
 _REFUSALS = {
     400: "incomplete",
@@ -39,12 +41,8 @@ def problem_of(error: Exception, throttled: ThrottledLog) -> Problem:
             return error
         case web.HTTPException():
             return _of_http(error)
-        case QueueFullError():
-            throttled.warning(_log, "queue is full")
-            return unavailable("too many events wait to be written; send it again", 1)
         case UnavailableError():
-            throttled.warning(_log, "database not available", problem=str(error))
-            return unavailable("the database is not available; send it again", _RETRY_AFTER_S)
+            return _unavailable(error, throttled)
         case PoisonError():
             about = {"position": str(error.position), "reason": error.reason}
             _log.warning("event can't be read", **about)
@@ -55,6 +53,20 @@ def problem_of(error: Exception, throttled: ThrottledLog) -> Problem:
             return Problem(500, "Internal error", detail)
 
 
+def _unavailable(error: UnavailableError, throttled: ThrottledLog) -> Problem:
+    match error:
+        case QueueFullError():
+            throttled.warning(_log, "queue is full")
+            return unavailable("too many events wait to be written; send it again", 1)
+        case QuarantineFullError():
+            throttled.warning(_log, "quarantine is full", problem=str(error))
+            detail = "this can't be read, and there is no room to keep it; send it again"
+            return unavailable(detail, _RETRY_AFTER_ROOM_S)
+        case _:
+            throttled.warning(_log, "database not available", problem=str(error))
+            return unavailable("the database is not available; send it again", _RETRY_AFTER_S)
+
+
 def refusal_of(error: Exception) -> str:
     """Return what a delivery that failed is counted as."""
     match error:
@@ -62,6 +74,8 @@ def refusal_of(error: Exception) -> str:
             return _REFUSALS.get(error.document.status, "defect")
         case QueueFullError():
             return "queue-full"
+        case QuarantineFullError():
+            return "quarantine-full"
         case UnavailableError():
             return "unavailable"
         case _:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from api.webhook.decode import Limits, decoding
+from api.webhook.decode import Decoded, Limits, decoding
 from eventstore.events import Appended, Outcome
 from projections.deliveries.values import UnreadableError
 from projections.fold.timeslice import Timeslices
@@ -56,14 +56,26 @@ class Ingest:
     async def deliver(self, body: bytes, headers: Mapping[str, str] | None = None) -> Receipt:
         """Read a delivery and keep what is in it; UnavailableError means: send it again.
 
+        So does QuarantineFullError: what can't be read, in whole or in part, has no room then, and
+        none of it is in the log but for what was found out there, an event id with other content.
+
         A few of the `headers` are kept beside what has to go into quarantine.
         """
-        receipt, problem = await self._take(body)
-        if problem is not None:
-            about = {"reason": problem.reason, "detail": problem.detail}
-            key = await self._quarantine.put(body, **about, headers=_kept(headers or {}))
-            _log.warning("delivery quarantined", quarantine_id=str(key), **about)
+        decoded = await self._decode(body)
+        # First, or a delivery for whose other part there is no room would be in the log in part.
+        if decoded.rejected:
+            await self._keep(body, decoded.rejected[0], headers)
+        receipt, conflicts = await self._take(decoded)
+        if conflicts and not decoded.rejected:
+            await self._keep(body, conflicts[0], headers)
         return receipt
+
+    async def _keep(
+        self, body: bytes, problem: UnreadableError, headers: Mapping[str, str] | None
+    ) -> None:
+        about = {"reason": problem.reason, "detail": problem.detail}
+        key = await self._quarantine.put(body, **about, headers=_kept(headers or {}))
+        _log.warning("delivery quarantined", quarantine_id=str(key), **about)
 
     async def replay(self, key: uuid.UUID) -> bool:
         """Try a delivery in quarantine again; return whether all of it could be taken now."""
@@ -71,20 +83,24 @@ class Ingest:
         if found is None:
             return False
         _, body = found
-        _, problem = await self._take(body)
-        if problem is None:
-            await self._quarantine.remove(key)
-        return problem is None
+        decoded = await self._decode(body)
+        _, conflicts = await self._take(decoded)
+        if decoded.rejected or conflicts:
+            return False
+        await self._quarantine.remove(key)
+        return True
 
-    async def _take(self, body: bytes) -> tuple[Receipt, UnreadableError | None]:
-        """Append what can be read; return the first reason why not all of it could be taken."""
-        decoded = await Timeslices().run(decoding(body, self._limits))
+    async def _decode(self, body: bytes) -> Decoded:
+        return await Timeslices().run(decoding(body, self._limits))
+
+    async def _take(self, decoded: Decoded) -> tuple[Receipt, list[UnreadableError]]:
+        """Append what could be read; return besides what is in the log with other content."""
         if not decoded.events and not decoded.rejected:
             _log.debug("delivery ignored")
-            return IGNORED, None
+            return IGNORED, []
         appended = await self._log.append(decoded.events) if decoded.events else []
-        problems = [*decoded.rejected, *_conflicts(appended)]
-        return _receipt(appended, len(problems)), problems[0] if problems else None
+        conflicts = _conflicts(appended)
+        return _receipt(appended, len(decoded.rejected) + len(conflicts)), conflicts
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:

@@ -189,6 +189,18 @@ async def test_quarantine(database_url: str, tmp_path: Path) -> None:
     await assert_fires(tmp_path, before, during, {"UserlogQuarantineGrows"})
 
 
+async def test_quarantine_full(database_url: str, tmp_path: Path) -> None:
+    """So much in quarantine that what can't be read is refused."""
+    async with healthy(database_url, quarantine_bytes_max=1_100) as client:
+        before = await scrape(client)
+        for n in range(2):
+            assert (await client.post(b"{%d" % n)).status == 200
+        assert (await client.post(b"{")).status == 503
+        during = await scrape(client)
+    fire = {"UserlogQuarantineGrows", "UserlogQuarantineNearlyFull"}
+    await assert_fires(tmp_path, before, during, fire | {"UserlogDeliveriesTurnedAway"})
+
+
 async def test_damaged_row(stack: Stack, tmp_path: Path) -> None:
     """A row of a read model that was changed by hand, and found by the scrubber."""
     async with healthy(stack.url) as client:

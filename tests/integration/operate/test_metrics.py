@@ -55,6 +55,8 @@ async def test_what_came_and_what_became_of_it(client: Service) -> None:
     assert found[f"{batches}_count",] == found["userlog_append_duration_seconds_count",] == 4
     assert found[f"{batches}_sum",] == 4
     assert found["userlog_quarantine_deliveries",] == 1
+    assert 300 < found["userlog_quarantine_bytes",] < 1_000
+    assert found["userlog_quarantine_limit_bytes",] == 10_000_000_000
     assert found["userlog_quarantine_newest_timestamp_seconds",] > 1e9
     assert (found["userlog_queue_events",], found["userlog_queue_limit_events",]) == (0, 10_000)
     assert found["userlog_database_connections", "idle"] >= 1

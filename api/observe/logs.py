@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Literal
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from structlog.typing import EventDict, Processor
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 class ThrottledLog:
-    """Rate-limits repeated warnings: the first at once, then one with a count every few seconds."""
+    """Rate-limits repeated lines: the first at once, then one with a count every few seconds."""
 
     def __init__(self, every_s: float = 10.0) -> None:
         self._every_s = every_s
@@ -32,11 +34,22 @@ class ThrottledLog:
 
     def warning(self, log: structlog.stdlib.BoundLogger, event: str, **about: object) -> None:
         """Log a warning, unless the same one was logged a moment ago."""
-        self._times[event] += 1
+        self._say(log.warning, event, event, about)
+
+    def info(
+        self, log: structlog.stdlib.BoundLogger, event: str, same: str, **about: object
+    ) -> None:
+        """Log a line, unless one with the same text `same`, of which there are few, just was."""
+        self._say(log.info, event, f"{event} {same}", about)
+
+    def _say(
+        self, say: Callable[..., None], event: str, same: str, about: dict[str, object]
+    ) -> None:
+        self._times[same] += 1
         now = time.monotonic()
-        if now - self._logged_at.get(event, -float("inf")) >= self._every_s:
-            log.warning(event, times=self._times.pop(event), **about)
-            self._logged_at[event] = now
+        if now - self._logged_at.get(same, -float("inf")) >= self._every_s:
+            say(event, times=self._times.pop(same), **about)
+            self._logged_at[same] = now
 
 
 def configure(level: str, style: Literal["auto", "text", "json"]) -> None:

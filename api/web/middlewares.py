@@ -43,6 +43,9 @@ REQUEST_ID = "X-Request-Id"
 ID = web.RequestKey("id", str)
 _GIVEN = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _NO_PARAMETERS = Parameters()
+_NO_ROUTE = "no such path"
+# On a path that there is, only a client with a token that is known gets these.
+_WITH_TOKEN = (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
 _encode = msgspec.json.Encoder().encode
 _log = structlog.stdlib.get_logger("userlog.http")
 
@@ -117,7 +120,7 @@ class Middlewares:
                 response = self._problem(error, request).response()
             mark(response.headers, request_id)
             resource = request.match_info.route.resource
-            route = resource.canonical if resource else "no such path"
+            route = resource.canonical if resource else _NO_ROUTE
             seconds = time.perf_counter() - started
             self._metrics.request(route, response.status, seconds)
             self._log_answer(request.method, route, response.status, seconds)
@@ -139,10 +142,16 @@ class Middlewares:
         if status == HTTPStatus.SERVICE_UNAVAILABLE:  # the platform repeats them
             self._throttled.warning(_log, "requests are refused", route=route, status=status)
             return
-        low, high = status < HTTPStatus.BAD_REQUEST, status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        log = self._log.debug if low else self._log.warning if high else self._log.info
-        milliseconds = round(1000 * seconds, 1)
-        log("request", method=method, route=route, status=status, duration_ms=milliseconds)
+        about: dict[str, Any] = {"method": method, "route": route, "status": status}
+        about["duration_ms"] = round(1000 * seconds, 1)
+        if status < HTTPStatus.BAD_REQUEST:
+            self._log.debug("request", **about)
+        elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            self._log.warning("request", **about)
+        elif status in _WITH_TOKEN and route != _NO_ROUTE:
+            self._log.info("request", **about)
+        else:  # a stranger may cause as many as they like
+            self._throttled.info(self._log, "request", f"{route} {status}", **about)
 
     async def _limited(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Bound the time and require a token; once the service stops, close the connection."""

@@ -168,10 +168,12 @@ def test_throttled(capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(3):
         throttled.warning(log, "away", why="gone")
     throttled.warning(log, "full")
+    for same in ("a 401", "a 400", "a 401"):
+        throttled.info(log, "request", same)
     often = logs.ThrottledLog(every_s=0)
     for _ in range(2):
         often.warning(log, "away")
     said = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [(one["event"], one["times"]) for one in said] == [
-        *(("away", 1), ("full", 1), ("away", 1), ("away", 1))
+        *(("away", 1), ("full", 1), ("request", 1), ("request", 1), ("away", 1), ("away", 1))
     ]

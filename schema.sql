@@ -116,7 +116,7 @@ CREATE TABLE userlog.quarantine (
 CREATE INDEX quarantine_last_seen ON userlog.quarantine (partition, last_seen);
 
 -- How many deliveries are in quarantine, and their bytes; written in the transaction that puts one
--- there or removes it, so that nobody has to count them. No row: there has never been one.
+-- there or removes it, so that they need not be counted. No row: there has never been one.
 CREATE TABLE userlog.quarantine_totals (
     partition integer PRIMARY KEY,
     deliveries bigint NOT NULL,
@@ -453,7 +453,7 @@ END
 $$;
 
 -- Puts a delivery into quarantine, or counts it once more if it is there; adds it to the totals the
--- first time. Whoever removes one takes the rows in the same order: the delivery's, then the totals'.
+-- first time. A removal locks the rows in the same order: the delivery's, then the totals'.
 CREATE FUNCTION userlog.quarantine_put(
     in_partition integer,
     in_id uuid,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from api.endpoints.feed import STREAM, Events, FeedParameters
+from api.endpoints.cloud_events import Events
+from api.endpoints.feed import STREAM, FeedParameters
 from api.endpoints.health import Health
 from api.endpoints.stats import Stats, StatsParameters
 from api.endpoints.status import Status

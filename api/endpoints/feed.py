@@ -9,32 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from aiohttp import hdrs, web
 from msgspec import Meta
 
+from api.endpoints.cloud_events import CloudEvent, Events, opening
 from api.web import timeouts
 from api.web.lasting import first
 from api.web.middlewares import ID, mark
 from api.web.params import PARTITION, POSITION, Limit, Parameters
 from api.web.problems import bad_parameter
-from eventstore import read
 from eventstore.errors import LogError
-from eventstore.events import Kind, Position
+from eventstore.events import Position
 from projections.fold.folder import Folder
-from projections.fold.poison import PoisonError
 from projections.fold.timeslice import Timeslices
-from projections.query.formats import EventType, PositionText, Time, rfc3339
 
 if TYPE_CHECKING:
-    import asyncpg
-
     from api.web.lasting import Lasting
     from eventstore.log import EventLog
-    from projections.fold.interruptible import Work
 
 _POLL_S = 0.25
 _HEARTBEAT_S = 15
@@ -80,38 +74,6 @@ class FeedParameters(Parameters, frozen=True):
             extra={"location": "header"},
         ),
     ] = msgspec.field(default=None, name="Last-Event-ID")
-
-
-class EventData(msgspec.Struct, frozen=True):
-    """What an event carries: of the user's fields only those that are in it."""
-
-    company_id: int | None
-    state: dict[str, Any]
-
-
-class CloudEvent(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An event of the log, as CloudEvents 1.0.
-
-    `data` is null if the user has been erased, or if the event can't be read: then `dataerror`
-    has the reason.
-    """
-
-    specversion: str
-    id: PositionText
-    source: str
-    type: EventType
-    subject: str
-    time: Time
-    recordedtime: Time
-    data: EventData | None
-    dataerror: str | None = None
-
-
-class Events(msgspec.Struct, frozen=True):
-    """A part of one partition's log; `next` is what to give as `after` to go on."""
-
-    events: list[CloudEvent]
-    next: PositionText
 
 
 class Tail:
@@ -204,7 +166,7 @@ class Feed:
         rows = await self._log.page_after(after, limit, self._page_bytes_max)
         folder = Folder(after.partition, self._log.keyring)
         events = await Timeslices().run(
-            _opening(rows, after.partition, folder, self._page_bytes_max)
+            opening(rows, after.partition, folder, self._page_bytes_max)
         )
         return Events(events, events[-1].id if events else str(after))
 
@@ -258,42 +220,3 @@ def _message(event: CloudEvent) -> bytes:
         event.type.encode(),
         _encode(event),
     )
-
-
-def _opening(
-    rows: list[asyncpg.Record], partition: int, folder: Folder, bytes_max: int
-) -> Work[list[CloudEvent]]:
-    """Open events until they have so many bytes, which sealed ones don't tell; one at least."""
-    events: list[CloudEvent] = []
-    total = 0
-    for row in rows:
-        event, size = _event(row, partition, folder)
-        total += size
-        if events and total > bytes_max:
-            break
-        events.append(event)
-        yield
-    return events
-
-
-def _event(row: asyncpg.Record, partition: int, folder: Folder) -> tuple[CloudEvent, int]:
-    """Make an event of a row; return the bytes of its payload as well."""
-    data, problem, size = None, None, 0
-    if read.has_payload(row):
-        try:
-            event, size = folder.read_sized(row)
-            data = EventData(event.company_id, event.fields)
-        except PoisonError as error:
-            problem = error.reason
-    made = CloudEvent(
-        specversion="1.0",
-        id=str(Position(partition, row["position"])),
-        source=f"/v1/applications/{quote(row['application_id'], safe='')}",
-        type=Kind(row["kind"]).label,
-        subject=row["user_id"],
-        time=rfc3339(row["occurred_at"]),
-        recordedtime=rfc3339(row["recorded_at"]),
-        data=data,
-        dataerror=problem,
-    )
-    return made, size

@@ -58,7 +58,7 @@ class Limits(msgspec.Struct, frozen=True):
     extra_names_max: int = 500
 
 
-# For what is read on behalf of the operator, whom nobody waits behind.
+# For what the operator reads in, where no request waits.
 UNLIMITED = Limits(*[1 << 62] * 4)
 
 

@@ -7,12 +7,11 @@ by counting, before anything is decoded or copied, and long work can be interrup
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from api.webhook.sizes import exceeding, not_too_deep, values_in
+from api.webhook.sizes import exceeding, has_more_values, may_be_too_deep, not_too_deep, values_in
 from eventstore.events import Kind, NewEvent
 from projections.deliveries.envelope import (
     PING_TOPIC,
@@ -91,18 +90,21 @@ def decoding(body: bytes, limits: Limits) -> Work[Decoded]:
     """Do the same as work that can be interrupted, after each entry if there are several."""
     topic = ""
     try:
-        large = values_in(body) > limits.entry_values_max
+        large = has_more_values(body, limits.entry_values_max)
         if large:
             _check_envelope(body, limits)
             yield
         fast = None if large else read_fast(body)
-        delivery = fast[0] if fast else read_delivery(body)
+        delivery, only = fast or (read_delivery(body), None)
         topic = delivery.topic
         if topic != USER_TOPIC:
             return Decoded(topic, [], [])
-        entries = [(fast[1], body)] if fast else (yield from _entries(body, delivery, limits))
-        yield from not_too_deep(body)
+        entries = () if only else (yield from _entries(body, delivery, limits))
+        if may_be_too_deep(body):
+            yield from not_too_deep(body)
         _check_kind(delivery)
+        if only:
+            return Decoded(topic, [_event(delivery, only, body, {}, limits)], [])
         return (yield from _decode_entries(delivery, entries, limits))
     except UnreadableError as error:
         return Decoded(topic, [], [error])
@@ -130,7 +132,7 @@ def _entries(
         raise _beyond("entries", limits.entries_max, "DELIVERY_ENTRIES")
     yield
     raws = [] if much else split_payload(payload)
-    if much or any(values_in(raw) > limits.entry_values_max for raw in raws):
+    if much or any(has_more_values(raw, limits.entry_values_max) for raw in raws):
         raise _beyond("values in an entry", limits.entry_values_max, "ENTRY_VALUES")
     if len(raws) == 1:
         return [(raws[0], body)]
@@ -146,18 +148,16 @@ def _beyond(what: str, limit: int, setting: str) -> UnreadableError:
 
 
 def _decode_entries(
-    delivery: Delivery, entries: Iterable[tuple[UserEntry | bytes, bytes]], limits: Limits
+    delivery: Delivery, entries: Iterable[tuple[bytes, bytes]], limits: Limits
 ) -> Work[Decoded]:
     events: list[NewEvent] = []
     rejected: list[UnreadableError] = []
-    nth: Counter[tuple[str, str]] = Counter()
-    for given, payload in entries:
+    seen: dict[tuple[str, str], int] = {}
+    for raw, payload in entries:
         if events or rejected:
             yield
         try:
-            entry = given if isinstance(given, UserEntry) else read_entry(given)
-            _check_names(entry, limits)
-            event = _event(delivery, entry, payload, nth)
+            event = _event(delivery, read_entry(raw), payload, seen, limits)
         except UnreadableError as error:
             if error.reason == BEYOND:
                 raise
@@ -174,8 +174,14 @@ def _check_names(entry: UserEntry, limits: Limits) -> None:
 
 
 def _event(
-    delivery: Delivery, entry: UserEntry, alone: bytes, nth: Counter[tuple[str, str]]
+    delivery: Delivery,
+    entry: UserEntry,
+    alone: bytes,
+    seen: dict[tuple[str, str], int],
+    limits: Limits,
 ) -> NewEvent:
+    """Make an event; `seen` says how often each user was in the delivery before."""
+    _check_names(entry, limits)
     kind = _KINDS[delivery.type]
     application_id = entry.identifier("application_id", "applicationId") or delivery.application_id
     user_id = entry.identifier("user_id", "userId", "_id", "id")
@@ -189,8 +195,9 @@ def _event(
     # Hashed once: identity and digest, which the log keeps, are made of this with the user's key.
     content = hashlib.sha256(bytes((kind,)) + _encode(entry)).digest()
     user = (application_id, user_id)
-    identity, dated = _identity(delivery, occurred_at, content, nth[user])
-    nth[user] += 1
+    nth = seen.get(user, 0)
+    seen[user] = nth + 1
+    identity, dated = _identity(delivery, occurred_at, content, nth)
     about = (application_id, user_id, kind, occurred_at, identity, content, alone)
     return NewEvent(*about, dated=dated)
 

@@ -26,14 +26,22 @@ def values_in(raw: bytes) -> int:
     return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
 
 
+def has_more_values(raw: bytes, most: int) -> bool:
+    """Say whether there are more values; what is shorter than that is not counted."""
+    return len(raw) > most and values_in(raw) > most
+
+
+def may_be_too_deep(raw: bytes) -> bool:
+    """Say whether there are brackets enough for `not_too_deep` to look at them."""
+    return raw.count(b"[") + raw.count(b"{") > _DEPTH_MAX
+
+
 def not_too_deep(raw: bytes) -> Work[None]:
     """UnreadableError if JSON is nested deeper than every later reader can follow.
 
     Where the decoder itself gives up depends on its caller's stack: what it accepted here it
     might refuse elsewhere.
     """
-    if raw.count(b"[") + raw.count(b"{") <= _DEPTH_MAX:
-        return
     depth = 0
     for n, found in enumerate(_TO_BRACKET.finditer(raw), 1):
         depth += 1 if raw[found.end() - 1] in b"[{" else -1

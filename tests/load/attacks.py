@@ -38,7 +38,7 @@ SLOWER_MAX = 3
 """The honest p99 under a paced attack, as a multiple of that alone."""
 GROWTH_MB_MAX = 20
 """Beyond what bodies that arrive may take."""
-ARRIVING_MB = Settings().bodies_bytes_max / (1 << 20)
+ARRIVING_MB = Settings().arriving_bytes_max / (1 << 20)
 WARM_UP_S = 2.0
 BEFORE_S = 0.3
 AFTER_S = 3.0

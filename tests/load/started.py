@@ -64,7 +64,7 @@ async def serving(**environ: str) -> AsyncGenerator[tuple[Home, Service]]:
             try:
                 yield home, service
             finally:
-                killing = late(STOP_S, service.process.kill)
+                killing = late(STOP_S, service.process.send_signal, signal.SIGKILL)
                 await service.stop()
                 killing.cancel()
                 with contextlib.suppress(OSError):  # the service has stopped it, unless killed

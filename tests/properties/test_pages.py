@@ -10,10 +10,16 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from api.config.settings import Settings
 from api.endpoints.feed import Feed
+from api.web.budgets import Budgets
+from api.web.lasting import Lasting
+from api.web.tokens import Tokens
 from eventstore.events import Position
+from eventstore.sealing.keys import MasterKey
 from projections.project.projector import catch_up
 from projections.query import search, users
+from tests.conftest import MASTER_KEY
 from tests.support.deliveries import encoded, entry, envelope
 
 if TYPE_CHECKING:
@@ -115,10 +121,12 @@ async def test_feeds(stack: Stack, sizes: list[int], limit: int, bytes_max: int)
     (head,) = await stack.log.heads()
     await tell(stack, next(_applications), sizes, one_user=False)
     end = str(Position(0, head.position.number + len(sizes)))
+    tokens = Tokens(stack.pool, MasterKey(MASTER_KEY))
+    lasting = Lasting(tokens, Budgets.of(Settings()))
 
     async def read(limit: int, bytes_max: int, after: Any) -> Shown:
         begin = Position.parse(after) if after else head.position
-        feed = Feed(stack.log, bytes_max)
+        feed = Feed(stack.log, lasting, bytes_max)
         page = await feed.page(begin, limit)
         payloads = [one.payload or b"" for one in await stack.log.read(begin, len(page.events))]
         return page.events, sum(map(len, payloads)), None if page.next == end else page.next

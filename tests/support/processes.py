@@ -110,7 +110,7 @@ class Service:
         return await _stop(self.process, how)
 
 
-async def _stop(process: asyncio.subprocess.Process, how: int) -> int:
+async def _stop(process: asyncio.subprocess.Process | Forked, how: int) -> int:
     if process.returncode is None:
         process.send_signal(how)
     return await process.wait()

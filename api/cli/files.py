@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import zstandard
 
+from api.cli import streams
 from api.cli.shared import FailedError
+from api.observe.visible import visible_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -42,17 +44,26 @@ def naming(path: Path) -> Generator[None]:
 
 @contextlib.contextmanager
 def writing(path: Path | None) -> Generator[Callable[[bytes], object]]:
-    """Yield what writes to a file, or to standard output."""
+    """Yield what writes a line of JSON to a file, or to standard output.
+
+    A line is written byte for byte, but to a terminal made visible: imported, it is the same.
+    """
     if path is None:
-        yield sys.stdout.buffer.write
-        sys.stdout.buffer.flush()
+        on_terminal = sys.stdout.isatty()
+
+        def show(line: bytes) -> None:
+            seen = visible_json(line.decode(errors="replace")).encode() if on_terminal else line
+            streams.write_bytes(seen + b"\n")
+
+        yield show
+        sys.stdout.flush()
         return
     with naming(path):
         file = _packing(path)
 
-    def write(some: bytes) -> None:
+    def write(line: bytes) -> None:
         with naming(path):
-            file.write(some)
+            file.write(line + b"\n")
 
     try:
         yield write

@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-import msgspec
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 
 from api.cli import output
 from api.endpoints.status import Status, StatusSource, read_status
+from api.observe.visible import json_text
 from projections.rebuild import progress
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ async def watch_status(runtime: Runtime, *, json: bool) -> None:
     """Show the status every second, until cancelled."""
     source = StatusSource(runtime.log, runtime.pool, runtime.quarantine)
     if json or not output.console.is_terminal:
-        show = _changes(lambda found: _json(found) if json else output.status_line(found))
+        show = _changes(lambda found: json_text(found) if json else output.status_line(found))
         while True:
             show(await read_status(source))
             await asyncio.sleep(_STATUS_S)
@@ -36,10 +36,6 @@ async def watch_status(runtime: Runtime, *, json: bool) -> None:
         while True:
             live.update(output.status_view(await read_status(source)), refresh=True)
             await asyncio.sleep(_STATUS_S)
-
-
-def _json(found: Status) -> str:
-    return msgspec.json.encode(found).decode()
 
 
 def _changes(line_of: Callable[[Status], str]) -> Callable[[Status], None]:
@@ -74,7 +70,9 @@ async def rebuild_shown(runtime: Runtime) -> AsyncGenerator[Callable[[], None]]:
 
 
 async def _bar(runtime: Runtime) -> None:
-    with Progress(TextColumn("{task.description}"), BarColumn(), console=output.errors) as bar:
+    with Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(), console=output.errors
+    ) as bar:
         task = bar.add_task("rebuilding", total=None)
         while True:
             if found := await progress.read(runtime.pool):
@@ -86,5 +84,5 @@ async def _bar(runtime: Runtime) -> None:
 async def _lines(runtime: Runtime) -> None:
     while True:
         if found := await progress.read(runtime.pool):
-            output.errors.print(output.rebuild_line(found), markup=False, soft_wrap=True)
+            output.error(output.rebuild_line(found))
         await asyncio.sleep(_LINE_S)

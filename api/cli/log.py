@@ -118,12 +118,12 @@ def export_command(
         written = 0
         with line_files.writing(out) as write, progress("exporting") as update:
             async for line in export_lines(runtime.log, runtime.quarantine, start):
-                write(line + b"\n")
+                write(line)
                 written += 1
                 update(written, max(written, total))
         return written
 
-    output.errors.print(f"{with_runtime(work)} lines written")
+    output.error(f"{with_runtime(work)} lines written")
 
 
 @app.command("import", rich_help_panel=LOG)

@@ -20,6 +20,7 @@ import typer.core
 from api.cli import log, output, parked, quarantine, rebuild, service, streams, token, users
 from api.cli.failures import failure_of
 from api.cli.shared import ACCESS, GROUPS, WATCH, UsageError
+from api.observe.visible import visible
 
 
 class _Grouped(typer.core.TyperGroup):
@@ -77,7 +78,7 @@ def main() -> NoReturn:
         code = found.code
         if found.line:
             with contextlib.suppress(OSError):
-                output.errors.print(f"userlog: {found.line}", markup=False, soft_wrap=True)
+                output.error(f"userlog: {found.line}")
     streams.give_up()
     sys.exit(code)
 
@@ -95,6 +96,13 @@ def _run(arguments: list[str]) -> int:
         return ended.exit_code
     except typer.TyperException as wrong:
         shown: Any = wrong  # the public name of the class that has `show`
-        shown.show()
+        _show(shown)
         return wrong.exit_code
     return 0
+
+
+def _show(wrong: Any) -> None:  # noqa: ANN401 - typer's own click
+    """Show what is wrong with the arguments; a line break in one that is quoted is not ours."""
+    if wrong.ctx is None or wrong.message != wrong.ctx.get_help():
+        wrong.message = visible(wrong.message)
+    wrong.show()

@@ -1,20 +1,30 @@
-"""What the commands print: tables for people, JSON for machines."""
+"""What the commands print: tables for people, JSON for machines.
+
+Values come from strangers. Whatever is printed passes `visible`, and nothing in it is markup. Line
+breaks between two texts are ours; those within a text are its value's, and written out.
+"""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import msgspec
 from rich.console import Console, Group
-from rich.text import Text
+from rich.segment import Segment
 
-from api.cli.tables import Fitted
+from api.cli import streams
+from api.cli.tables import Fitted, Lines
+from api.observe.visible import behind, json_text, visible
 from projections.deliveries.values import is_list, is_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
+    from typing import IO
+
+    from rich.console import ConsoleOptions, RenderableType
+    from rich.text import Text
 
     from api.endpoints.status import Status
     from api.web.tokens import Token
@@ -28,7 +38,34 @@ if TYPE_CHECKING:
 
 
 class _Console(Console):
-    """A console that leaves to the program what happens when its reader has gone."""
+    """A console that shows what is printed, whatever is in it, without taking any of it as markup.
+
+    It leaves to the program what happens when its reader has gone.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+    @property
+    def file(self) -> IO[str]:
+        """Write past the guard of the stream, which would show the colours as well."""
+        return behind(cast("TextIO", super().file))
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
+
+    def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - as in Console
+        """Make a text of one line, before it is laid out."""
+        return super().render_str(visible(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Lay out; the only line breaks and orders to the terminal are those of the layout."""
+        for text, style, control in super().render(renderable, options):
+            shown = text if control else visible(text, lines=True)
+            yield Segment(shown, style, control)
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -37,23 +74,28 @@ class _Console(Console):
 CONTACTS = {"emails": "e-mail", "phone_numbers": "phone"}
 _COUNTS = ("accepted", "duplicates", "ignored", "quarantined")
 STALE = "it can't be read ({}); see `userlog parked`"
-console = _Console(highlight=False)
-errors = _Console(stderr=True, highlight=False)
+console = _Console()
+errors = _Console(stderr=True)
 
 
 def as_json(value: object) -> None:
     """Print one JSON document, in UTF-8 whatever the terminal's encoding."""
-    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
-    sys.stdout.buffer.flush()
+    streams.write_bytes(f"{json_text(value)}\n".encode())
+    sys.stdout.flush()
 
 
-def plain(text: str) -> None:
-    """Print text in which nothing is markup."""
-    console.print(text, markup=False, soft_wrap=True)
+def plain(*lines: str) -> None:
+    """Print lines as they are, however long."""
+    console.print(*lines, sep="\n", soft_wrap=True)
+
+
+def error(line: str) -> None:
+    """Print a line on standard error."""
+    errors.print(line, soft_wrap=True)
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[object]], title: str = "") -> None:
-    """Print a table; cells are text, never markup."""
+    """Print a table."""
     console.print(Fitted(columns, rows, title))
 
 
@@ -78,13 +120,13 @@ def stale(found: Stale | None) -> None:
 def _contacts(name: str, value: Any) -> object:  # noqa: ANN401 - any JSON
     if name not in CONTACTS or not is_list(value):
         return value
-    return "\n".join(map(contact, value)) or "none"
+    return Lines(map(contact, value)) or "none"
 
 
 def contact(item: Any) -> str:  # noqa: ANN401 - any JSON
     """Write a phone or an e-mail as people do, and its flags."""
     if not is_object(item):
-        return msgspec.json.encode(item).decode()
+        return json_text(item)
     number, code = item.get("phone"), item.get("country_code")
     if number is not None and code is not None:
         number = f"+{code} {number}"
@@ -199,7 +241,7 @@ def status_view(found: Status) -> Group:
     return Group(
         Fitted(("head", "last recorded"), heads, title="log"),
         Fitted(("partition", "generation", "state", "position", "lag"), rows, title="read models"),
-        *(Text(line) for line in lines),
+        *lines,
     )
 
 

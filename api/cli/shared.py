@@ -13,6 +13,7 @@ from api.cli import output
 from api.config import settings as settings_module
 from api.config.secret_files import obtain
 from api.observe import logs
+from api.observe.visible import visible
 from api.runtime import opened
 from api.web.times import parse_time
 
@@ -104,7 +105,7 @@ def time_option(text: str | None, name: str) -> datetime | None:
 def confirm(question: str, *, yes: bool) -> None:
     """Ask before something that can't be undone."""
     if not yes:
-        typer.confirm(question, abort=True)
+        typer.confirm(visible(question), abort=True)
 
 
 @contextlib.contextmanager
@@ -113,7 +114,12 @@ def progress(what: str) -> Generator[Callable[[int, int], None]]:
 
     Only in a terminal: elsewhere standard error is for what went wrong.
     """
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn(what, markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     shown = output.errors.is_terminal
     with Progress(*columns, console=output.errors, transient=True, disable=not shown) as bar:
         task = bar.add_task(what, total=None)

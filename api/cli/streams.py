@@ -1,4 +1,8 @@
-"""The three standard streams: there, able to write any text, and quiet once they are broken."""
+"""The three standard streams: there, showing whatever is written, and quiet once they are broken.
+
+All that a command prints passes here. Text can't be written without being made visible; JSON,
+which is made visible in its own way, is written as bytes by `write_bytes`.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,23 @@ import io
 import os
 import sys
 
+from api.observe.visible import behind, guarded
+
 
 def prepare() -> None:
-    """Make sure that each stream is there, and that no character stops the output."""
+    """Make sure that each stream is there, and lets no character through that can't be seen."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:  # closed by the caller, as `>&-` does
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
         elif mode == "w" and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = guarded(sys.stdout), guarded(sys.stderr)
+
+
+def write_bytes(data: bytes) -> None:
+    """Write to standard output as it is: a file, or text that is visible already."""
+    behind(sys.stdout).buffer.write(data)
 
 
 def give_up() -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
+from api.observe.visible import json_text, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,16 +28,22 @@ _BESIDE_CELL, _BESIDE_TABLE = 3, 1
 _INDENT = 2
 
 
+class Lines(tuple[str, ...]):
+    """A cell of several lines."""
+
+    __slots__ = ()
+
+
 class Fitted:
     """A table that is laid out when its width is known."""
 
     def __init__(
         self, columns: Iterable[str], rows: Iterable[Iterable[object]], title: str = ""
     ) -> None:
-        """Cells are text, never markup; what is no text is shown as JSON."""
+        """Cells are text of one line, never markup, or Lines; what is neither is shown as JSON."""
         self._columns = tuple(columns)
         self._rows = [[_text(value) for value in row] for row in rows]
-        self._title = title
+        self._title = visible(title)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Lay the table out; called by rich."""
@@ -79,7 +86,9 @@ class Fitted:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    if isinstance(value, Lines):
+        return "\n".join(map(visible, value))
+    return visible(value) if isinstance(value, str) else json_text(value)
 
 
 def _widths(cells: Iterable[str]) -> tuple[int, int]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from api.cli.output import CONTACTS, contact, plain, stale
+from api.observe.visible import json_text
 from projections.deliveries.values import is_object
 
 if TYPE_CHECKING:
@@ -20,9 +19,9 @@ def show(found: History, title: str) -> None:
     """Print one paragraph for each event."""
     plain(f"history of {title}, times in UTC")
     for entry in found.entries:
-        plain("\n".join(("", *_paragraph(entry))))
+        plain("", *_paragraph(entry))
     if found.next:
-        plain(f"\nmore: --after {found.next}")
+        plain("", f"more: --after {found.next}")
     stale(found.stale)
 
 
@@ -79,5 +78,5 @@ def _value(value: Any) -> str:  # noqa: ANN401 - any JSON
     if isinstance(value, str):
         return value or "empty"
     if isinstance(value, list) or is_object(value):
-        return msgspec.json.encode(value).decode()
+        return json_text(value)
     return str(value)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Literal
 
 import structlog
 
+from api.observe.visible import behind, visible
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -55,9 +57,10 @@ class ThrottledLog:
 def configure(level: str, style: Literal["auto", "text", "json"]) -> None:
     """Send structlog's and the libraries' lines to standard error."""
     readable = style == "text" or (style == "auto" and sys.stderr.isatty())
-    last: Processor = (
-        structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer()
-    )
+    last: tuple[Processor, ...] = (structlog.processors.JSONRenderer(),)
+    if readable:
+        last = (_visible_values, structlog.dev.ConsoleRenderer())
+    stream = behind(sys.stderr)  # the renderers write out what can't be seen, and have colours
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -65,21 +68,29 @@ def configure(level: str, style: Literal["auto", "text", "json"]) -> None:
         _places_only,
     ]
     structlog.configure(
-        processors=[*shared, last],
+        processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         # A line and its end in one write: several processes write to one place.
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[_library_line, *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
     logging.raiseExceptions = False  # or a line that can't be formatted is shown with its arguments
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+def _visible_values(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Make texts visible; of all else the renderer writes the repr, which escapes as well."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = visible(value)
+    return event
 
 
 def _places_only(_logger: object, _method: str, event: EventDict) -> EventDict:

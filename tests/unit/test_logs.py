@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import re
 import sys
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,8 @@ import pytest
 import structlog
 
 from api.observe import logs
+from api.observe.visible import guarded
+from tests.support.marks import MARKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -127,6 +130,23 @@ def test_a_line_is_one_write(style: Style, monkeypatch: pytest.MonkeyPatch) -> N
     structlog.stdlib.get_logger("userlog").info("serving")
     logging.getLogger("library").warning("rows")
     assert [piece.endswith(b"\n") for piece in pieces.written] == [True, True]
+
+
+def test_a_line_is_visible(style: Style, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What controls a terminal is written out, past the guard of a command's streams."""
+    lines = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", guarded(lines))
+    logs.configure("info", style)
+    log = structlog.stdlib.get_logger("userlog")
+    log.info(MARKS, text=MARKS, texts=[MARKS], known={MARKS: MARKS})
+    controls = [char for char in MARKS if not char.isprintable()]
+    found = re.sub(r"\x1b\[\d*m", "", lines.getvalue())  # the colours of the renderer
+    assert [ascii(char) for char in controls if char in found.removesuffix("\n")] == []
+    assert found.count("202e") == 5
+    if style == "json":
+        assert json.loads(found)["text"] == MARKS
+    else:
+        assert "\x1b[" in lines.getvalue()
 
 
 def test_text_lines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,7 +86,7 @@ def routes(  # noqa: PLR0913, PLR0917 - one for each group of endpoints
         ),
         Route(
             "POST",
-            f"{_APPLICATION}/users/search",
+            f"{_APPLICATION}/users",
             users.search,
             Users,
             Scope.READ,

@@ -21,7 +21,8 @@ from api.observe.logs import ThrottledLog
 from api.web import timeouts
 from api.web.budgets import ACCESS, PLACE, take
 from api.web.error_answers import CANT_BE_ANSWERED, looks_like, problem_of, refusal_of
-from api.web.params import Bounds, Parameters, Reader, posted
+from api.web.params import Bounds, Parameters, Reader
+from api.web.posted import posted
 from api.web.problems import Problem, token_wrong
 from api.web.route import JSON
 from api.web.tokens import Scope
@@ -182,7 +183,8 @@ def _handler(route: Route[Any], bounds: Bounds, reads: Budget) -> Handler:
     """Require the route's scope, read its parameters, encode its answer."""
     strict = route.scope is not None
     reader = Reader(route.parameters, bounds, strict=strict)
-    has_parameters = strict or bool(reader.parameters)
+    known = reader.parameters
+    has_parameters = strict or bool(known)
 
     async def handle(request: web.Request) -> web.StreamResponse:
         if route.scope:
@@ -196,7 +198,7 @@ def _handler(route: Route[Any], bounds: Bounds, reads: Budget) -> Handler:
             take(request, reads, access.token_id, leaves=route.scope is Scope.READ)
         given = _NO_PARAMETERS
         if has_parameters:
-            query = await posted(request) if route.posted else request.query
+            query = await posted(request, known) if route.posted else request.query
             given = reader.read(query, request.headers)
         found = await route.call(request, given)
         if isinstance(found, web.StreamResponse):

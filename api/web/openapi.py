@@ -124,7 +124,7 @@ def _operation(route: Route[Any], bounds: Bounds, schema_of: dict[type, Schema])
     if route.delivery:
         found["requestBody"] = _delivery(route.delivery)
     if route.posted:
-        found["requestBody"] = {"content": {JSON: {"schema": _members(known)}}}
+        found["requestBody"] = {"required": True, "content": {JSON: {"schema": _members(known)}}}
     return found
 
 

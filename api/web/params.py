@@ -14,22 +14,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeAlias, T
 
 import msgspec
 from msgspec import Meta, inspect
-from multidict import MultiDict
 
-from api.web.problems import ParameterError, Problem, bad_parameters, too_large
+from api.web.problems import ParameterError, bad_parameters
 from api.web.times import parse_day, parse_time
 from eventstore.events import Position
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from aiohttp import web
     from multidict import MultiMapping
 
 Schema: TypeAlias = dict[str, Any]
 _NAME_CHARACTERS_MAX = 40
 _ROWS = 100
-_POSTED_BYTES_MAX = 1 << 14
 _DIGITS = re.compile(r"[0-9]+")
 
 
@@ -117,27 +114,6 @@ class Reader(Generic[P]):
                 plain = name.isidentifier() and len(name) <= _NAME_CHARACTERS_MAX
                 shown = name if plain else "a parameter"
                 yield ParameterError(shown, f"unknown; known here: {listed}")
-
-
-async def posted(request: web.Request) -> MultiMapping[str]:
-    """Read parameters that are the members of a JSON body, texts or numbers.
-
-    Problem (400, 413) if the body is none, or too large for one.
-    """
-    limit = f"at most {_POSTED_BYTES_MAX} bytes here"
-    if (request.content_length or 0) > _POSTED_BYTES_MAX:
-        raise too_large(limit)
-    body = bytearray()
-    async for part in request.content.iter_any():
-        body += part
-        if len(body) > _POSTED_BYTES_MAX:
-            raise too_large(limit)
-    try:
-        given = msgspec.json.decode(body, type=dict[str, str | int])
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        detail = "a JSON object whose members are texts or whole numbers"
-        raise Problem(400, "Body not readable", f"the body must be {detail}") from None
-    return MultiDict((name, str(value)) for name, value in given.items())
 
 
 def _read(one: _Field, query: MultiMapping[str], headers: Mapping[str, str]) -> Any:  # noqa: ANN401 - as typed in the Struct

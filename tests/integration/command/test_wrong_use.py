@@ -44,7 +44,7 @@ async def test_numbers_that_are_too_large(terminal: Terminal) -> None:
     for name in ("PROJECTOR_BATCH_ROWS_MAX", "PAGE_ROWS_MAX", "POOL_CONNECTIONS_MAX"):
         there = terminal.where(**{f"USERLOG_{name}": HUGE})
         done = await there.run("project", "--once")
-        assert (done.code, done.err.count("\n")) == (WRONG_USE, 1), done.err
+        assert done.code == WRONG_USE
         assert f"USERLOG_{name}" in done.err
 
 

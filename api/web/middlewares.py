@@ -1,6 +1,6 @@
 """What surrounds every request: its id, limits, access, its log line.
 
-`inflight` decides how many there may be, `timeouts` how long each may take, `tokens` what a token
+`budgets` decides how many there may be, `timeouts` how long each may take, `tokens` what a token
 opens, `error_answers` which answer an error becomes.
 """
 

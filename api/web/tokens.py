@@ -124,6 +124,8 @@ class Tokens:
         return not dot or self._master_key.checks(_bytes(made), _unhex(check))
 
     async def _look_up(self, since: float) -> None:
+        if self._read_at < 0:  # the first of all: until then no token is known here
+            await self._refresh(since=0)
         try:
             async with asyncio.timeout(_LOOK_UP_S):
                 await self._refresh(since=since, pause_s=_PAUSE_S)

@@ -81,7 +81,7 @@ def assert_one_line(done: Finished, code: int, *words: str) -> None:
     # In its debug mode asyncio says besides what took long.
     lines = [line for line in done.err.splitlines() if '"logger": "asyncio"' not in line]
     assert len(lines) == 1
-    assert done.err.startswith("userlog: ")
+    assert lines[0].startswith("userlog: ")
     assert PASSWORD not in done.err
     for word in words:
         assert word in done.err

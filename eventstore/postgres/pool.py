@@ -21,7 +21,7 @@ APPLICATION_ROLE = "userlog_app"
 TAKEOVER_S = 30.0
 
 # docs/planner.md, 1.
-_LOOK_UPS = {"enable_seqscan": "off", "enable_bitmapscan": "off"}
+_LOOK_UPS = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}
 
 # docs/planner.md, 2.
 _KEEP_PLANS = """

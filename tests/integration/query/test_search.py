@@ -146,6 +146,22 @@ _REST = (
 )
 
 
+async def _plan(stack: Stack, name: str, options: str = "ANALYZE, COSTS OFF, TIMING OFF") -> str:
+    """Return how a session of the service looks for users."""
+    async with stack.pool.acquire() as connection:
+        await connection.execute(f"PREPARE asked ({_PREPARE[name]}) AS {statement(name)}")
+        explain = f"EXPLAIN ({options}) EXECUTE asked"
+        rows = await connection.fetch(f"{explain} ({_ARGUMENTS[name]}{_REST})")
+        await connection.execute("DEALLOCATE asked")
+    return "\n".join(row[0] for row in rows)
+
+
+@pytest.mark.parametrize("name", ["users_found", "users_listed"])
+async def test_nothing_is_compiled(stack: Stack, name: str) -> None:
+    """Where PostgreSQL has a compiler, it is not used for a look-up (docs/planner.md, 1)."""
+    assert "JIT" not in await _plan(stack, name, "COSTS ON")
+
+
 async def test_plans(stack: Stack) -> None:
     """Both lists look only at what they return, however many users there are."""
     await stack.admin.execute(
@@ -164,11 +180,6 @@ async def test_plans(stack: Stack) -> None:
     )
     await stack.admin.execute("ANALYZE userlog.users, userlog.terms")
     for name, count in (("users_found", 1), ("users_listed", 100)):
-        async with stack.pool.acquire() as connection:
-            await connection.execute(f"PREPARE asked ({_PREPARE[name]}) AS {statement(name)}")
-            explain = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE asked"
-            rows = await connection.fetch(f"{explain} ({_ARGUMENTS[name]}{_REST})")
-            await connection.execute("DEALLOCATE asked")
-        plan = "\n".join(row[0] for row in rows)
+        plan = await _plan(stack, name)
         assert max(int(seen) for seen in re.findall(r"rows=(\d+)", plan)) == count, plan
         assert "Removed by Filter" not in plan, plan

@@ -37,7 +37,7 @@ class Route(msgspec.Struct, Generic[P], frozen=True):
     call: Callable[[web.Request, P], Awaitable[object]]
     answer: type
     scope: Scope | None
-    parameters: type[P] = Parameters  # type: ignore[assignment]
+    parameters: type[P] = Parameters  # type: ignore[assignment] # P's default, which only Python 3.13 can state
     media: tuple[str, ...] = ()
     problems: tuple[int, ...] = ()
     delivery: Delivery | None = None

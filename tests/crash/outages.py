@@ -26,6 +26,8 @@ from run import Crash, CrashError
 from api.config.settings import Settings
 
 ASKERS = 8
+# So many answers show how it is: some seconds of asking.
+ENOUGH = 500
 PATHS = (
     "/v1/status",
     "/v1/applications/{0}/users/{1:024d}",
@@ -45,34 +47,40 @@ class Outages(Crash):
         super().__init__(folder, seed)
         self._seconds = seconds
         self.statuses: Counter[int] = Counter()
+        self._answer = asyncio.Condition()
         self.slowest_s = 0.0
         self.back_s: list[float] = []
 
     async def disturb(self) -> None:
         """Stop PostgreSQL for some seconds while everybody goes on asking."""
         asking = [asyncio.create_task(self._ask(n)) for n in range(ASKERS)]
-        await asyncio.sleep(2)
+        await self._answered(200, ENOUGH)
         with (self._data / "postgres.start.lock").open("wb") as lock:
             # Whoever holds it keeps the service from starting PostgreSQL again.
             fcntl.flock(lock, fcntl.LOCK_EX)
             postmaster = int((self._data / "postgres" / "postmaster.pid").read_text().split()[0])
             os.kill(postmaster, signal.SIGINT)
-            await asyncio.sleep(self._seconds)
-            if self.statuses[503] == 0:
-                raise CrashError("nobody noticed that PostgreSQL was away")
+            away = time.monotonic() + self._seconds
+            await self._answered(503, ENOUGH)
+            await asyncio.sleep(away - time.monotonic())  # the fault itself: so long it is away
         began = time.monotonic()
-        before = self.statuses[200]
-        while self.statuses[200] == before:
-            await asyncio.sleep(0.02)
-            if time.monotonic() - began > 60:
-                raise CrashError("the service does not recover")
+        await self._answered(200, 1)
         self.back_s.append(time.monotonic() - began)
-        await asyncio.sleep(2)
+        await self._answered(200, ENOUGH)
         for one in asking:
             one.cancel()
         for found in await asyncio.gather(*asking, return_exceptions=True):
             if isinstance(found, Exception):
                 raise found
+
+    async def _answered(self, status: int, more: int) -> None:
+        """Wait until so many more answers of a status have come; CrashError after a minute."""
+        enough = self.statuses[status] + more
+        try:
+            async with asyncio.timeout(60), self._answer:
+                await self._answer.wait_for(lambda: self.statuses[status] >= enough)
+        except TimeoutError:
+            raise CrashError(f"no {more} answers of {status} within a minute") from None
 
     async def _ask(self, number: int) -> None:
         chance = random.Random(number)
@@ -89,10 +97,12 @@ class Outages(Crash):
                     if response.status not in {200, 404, 503}:
                         raise CrashError(f"{response.status} was answered")
                     self.statuses[200 if response.status == 404 else response.status] += 1
+                    async with self._answer:
+                        self._answer.notify_all()
                 self.slowest_s = max(self.slowest_s, took_s)
                 if took_s > DEADLINE_S + SLACK_S:
                     raise CrashError(f"an answer took {took_s:.1f} s")
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # how often one asks; nothing is waited for
 
 
 def main() -> None:

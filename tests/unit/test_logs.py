@@ -125,7 +125,7 @@ class _Pieces(io.RawIOBase):
 def test_a_line_is_one_write(style: Style, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of several processes that write to one place, also unbuffered, no two lines run together."""
     pieces = _Pieces()
-    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(pieces, write_through=True))  # type: ignore[type-var]
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(pieces, write_through=True))  # type: ignore[type-var] # typeshed: RawIOBase is no buffer
     logs.configure("info", style)
     structlog.stdlib.get_logger("userlog").info("serving")
     logging.getLogger("library").warning("rows")

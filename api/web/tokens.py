@@ -101,9 +101,12 @@ class Tokens:
         if access is not None:
             return access
         now = time.monotonic()
+        if digest not in self._known and not self._may_exist(token):
+            return None
+        await self._refresh(since=0)  # the first time: until then no token is known here
         if digest in self._known:
             await self._refresh(since=now - REFRESH_S)
-        elif self._may_exist(token):
+        else:
             await self._look_up(now)
         access = self._known.get(digest)
         if access is not None:
@@ -124,8 +127,6 @@ class Tokens:
         return not dot or self._master_key.checks(_bytes(made), _unhex(check))
 
     async def _look_up(self, since: float) -> None:
-        if self._read_at < 0:  # the first of all: until then no token is known here
-            await self._refresh(since=0)
         try:
             async with asyncio.timeout(_LOOK_UP_S):
                 await self._refresh(since=since, pause_s=_PAUSE_S)
@@ -152,14 +153,16 @@ class Tokens:
             del self._watched[ended]
 
     async def _watch(self) -> None:
-        while self._watched:
-            with contextlib.suppress(UnavailableError):
-                await self._refresh(since=time.monotonic() - _WATCH_S)
-            for ended, digest in self._watched.items():
-                if digest not in self._known and self._configured(digest) is None:
-                    ended.set()
-            await asyncio.sleep(_WATCH_S)
-        self._watching = None
+        try:
+            while self._watched:
+                with contextlib.suppress(UnavailableError):
+                    await self._refresh(since=time.monotonic() - _WATCH_S)
+                for ended, digest in self._watched.items():
+                    if digest not in self._known and self._configured(digest) is None:
+                        ended.set()
+                await asyncio.sleep(_WATCH_S)
+        finally:
+            self._watching = None  # also after a defect: the next to be watched begins another
 
     async def close(self) -> None:
         """End what runs in the background, and note which tokens were used."""

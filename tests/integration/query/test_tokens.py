@@ -184,6 +184,30 @@ async def test_a_flood_of_wrong_tokens_asks_the_database_little(
     assert pool.count == 2
 
 
+async def test_the_first_question_waits_for_the_tokens(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that has just begun knows no token: it is no reason to refuse a good one."""
+    monkeypatch.setattr(tokens_module, "_LOOK_UP_S", 0)
+    token = await Tokens(stack.pool, MasterKey(MASTER_KEY)).create("x", [Scope.READ], None)
+    assert await Tokens(stack.pool, MasterKey(MASTER_KEY)).access(token)
+
+
+async def test_a_watch_begins_again_after_a_defect(stack: Stack) -> None:
+    """Tokens that could not be read, for a reason that nothing expects, are watched again later."""
+    tokens = Tokens(stack.pool, MasterKey(MASTER_KEY))
+    access = await tokens.access(await tokens.create("x", [Scope.READ], None))
+    assert access
+    async with tokens.watched(access):
+        await stack.admin.execute("REVOKE SELECT ON userlog.tokens FROM userlog_app")
+        await until(lambda: tokens._watching is None)
+    await stack.admin.execute("GRANT SELECT ON userlog.tokens TO userlog_app")
+    async with tokens.watched(access) as ended:
+        assert await tokens.revoke(access.token_id)
+        async with asyncio.timeout(PATIENCE_S):
+            await ended.wait()
+
+
 async def test_tokens_of_other_times(stack: Stack) -> None:
     """Tokens without a check part, and those of a former master key, go on working."""
     former = await Tokens(stack.pool, MasterKey(b"f" * 32)).create("x", [Scope.READ], None)

@@ -16,7 +16,6 @@ from api.observe.metrics import Metrics
 from api.routes import routes
 from api.web import openapi
 from api.web.budgets import Budgets
-from api.web.inflight import Inflight
 from api.web.lasting import Lasting
 from api.web.middlewares import Middlewares
 from api.web.params import Bounds
@@ -44,16 +43,14 @@ class App:
     ) -> None:
         """`scrubber` is the one of this process, if it has one."""
         settings, log, pool = runtime.settings, runtime.log, runtime.pool
-        self.inflight = Inflight()
         self._metrics = Metrics(log, pool, settings)
         self._tokens = Tokens(pool, runtime.master_key, secrets)
         budgets = Budgets.of(settings)
         lasting = Lasting(self._tokens, budgets)
         self.feed = Feed(log, lasting, settings.page_bytes_max)
         arriving = Arriving(settings.arriving_max, settings.arriving_bytes_max)
-        middlewares = Middlewares(
-            self._metrics, self.inflight, self._tokens, budgets, settings.request_timeout_s
-        )
+        middlewares = Middlewares(self._metrics, self._tokens, budgets, settings.request_timeout_s)
+        self.drain = middlewares.drain
         table = routes(
             Webhook(runtime.ingest, secrets, self._metrics, arriving, budgets.deliveries),
             UserEndpoints(log, pool, runtime.read_model, settings, lasting),

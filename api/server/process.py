@@ -76,7 +76,7 @@ async def serving(
         runner = Runner(app.application, settings)
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
-        stack.push_async_callback(app.inflight.drain, settings.shutdown_timeout_s)
+        stack.push_async_callback(app.drain, settings.shutdown_timeout_s)
         stack.callback(app.feed.stopping.set)
         assert runner.server is not None, "it is set up"  # noqa: S101
         stack.callback(Acceptor(sockets, runner.server).close)

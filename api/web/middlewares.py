@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, limits, access, its log line.
+"""What surrounds every request: its id, limits, access, its log line, and the wait for the last.
 
 `budgets` decides how many there may be, `timeouts` how long each may take, `tokens` what a token
 opens, `error_answers` which answer an error becomes.
@@ -7,6 +7,7 @@ opens, `error_answers` which answer an error becomes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from http import HTTPStatus
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from api.observe.metrics import Metrics
     from api.web.budgets import Budget, Budgets
-    from api.web.inflight import Inflight
     from api.web.route import Route
     from api.web.tokens import Access, Tokens
 
@@ -75,19 +75,21 @@ class Middlewares:
     def __init__(
         self,
         metrics: Metrics,
-        inflight: Inflight,
         tokens: Tokens,
         budgets: Budgets,
         timeout_s: float,
     ) -> None:
         """`timeout_s` is for a request, from its head to its answer."""
         self._metrics = metrics
-        self._inflight = inflight
         self._tokens = tokens
         self._reads = budgets.reads
         self._timeout_s = timeout_s
         self._open_paths: frozenset[str] = frozenset()
         self._delivery_path = ""
+        self._inflight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._stopping = False
         self._throttled = ThrottledLog()
         # Unbound, a logger is made anew for each line, logged or not.
         self._log = _log.bind()
@@ -111,7 +113,8 @@ class Middlewares:
         structlog.contextvars.bind_contextvars(request_id=request_id)
         request[ID] = request_id
         started = time.perf_counter()
-        self._inflight.enter()
+        self._inflight += 1
+        self._idle.clear()
         try:
             try:
                 response = await self._limited(request, handler)
@@ -119,18 +122,30 @@ class Middlewares:
                 if request.path == self._delivery_path:
                     self._metrics.refused(refusal_of(error))
                 response = self._problem(error, request).response()
-            mark(response.headers, request_id)
             resource = request.match_info.route.resource
             route = resource.canonical if resource else _NO_ROUTE
             seconds = time.perf_counter() - started
             self._metrics.request(route, response.status, seconds)
+            mark(response.headers, request_id)
             self._log_answer(request.method, route, response.status, seconds)
             return response
         finally:
             place = request.get(PLACE)
             if place is not None:
                 place.give_back()
-            self._inflight.leave()
+            self._inflight -= 1
+            if not self._inflight:
+                self._idle.set()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until no request is left, but not for longer; each answer closes its connection.
+
+        aiohttp alone would not wait: once it stops it takes no more of a body that is arriving.
+        """
+        self._stopping = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
 
     def _problem(self, error: Exception, request: web.Request) -> Problem:
         if isinstance(error, web.HTTPNotFound) and looks_like(request.path, self._delivery_path):
@@ -162,7 +177,7 @@ class Middlewares:
                 if request.path not in self._open_paths and request.match_info.route.resource:
                     request[ACCESS] = await self._access(request)
                 response = await handler(request)
-                if self._inflight.stopping:
+                if self._stopping:
                     response.force_close()
                 return response
         except TimeoutError:

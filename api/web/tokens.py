@@ -13,6 +13,7 @@ import contextlib
 import enum
 import hashlib
 import hmac
+import re
 import secrets as randomness
 import time
 from datetime import UTC, datetime
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 _SQL = statements.load("api.web")
 _PREFIX = "userlog"
+# A token, and its check part; tokens of earlier versions have none.
+_SHAPE = re.compile(r"(userlog_[0-9a-f]{8}_[\w-]{43})(?:\.([0-9a-f]{12}))?", re.ASCII)
 # How old the tokens in memory may be for an answer, and for a request that lasts.
 REFRESH_S = 5.0
 _WATCH_S = 0.4
@@ -121,10 +124,11 @@ class Tokens:
 
     def _may_exist(self, token: str) -> bool:
         """Say whether this may be a token that was made since; older ones have no check part."""
-        if not token.startswith(f"{_PREFIX}_"):
+        shape = _SHAPE.fullmatch(token)
+        if shape is None:
             return False
-        made, dot, check = token.partition(".")
-        return not dot or self._master_key.checks(_bytes(made), _unhex(check))
+        made, check = shape.groups()
+        return check is None or self._master_key.checks(made.encode(), bytes.fromhex(check))
 
     async def _look_up(self, since: float) -> None:
         try:
@@ -236,13 +240,6 @@ class Tokens:
 
 def _bytes(token: str) -> bytes:
     return token.encode(errors="replace")
-
-
-def _unhex(text: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError:
-        return b""
 
 
 def _hash(token: str) -> bytes:

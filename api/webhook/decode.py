@@ -83,28 +83,39 @@ def is_ping(body: bytes) -> bool:
 
 def decode(body: bytes, limits: Limits | None = None) -> Decoded:
     """Read a delivery; what can't be read is reported, never raised."""
-    return run_at_once(decoding(body, limits or Limits()))
+    limits = limits or Limits()
+    return decode_usual(body, limits) or run_at_once(decoding(body, limits))
+
+
+def decode_usual(body: bytes, limits: Limits) -> Decoded | None:
+    """Read a delivery as nearly all are: of one user, and small. None for any other."""
+    if has_more_values(body, limits.entry_values_max) or may_be_too_deep(body):
+        return None
+    try:
+        fast = read_fast(body)
+        if fast is None or fast[0].topic != USER_TOPIC:
+            return None
+        _check_kind(fast[0])
+        return Decoded(USER_TOPIC, [_event(*fast, body, {}, limits)], [])
+    except UnreadableError:
+        return None
 
 
 def decoding(body: bytes, limits: Limits) -> Work[Decoded]:
-    """Do the same as work that can be interrupted, after each entry if there are several."""
+    """Read any delivery, as work that can be interrupted, after each entry if there are several."""
     topic = ""
     try:
-        large = has_more_values(body, limits.entry_values_max)
-        if large:
+        if has_more_values(body, limits.entry_values_max):
             _check_envelope(body, limits)
             yield
-        fast = None if large else read_fast(body)
-        delivery, only = fast or (read_delivery(body), None)
+        delivery = read_delivery(body)
         topic = delivery.topic
         if topic != USER_TOPIC:
             return Decoded(topic, [], [])
-        entries = () if only else (yield from _entries(body, delivery, limits))
+        entries = yield from _entries(body, delivery, limits)
         if may_be_too_deep(body):
             yield from not_too_deep(body)
         _check_kind(delivery)
-        if only:
-            return Decoded(topic, [_event(delivery, only, body, {}, limits)], [])
         return (yield from _decode_entries(delivery, entries, limits))
     except UnreadableError as error:
         return Decoded(topic, [], [error])

@@ -11,7 +11,7 @@ from api.web.budgets import take
 from api.web.problems import Problem, too_large
 from api.webhook.decode import is_ping
 from api.webhook.ingest import IGNORED
-from api.webhook.verify import HEADER, Signing, is_signature
+from api.webhook.verify import HEADER, Signing
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -56,10 +56,13 @@ class Webhook:
         Nothing is done for a stranger: only a body as small as a ping's is read before its
         signature holds.
         """
-        signature = request.headers.get(HEADER)
-        signing = Signing(self._secrets.webhook_secrets)
-        body = await self._body(request, signing, signed=is_signature(signature))
-        if not signing.holds(signature):
+        _check_head(request)
+        signing = Signing(self._secrets.webhook_secrets, request.headers.get(HEADER))
+        if signing.may_hold:
+            body = await self._arriving.read(request, request.client_max_size, signing.hear)
+        else:
+            body = await self._unsigned_body(request, signing)
+        if not signing.holds():
             if len(body) <= _UNSIGNED_BYTES_MAX and is_ping(body):
                 return IGNORED
             raise _unsigned()
@@ -71,20 +74,8 @@ class Webhook:
         self._metrics.delivery(outcome, receipt.accepted, receipt.duplicates)
         return receipt
 
-    async def _body(self, request: web.Request, signing: Signing, *, signed: bool) -> bytes:
-        if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
-            raise Problem(
-                415,
-                "Encoding not understood",
-                "send the body as it was signed, without a Content-Encoding",
-                headers={hdrs.ACCEPT_ENCODING: "identity"},
-            )
-        announced = request.content_length or 0
-        if announced > request.client_max_size:
-            raise too_large()
-        if signed:
-            return await self._arriving.read(request, request.client_max_size, signing.hear)
-        if announced > _UNSIGNED_BYTES_MAX:
+    async def _unsigned_body(self, request: web.Request, signing: Signing) -> bytes:
+        if (request.content_length or 0) > _UNSIGNED_BYTES_MAX:
             raise _unsigned()
         timeouts.shorten(request, _UNSIGNED_S)
         try:
@@ -94,6 +85,19 @@ class Webhook:
 
 
 _TOO_LARGE = 413
+
+
+def _check_head(request: web.Request) -> None:
+    """Refuse what is not taken whatever the body is."""
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        raise Problem(
+            415,
+            "Encoding not understood",
+            "send the body as it was signed, without a Content-Encoding",
+            headers={hdrs.ACCEPT_ENCODING: "identity"},
+        )
+    if (request.content_length or 0) > request.client_max_size:
+        raise too_large()
 
 
 def _unsigned() -> Problem:

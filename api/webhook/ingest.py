@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from api.webhook.decode import Decoded, Limits, decoding
+from api.webhook.decode import Decoded, Limits, decode_usual, decoding
 from eventstore.events import Appended, Outcome
 from projections.deliveries.values import UnreadableError
 from projections.fold.timeslice import Timeslices
@@ -91,6 +91,8 @@ class Ingest:
         return True
 
     async def _decode(self, body: bytes) -> Decoded:
+        if usual := decode_usual(body, self._limits):
+            return usual
         return await Timeslices().run(decoding(body, self._limits))
 
     async def _take(self, decoded: Decoded) -> tuple[Receipt, list[UnreadableError]]:

@@ -22,18 +22,19 @@ def sign(body: bytes, secret: str) -> str:
     return hmac.digest(secret.encode(), body, "sha256").hex()
 
 
-def is_signature(given: str | None) -> bool:
-    """Say whether this can be a signature at all, of whatever body."""
-    return given is not None and _SIGNATURE.fullmatch(given) is not None
-
-
 class Signing:
-    """Signs a body with each of the secrets while it arrives, part by part."""
+    """Signs a body with each of the secrets while it arrives, part by part.
 
-    __slots__ = ("_first", "_macs", "_secrets")
+    `may_hold` says whether what was given can be a signature at all, of whatever body.
+    """
 
-    def __init__(self, secrets: Sequence[str]) -> None:
+    __slots__ = ("_first", "_given", "_macs", "_secrets", "may_hold")
+
+    def __init__(self, secrets: Sequence[str], given: str | None) -> None:
+        """`given` is the header's value, if it was there."""
         self._secrets = secrets
+        self._given = given or ""
+        self.may_hold = _SIGNATURE.fullmatch(self._given) is not None
         self._first = b""
         self._macs: list[hmac.HMAC] | None = None
 
@@ -47,21 +48,13 @@ class Signing:
         for mac in self._macs:
             mac.update(part)
 
-    def holds(self, signature: str | None) -> bool:
+    def holds(self) -> bool:
         """Say whether one of the secrets signed exactly what was heard, in constant time."""
-        if signature is None:
+        if not self.may_hold:
             return False
         if self._macs is None:
             made = [sign(self._first, secret) for secret in self._secrets]
         else:
             made = [mac.hexdigest() for mac in self._macs]
-        given = signature.encode(errors="replace")
         # Every secret is tried, so that the time taken does not tell which one fits.
-        return any([hmac.compare_digest(one.encode(), given) for one in made])  # noqa: C419
-
-
-def verify(body: bytes, signature: str | None, secrets: Sequence[str]) -> bool:
-    """Say whether one of the secrets signed exactly these bytes, in constant time."""
-    signing = Signing(secrets)
-    signing.hear(body)
-    return signing.holds(signature)
+        return any([hmac.compare_digest(one, self._given) for one in made])  # noqa: C419

@@ -174,10 +174,11 @@ async def test_a_flood_of_wrong_tokens_asks_the_database_little(
     tokens = Tokens(pool, key)
     good = await Tokens(stack.pool, key).create("x", [Scope.READ], None)
     wrong = good[:-1] + ("0" if good[-1] != "0" else "1")
-    assert await asyncio.gather(*(tokens.access(wrong) for _ in range(1_000))) == [None] * 1_000
+    for made_up in (wrong, "userlog_1_y", good + "00"):
+        assert await asyncio.gather(*map(tokens.access, 1_000 * [made_up])) == [None] * 1_000
     assert pool.count == 0
     for _ in range(2):
-        flood = [tokens.access(f"userlog_{n}_y") for n in range(1_000)]
+        flood = [tokens.access(f"userlog_{n:08x}_{43 * 'y'}") for n in range(1_000)]
         *others, found = await asyncio.gather(*flood, tokens.access(good))
         assert others == [None] * 1_000
         assert found
@@ -211,7 +212,7 @@ async def test_a_watch_begins_again_after_a_defect(stack: Stack) -> None:
 async def test_tokens_of_other_times(stack: Stack) -> None:
     """Tokens without a check part, and those of a former master key, go on working."""
     former = await Tokens(stack.pool, MasterKey(b"f" * 32)).create("x", [Scope.READ], None)
-    plain = "userlog_00000001_secret"
+    plain = "userlog_00000001_" + 43 * "x"
     await stack.admin.execute(
         "INSERT INTO userlog.tokens (id, hash, name, scopes) VALUES ('1', $1, 'old', '{read}')",
         hashlib.sha256(plain.encode()).digest(),

@@ -165,11 +165,13 @@ class _Slot:
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
-        process.stdin.close()
+        if not ended.done():  # the end of its input would mean that this process was killed
+            process.stdin.write(b"\n")
         patience_s = self._config.settings.shutdown_timeout_s + _GRACE_S
         if not (await asyncio.wait((ended,), timeout=patience_s))[0]:
             process.kill()
         code = await ended
+        process.stdin.close()
         self._forget_gauges(process.pid)
         return f"process {process.pid} {how_ended(code)}"
 

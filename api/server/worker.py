@@ -1,8 +1,9 @@
 """A worker process of a service that has several: it answers requests, or projects.
 
 It reads its configuration from the first line of standard input, and from each later one the
-secrets that are valid from then on. The end of the input means to stop, so it never outlives its
-supervisor. Once it does its work it writes one line to standard output.
+secrets that are valid from then on. An empty line means to stop. The end of the input means that
+the supervisor was killed: the worker stops too, and removes the folder that the supervisor had made
+for metrics. Once a worker does its work it writes one line to standard output.
 """
 
 from __future__ import annotations
@@ -28,8 +29,6 @@ from api.server.process import answering, projecting, traced
 from eventstore.errors import explained
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from eventstore.group_commit import Observer
 
 READY = b"ready\n"
@@ -57,9 +56,13 @@ async def _work() -> None:
     logs.configure(config.settings.log_level, config.settings.log_format)
     stopping = _until_signal()
     listener = asyncio.create_task(_listen(lines, config.secrets, stopping), name="supervisor")
-    with contextlib.suppress(StoppedWaitingError):
-        await (_answer if config.sockets else _project)(config, stopping)
-    listener.cancel()
+    try:
+        with contextlib.suppress(StoppedWaitingError):
+            await (_answer if config.sockets else _project)(config, stopping)
+    finally:
+        listener.cancel()
+        if lines.at_eof():
+            shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
 
 
 async def _answer(config: WorkerConfig, stopping: asyncio.Event) -> None:
@@ -105,7 +108,7 @@ async def _standard_input() -> asyncio.StreamReader:
 
 
 async def _listen(lines: asyncio.StreamReader, secrets: Secrets, stopping: asyncio.Event) -> None:
-    while line := await lines.readline():
+    while (line := await lines.readline()).strip():
         secrets.renew(msgspec.json.decode(line, type=Secrets))
     stopping.set()
 
@@ -124,22 +127,10 @@ def _report_ready() -> None:
     sys.stdout.buffer.flush()
 
 
-@contextlib.contextmanager
-def _metrics_folder() -> Generator[None]:
-    """Remove the folder of the processes' metrics if the supervisor is not there to do it."""
-    supervisor = os.getppid()
-    try:
-        yield
-    finally:
-        if os.getppid() != supervisor:
-            shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
-
-
 def main() -> NoReturn:
     """Do the work of a worker process; the exit code tells how it went."""
     try:
-        with _metrics_folder():
-            uvloop.run(_work())
+        uvloop.run(_work())
     except Exception as error:  # noqa: BLE001 - a traceback may quote data
         if expected := explained(error):
             _log.error("worker can't go on", problem=str(expected))

@@ -18,7 +18,7 @@ from eventstore.quarantine import Quarantine
 from eventstore.sealing.keys import MasterKey
 from projections.query.users import ReadModel
 from projections.rebuild.log_source import LogSource
-from tests.support.server import running_server
+from tests.support.server import running_server, use_memory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
@@ -31,6 +31,11 @@ MASTER_KEY = b"a master key for tests only 32 b"
 _AGAIN_S = 10
 # So many new objects make it worth looking for garbage, as in the service.
 _GARBAGE = 10_000
+
+
+def pytest_configure() -> None:
+    """Before anything is made: say where temporary files lie."""
+    use_memory()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -44,6 +44,7 @@ class App:
         """`scrubber` is the one of this process, if it has one."""
         settings, log, pool = runtime.settings, runtime.log, runtime.pool
         self._metrics = Metrics(log, pool, settings)
+        self._health = HealthEndpoints(log, self._metrics)
         self._tokens = Tokens(pool, runtime.master_key, secrets)
         budgets = Budgets.of(settings)
         lasting = Lasting(self._tokens, budgets)
@@ -57,7 +58,7 @@ class App:
             StatsEndpoints(pool, log.partitions, settings.page_rows_max),
             self.feed,
             StatusEndpoints(StatusSource(log, pool, runtime.quarantine, scrubber)),
-            HealthEndpoints(log, self._metrics),
+            self._health,
         )
         self.application = web.Application(
             middlewares=[*([tracing.middleware()] if tracing else []), middlewares.middleware],
@@ -69,6 +70,7 @@ class App:
     async def close(self) -> None:
         """End what asks the database in the background, and note which tokens were used."""
         await self.feed.close()
+        await self._health.close()
         await self._metrics.close()
         with contextlib.suppress(LogError):
             await self._tokens.close()

@@ -34,8 +34,13 @@ _GARBAGE = 10_000
 
 
 def pytest_configure() -> None:
-    """Before anything is made: say where temporary files lie."""
+    """Before anything is started: say where temporary files lie, and let Ctrl-C be heard.
+
+    A shell lets what it runs in the background ignore Ctrl-C, and that is inherited.
+    """
     use_memory()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

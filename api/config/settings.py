@@ -143,7 +143,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 10.0
     idle_timeout_s: Annotated[Seconds, _about("for an idle connection", "75")] = 75.0
     connections_max: Annotated[
-        Count, _about("client connections, for each process; above it: 503", "4000")
+        Count,
+        _about("client connections, for each process; above it one that is idle is closed", "4000"),
     ] = 4_000
     wait_timeout_s: Annotated[
         Seconds, _about("how long min_position waits for the read model", "5")

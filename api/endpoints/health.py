@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from api.observe.metrics import CONTENT_TYPE
+from api.web.single_flight import SingleFlight
 
 if TYPE_CHECKING:
     from api.observe.metrics import Metrics
@@ -25,7 +26,7 @@ class HealthEndpoints:
     """Requests of load balancers and monitoring systems."""
 
     def __init__(self, log: EventLog, metrics: Metrics) -> None:
-        self._log = log
+        self._heads = SingleFlight(log.heads)
         self._metrics = metrics
 
     async def metrics(self, _request: web.Request, _given: Parameters) -> web.Response:
@@ -37,7 +38,11 @@ class HealthEndpoints:
         """Say that the process serves."""
         return Health("ok")
 
+    async def close(self) -> None:
+        """Break off what is going on."""
+        await self._heads.close()
+
     async def ready(self, _request: web.Request, _given: Parameters) -> Health:
-        """Say that the database answers too."""
-        await self._log.heads()
+        """Say that the database answers too; it is asked once for all who want to know."""
+        await self._heads.result()
         return Health("ok")

@@ -57,7 +57,11 @@ class Runner(web.AppRunner):
 
 
 class Server(web.Server):
-    """Accepts as many connections as there may be, and closes idle ones."""
+    """Accepts as many connections as there may be, and closes idle ones.
+
+    One too many takes the place of the one that has been idle for longest, so that a client that
+    only holds connections keeps no other out.
+    """
 
     def __init__(
         self, handler: Handler, settings: Settings, request_factory: Factory | None = None
@@ -75,18 +79,39 @@ class Server(web.Server):
         )
         self._connections_max = settings.connections_max
         self._lingering = 0
-        self._throttled = ThrottledLog()
+        self.throttled = ThrottledLog()
 
     def __call__(self) -> _Connection:
         """Make the protocol of a new connection."""
         return _Connection(self, self._loop, self._kwargs)
 
-    def full(self) -> bool:
-        """Return whether a new connection is one too many; it is logged, rate-limited."""
+    def malformed(self, problem: str) -> Problem:
+        """Make the answer to what is no request; it is logged, rate-limited."""
+        request_id = new_id()
+        about = {"problem": problem, "request_id": request_id}
+        self.throttled.info(_log, "malformed request", problem, **about)
+        detail = (
+            f"not HTTP/1.1, or a head of more than {HEADERS_MAX} headers, {LINE_BYTES_MAX} bytes"
+            f" in a line or {HEAD_BYTES_MAX} bytes"
+        )
+        headers = {"Connection": "close", REQUEST_ID: request_id}
+        return Problem(400, "Malformed request", detail, headers=headers)
+
+    def make_room(self) -> bool:
+        """Return whether there is room for a new connection, made if need be."""
         if len(self._connections) < self._connections_max:
-            return False
-        self._throttled.warning(_log, "too many connections", connections_max=self._connections_max)
-        return True
+            return True
+        self.throttled.warning(_log, "too many connections", connections_max=self._connections_max)
+        for connection, transport in self._connections.items():
+            if isinstance(connection, _Connection) and connection.is_idle():
+                transport.abort()
+                return True
+        return False
+
+    def used(self, connection: _Connection) -> None:
+        """Let a connection that brought a request be the last to be closed for its idleness."""
+        if transport := self._connections.pop(connection, None):
+            self._connections[connection] = transport
 
     def refuse(self, transport: asyncio.Transport, problem: Problem) -> None:
         """Answer where there is no request, and end the connection.
@@ -119,7 +144,7 @@ class _Connection(web.RequestHandler):
         self._head_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not self._server.full():
+        if self._server.make_room():
             super().connection_made(transport)
             return
         self.transport = cast("asyncio.Transport", transport)
@@ -128,12 +153,22 @@ class _Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Read what arrived; a head that does not end is too long."""
         super().data_received(data)
-        if self._waiter is None or self._waiter.done():
+        if not self._waits_for_head():
             self._head_bytes = 0
+            self._server.used(self)
             return
         self._head_bytes += len(data)
         if self._head_bytes > HEAD_BYTES_MAX:
-            self._give_up(_malformed("EndlessHead"))
+            self._give_up(self._server.malformed("EndlessHead"))
+
+    def _waits_for_head(self) -> bool:
+        return self._waiter is not None and not self._waiter.done()
+
+    def is_idle(self) -> bool:
+        """Return whether it could be closed, and was not yet."""
+        return self._waits_for_head() and not (
+            self.transport is None or self.transport.is_closing()
+        )
 
     def handle_error(
         self,
@@ -145,7 +180,7 @@ class _Connection(web.RequestHandler):
         """Refuse a malformed request without quoting it."""
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
-        response = _malformed(type(exc).__name__).response()
+        response = self._server.malformed(type(exc).__name__).response()
         mark(response.headers, response.headers[REQUEST_ID])
         response.force_close()
         return response
@@ -162,7 +197,7 @@ class _Connection(web.RequestHandler):
         """Log a defect; a body that was not read and can't be is none."""
         error = given.get("exc_info")
         if isinstance(error, web.RequestPayloadError):
-            _log.info("body not received", problem=type(error).__name__)
+            self._server.throttled.info(_log, "body not received", "")
         else:
             super().log_exception(*args, **given)
 
@@ -171,17 +206,6 @@ class _Connection(web.RequestHandler):
         self.force_close()  # nothing more is read
         if transport is not None:
             self._server.refuse(transport, problem)
-
-
-def _malformed(problem: str) -> Problem:
-    request_id = new_id()
-    _log.info("malformed request", problem=problem, request_id=request_id)
-    detail = (
-        f"not HTTP/1.1, or a head of more than {HEADERS_MAX} headers, {LINE_BYTES_MAX} bytes"
-        f" in a line or {HEAD_BYTES_MAX} bytes"
-    )
-    headers = {"Connection": "close", REQUEST_ID: request_id}
-    return Problem(400, "Malformed request", detail, headers=headers)
 
 
 def _raw(problem: Problem) -> bytes:

@@ -47,6 +47,8 @@ class Attack(NamedTuple):
     name: str
     requests: Callable[[Target], Iterator[bytes]]
     """Makes them, without end."""
+    answers: frozenset[int]
+    """The statuses that it may be answered with; 0: none."""
     rate: float = SMALL_A_SECOND
     """How many begin in a second when it is paced."""
     at_once: int = 600
@@ -107,6 +109,10 @@ def _askers(_: Target) -> Iterator[bytes]:
     while True:
         token = f"userlog_{secrets.token_hex(4)}_{secrets.token_urlsafe()}"
         yield get(f"/v1/applications/{APP}/users/honest-1", token)
+
+
+def _ready(_: Target) -> Iterator[bytes]:
+    return itertools.repeat(get("/health/ready", ""))
 
 
 def _streams(target: Target) -> Iterator[bytes]:
@@ -182,24 +188,58 @@ def _new_names(target: Target) -> Iterator[bytes]:
         yield get(f"/v1/applications/{APP}/users/names-{user}/history", target.token)
 
 
+_UNPACKED, _UNSIGNED, _BROKEN_OFF = frozenset({415}), frozenset({401}), frozenset({0, 401, 408})
+_NO_TOKEN, _OPEN, _TOO_MANY = frozenset({401, 503}), frozenset({200}), frozenset({0, 200, 429, 503})
+_KEPT = frozenset({0, 200})
+
 ATTACKS = {
     one.name: one
     for one in (
-        Attack("nested", _nested, cost_ms=NO_SIGNATURE_MS),
-        Attack("nuls", _nuls, cost_ms=NO_SIGNATURE_MS),
-        Attack("mebibyte", _mebibyte, LARGE_A_SECOND, 128, 8, NO_SIGNATURE_MS),
-        Attack("mebibyte-made-up", _mebibyte_made_up, LARGE_A_SECOND, 128, 8, MADE_UP_MS),
-        Attack("heads", _heads, at_once=505, at_full=505, cost_ms=NO_SIGNATURE_MS, whole=False),
-        Attack("askers", _askers, at_once=600, at_full=600, cost_ms=NO_SIGNATURE_MS),
-        Attack("streams", _streams, at_once=500, at_full=500),
-        Attack("polls", _polls, at_once=500, at_full=500),
-        Attack("far-positions", _far_positions, at_once=520, at_full=520),
-        Attack("waits", _waits, at_once=500, at_full=500),
-        Attack("halves", _halves, at_once=505, at_full=505, cost_ms=MADE_UP_MS, whole=False),
-        Attack("spread", _halves, SMALL_A_SECOND, 505, 505, MADE_UP_MS, ADDRESSES, whole=False),
+        Attack("nested", _nested, _UNPACKED, cost_ms=NO_SIGNATURE_MS),
+        Attack("nuls", _nuls, _UNPACKED, cost_ms=NO_SIGNATURE_MS),
+        Attack("mebibyte", _mebibyte, _UNSIGNED, LARGE_A_SECOND, 128, 8, NO_SIGNATURE_MS),
+        Attack(
+            "mebibyte-made-up", _mebibyte_made_up, _UNSIGNED, LARGE_A_SECOND, 128, 8, MADE_UP_MS
+        ),
+        Attack(
+            "heads",
+            _heads,
+            _BROKEN_OFF,
+            at_once=505,
+            at_full=505,
+            cost_ms=NO_SIGNATURE_MS,
+            whole=False,
+        ),
+        Attack("askers", _askers, _NO_TOKEN, at_once=600, at_full=600, cost_ms=NO_SIGNATURE_MS),
+        Attack("ready", _ready, _OPEN, cost_ms=NO_SIGNATURE_MS),
+        Attack("streams", _streams, _TOO_MANY, at_once=500, at_full=500),
+        Attack("polls", _polls, _TOO_MANY, at_once=500, at_full=500),
+        Attack("far-positions", _far_positions, _TOO_MANY, at_once=520, at_full=520),
+        Attack("waits", _waits, _TOO_MANY, at_once=500, at_full=500),
+        Attack(
+            "halves",
+            _halves,
+            _BROKEN_OFF,
+            at_once=505,
+            at_full=505,
+            cost_ms=MADE_UP_MS,
+            whole=False,
+        ),
+        Attack(
+            "spread",
+            _halves,
+            _BROKEN_OFF,
+            SMALL_A_SECOND,
+            505,
+            505,
+            MADE_UP_MS,
+            ADDRESSES,
+            whole=False,
+        ),
         Attack(
             "large-halves",
             _large_halves,
+            _BROKEN_OFF,
             LARGE_A_SECOND,
             505,
             505,
@@ -207,10 +247,20 @@ ATTACKS = {
             ADDRESSES,
             whole=False,
         ),
-        Attack("drips", _halves, SMALL_A_SECOND, 505, 505, MADE_UP_MS, drips=True, whole=False),
-        Attack("users-beside", _users_beside, SIGNED_A_SECOND, 32, 2),
-        Attack("no-entries", _no_entries, SIGNED_A_SECOND, 32, 2),
-        Attack("many-users", _many_users, SIGNED_A_SECOND, 32, 2),
-        Attack("new-names", _new_names, SIGNED_A_SECOND, 8, 2),
+        Attack(
+            "drips",
+            _halves,
+            _BROKEN_OFF,
+            SMALL_A_SECOND,
+            505,
+            505,
+            MADE_UP_MS,
+            drips=True,
+            whole=False,
+        ),
+        Attack("users-beside", _users_beside, _KEPT, SIGNED_A_SECOND, 32, 2),
+        Attack("no-entries", _no_entries, _KEPT, SIGNED_A_SECOND, 32, 2),
+        Attack("many-users", _many_users, _KEPT, SIGNED_A_SECOND, 32, 2),
+        Attack("new-names", _new_names, frozenset({0, 200, 404}), SIGNED_A_SECOND, 8, 2),
     )
 }

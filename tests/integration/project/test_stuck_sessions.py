@@ -97,6 +97,13 @@ async def test_who_is_only_slow_is_left_alone(stack: Stack, open_stack: OpenStac
     assert await projecting == 1
 
 
+async def _catch_up_in_time(other: Stack) -> int:
+    """Project; 0 if this machine is so busy that its own session was taken for a frozen one."""
+    with contextlib.suppress(UnavailableError):
+        return await catch_up(other.log, 1_000)
+    return 0
+
+
 STAGES = {
     "reading": "LOCK TABLE userlog.events IN ACCESS EXCLUSIVE MODE",
     "writing": "LOCK TABLE userlog.history IN EXCLUSIVE MODE",
@@ -127,7 +134,7 @@ async def test_a_frozen_projector(
         await blocked(admin)
         frozen.send_signal(signal.SIGSTOP)
         await until_frozen.aclose()
-        await until(lambda: catch_up(other.log, 1_000))
+        await until(lambda: _catch_up_in_time(other))
         await stack.read_model.wait_for(Position(0, EVENTS + 1), 0)
         frozen.send_signal(signal.SIGCONT)
         await stack.ingest.deliver(delivery("after"))

@@ -1,0 +1,41 @@
+"""What load balancers ask without a token costs the same however many ask."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from api.config.settings import Settings
+from api.endpoints.health import HealthEndpoints
+from api.observe.metrics import Metrics
+from eventstore import read
+
+if TYPE_CHECKING:
+    import pytest
+
+    from tests.conftest import Stack
+
+MANY = 1_000
+
+
+async def test_the_database_is_asked_once_for_all(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand who ask at once whether the service is ready are one question."""
+    asked = 0
+    heads = read.heads
+
+    async def counted(source: Any) -> list[read.Head]:
+        nonlocal asked
+        asked += 1
+        return await heads(source)
+
+    monkeypatch.setattr(read, "heads", counted)
+    metrics = Metrics(stack.log, stack.pool, Settings())
+    health = HealthEndpoints(stack.log, metrics)
+    request: Any = None
+    answers = await asyncio.gather(*(health.ready(request, request) for _ in range(MANY)))
+    assert {one.status for one in answers} == {"ok"}
+    assert (len(answers), asked) == (MANY, 1)
+    await health.close()
+    await metrics.close()

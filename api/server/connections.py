@@ -193,14 +193,6 @@ class _Connection(web.RequestHandler):
         if task is not None and place is not None and place.leaves:
             task.cancel()
 
-    def log_exception(self, *args: Any, **given: Any) -> None:  # noqa: ANN401 - aiohttp's
-        """Log a defect; a body that was not read and can't be is none."""
-        error = given.get("exc_info")
-        if isinstance(error, web.RequestPayloadError):
-            self._server.throttled.info(_log, "body not received", "")
-        else:
-            super().log_exception(*args, **given)
-
     def _give_up(self, problem: Problem) -> None:
         transport, self.transport = self.transport, None
         self.force_close()  # nothing more is read

@@ -185,23 +185,23 @@ class Tokens:
         while self._read_at < since:
             if self._reading is None:
                 self._reading = asyncio.create_task(self._read(pause_s), name="read tokens")
-                self._reading.add_done_callback(self._was_read)
+                self._reading.add_done_callback(_seen)
             await asyncio.shield(self._reading)
 
-    def _was_read(self, reading: asyncio.Task[None]) -> None:
-        self._reading = None
-        if not reading.cancelled():
-            reading.exception()  # those who waited have it, if any did
-
     async def _read(self, pause_s: float) -> None:
-        await asyncio.sleep(max(0, self._read_at + pause_s - time.monotonic()))
-        read_at = time.monotonic()
-        if self._used and read_at - self._noted_at > _NOTE_USE_S:
-            await self.note_use()
-        with database_errors():
-            rows = await self._pool.fetch(_SQL["tokens"])
-        self._known = {row["hash"]: _access(row) for row in rows if row["revoked_at"] is None}
-        self._read_at = read_at
+        try:
+            await asyncio.sleep(max(0, self._read_at + pause_s - time.monotonic()))
+            read_at = time.monotonic()
+            if self._used and read_at - self._noted_at > _NOTE_USE_S:
+                await self.note_use()
+            with database_errors():
+                rows = await self._pool.fetch(_SQL["tokens"])
+            self._known = {row["hash"]: _access(row) for row in rows if row["revoked_at"] is None}
+            self._read_at = read_at
+        finally:
+            # Here and not in a callback: whoever asks before that is called would wait for what is
+            # done already, again and again without a pause, and nothing else would ever run.
+            self._reading = None
 
     async def note_use(self) -> None:
         """Write down which tokens were used since the last time."""
@@ -236,6 +236,11 @@ class Tokens:
         with database_errors():
             found = await self._pool.fetchval(_SQL["token_revoke"], token_id)
         return found is not None
+
+
+def _seen(reading: asyncio.Task[None]) -> None:
+    if not reading.cancelled():
+        reading.exception()  # those who waited have it, if any did
 
 
 def _bytes(token: str) -> bytes:

@@ -45,7 +45,7 @@ async def test_honest_deliveries_are_taken(home: Home, monkeypatch: pytest.Monke
                 assert await service.post(body, home.secret) == 200, attack.name
                 sent += 1
             report = await attacking
-            print(attack.name, report)
+            print(attack.name, report, sent, flush=True)
             assert report.begun > 0
             assert report.statuses.keys() <= attack.answers, attack.name
             assert await events(service) == before + sent, attack.name

@@ -185,6 +185,30 @@ async def test_a_flood_of_wrong_tokens_asks_the_database_little(
     assert pool.count == 2
 
 
+async def test_who_asks_at_the_end_of_a_reading(stack: Stack) -> None:
+    """One who asks when a reading has just ended waits for the next, and holds up nobody."""
+    ending = asyncio.Event()
+
+    class Ending(Counting):
+        async def fetch(self, *args: Any) -> Any:
+            rows = await super().fetch(*args)
+            ending.set()  # who waits for that goes on before anybody hears of the reading's end
+            return rows
+
+    pool: Any = Ending(stack.pool)
+    tokens = Tokens(pool, MasterKey(MASTER_KEY))
+
+    async def ask(number: int) -> None:
+        await ending.wait()
+        assert await tokens.access(f"userlog_{number:08x}_{43 * 'y'}") is None
+
+    asking = [asyncio.create_task(ask(number)) for number in range(3)]
+    await asyncio.sleep(0)
+    assert await tokens.access(f"userlog_{0:08x}_{43 * 'z'}") is None
+    await asyncio.gather(*asking)
+    await tokens.close()
+
+
 async def test_the_first_question_waits_for_the_tokens(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

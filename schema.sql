@@ -1,6 +1,5 @@
 -- userlog: the whole schema. `psql -f schema.sql` on an empty database installs everything;
--- `userlog init`, or `userlog serve` on an empty database, does the same and can choose the
--- number of partitions.
+-- `userlog init` does the same, and can choose the number of partitions.
 --
 -- What is here
 --   meta, log_head, streams, events   the log: immutable, numbered without gaps, chained by hash

@@ -11,10 +11,10 @@ import structlog
 
 from api.webhook.decode import Limits
 from api.webhook.ingest import Ingest
-from eventstore.errors import UnavailableError, database_errors
+from eventstore.errors import NotThereError, UnavailableError, database_errors
 from eventstore.group_commit import QueueLimits
 from eventstore.log import EventLog
-from eventstore.postgres import embedded, failover, schema
+from eventstore.postgres import embedded, failover, schema, sessions
 from eventstore.postgres.pool import open_pool
 from eventstore.quarantine import Quarantine
 from projections.query.users import ReadModel
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from api.config.secret_files import Secrets
     from api.config.settings import Settings
     from eventstore.postgres.pool import Pool
+    from eventstore.postgres.sessions import Connection
 
 _PAUSE_S = 1.0
 _log = structlog.stdlib.get_logger("userlog")
@@ -74,10 +75,17 @@ async def database_url(settings: Settings) -> AsyncGenerator[str]:
 
 async def install(url: str, settings: Settings, partitions: int = 1) -> bool:
     """Install the schema in an empty database; return whether it was empty."""
+    async with _connected(url, settings) as connection:
+        return await schema.install(connection, partitions)
+
+
+@contextlib.asynccontextmanager
+async def _connected(url: str, settings: Settings) -> AsyncGenerator[Connection]:
     with database_errors():
         connection = await failover.connect(url, timeout=settings.database_timeout_s)
         try:
-            return await schema.install(connection, partitions)
+            await sessions.set_up_owner(connection)
+            yield connection
         finally:
             await connection.close()
 
@@ -88,18 +96,24 @@ async def opened(
     secrets: Secrets,
     *,
     owner: bool = False,
+    create: bool = False,
     stopping: asyncio.Event | None = None,
 ) -> AsyncGenerator[Runtime]:
-    """Open the database, installing the schema if it is empty, and everything upon it.
+    """Open the database, and everything upon it.
 
-    Only what makes or drops tables needs to be their `owner`. A database that is away is an
-    UnavailableError; with `stopping` it is waited for, until that is set (StoppedWaitingError).
+    An embedded database that is not there, or has no schema, is made if `create`; else it is a
+    NotThereError, as on a server, where only `install` makes a schema. Only what makes or drops
+    tables needs to be their `owner`. A database that is away is an UnavailableError; with
+    `stopping` it is waited for, until that is set (StoppedWaitingError).
     """
+    create = create and settings.database_url is None
+    if not create:
+        require_data(settings)
     async with database_url(settings) as url:
         if stopping is None:
-            runtime = await _open(url, settings, secrets, owner=owner)
+            runtime = await _open(url, settings, secrets, owner=owner, create=create)
         else:
-            runtime = await _wait(url, settings, secrets, stopping)
+            runtime = await _wait(url, settings, secrets, stopping, create=create)
         try:
             yield runtime
             await runtime.log.close()
@@ -107,11 +121,24 @@ async def opened(
             await _close(runtime.pool, settings.shutdown_timeout_s)
 
 
-async def _wait(url: str, settings: Settings, secrets: Secrets, stopping: asyncio.Event) -> Runtime:
+def require_data(settings: Settings) -> None:
+    """NotThereError if the database is to be embedded, and was never made in the data directory."""
+    folder = Path(settings.data_dir)
+    if settings.database_url is None and not (folder / embedded.CLUSTER).exists():
+        raise NotThereError(
+            f"there is no userlog in {folder.resolve()}; `userlog init` or `userlog serve` makes"
+            " one there, USERLOG_DATA_DIR names another data directory, USERLOG_DATABASE_URL a"
+            " server's database"
+        )
+
+
+async def _wait(
+    url: str, settings: Settings, secrets: Secrets, stopping: asyncio.Event, *, create: bool
+) -> Runtime:
     waiting = False
     while not stopping.is_set():
         try:
-            return await _open(url, settings, secrets)
+            return await _open(url, settings, secrets, create=create)
         except UnavailableError as error:
             if not waiting:
                 _log.warning("waiting for the database", problem=str(error))
@@ -121,9 +148,14 @@ async def _wait(url: str, settings: Settings, secrets: Secrets, stopping: asynci
     raise StoppedWaitingError
 
 
-async def _open(url: str, settings: Settings, secrets: Secrets, *, owner: bool = False) -> Runtime:
-    if await install(url, settings):
-        _log.info("schema installed", version=schema.SCHEMA_VERSION)
+async def _open(
+    url: str, settings: Settings, secrets: Secrets, *, owner: bool = False, create: bool
+) -> Runtime:
+    async with _connected(url, settings) as connection:
+        if not create:
+            await schema.check(connection)
+        elif await schema.install(connection):
+            _log.info("schema installed", version=schema.SCHEMA_VERSION)
     pool = await open_pool(
         url,
         size=settings.pool_connections_max,

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from eventstore.events import Stream
-    from eventstore.postgres.pool import Connection, Pool
+    from eventstore.postgres.pool import Pool
+    from eventstore.postgres.sessions import Connection
     from eventstore.sealing.keyring import StreamKey
     from eventstore.sealing.seal import SealedEvent
 

@@ -32,6 +32,10 @@ class SchemaError(LogError):
     """The database's schema is missing, or of another version."""
 
 
+class NotThereError(LogError):
+    """There is no userlog at the place that is set, and what was asked does not make one."""
+
+
 class LoginError(LogError):
     """The server can't be logged in to with the database URL that is set."""
 
@@ -48,6 +52,11 @@ class SealBrokenError(LogError):
     """A sealed payload or key does not open: altered, or sealed with another key."""
 
 
+# A pooler in transaction mode, found out by a setting or a statement that is gone.
+NOT_KEPT = (
+    "a pooler in transaction mode stands before the database; userlog keeps settings and prepared"
+    " statements in its sessions: connect past the pooler, or to a pool in session mode"
+)
 _OF_CONNECTIONS = (ConnectionError, TimeoutError, gaierror)
 _PASSING = (
     OSError,
@@ -99,6 +108,14 @@ def explained(error: Exception) -> LogError | None:
     match error:
         case LogError():
             return error
+        case OSError() if not isinstance(error, _OF_CONNECTIONS):
+            return None  # of a file, most likely
+        case _:
+            return _refusal(error) or as_unavailable(error)
+
+
+def _refusal(error: Exception) -> LogError | None:
+    match error:
         case asyncpg.InvalidCatalogNameError():
             return LoginError(
                 "the server has no database of the name in USERLOG_DATABASE_URL;"
@@ -109,16 +126,16 @@ def explained(error: Exception) -> LogError | None:
                 f"the database server refuses the login ({type(error).__name__}); check user and"
                 " password in USERLOG_DATABASE_URL, and pg_hba.conf on the server"
             )
+        case asyncpg.InvalidSQLStatementNameError() | asyncpg.DuplicatePreparedStatementError():
+            return LoginError(NOT_KEPT)
         case asyncpg.InsufficientPrivilegeError():
             return RightsError(
                 f"the database user lacks a right ({error.args[0]}); init, rebuild and"
                 " rotate-master-key need the owner of the schema, the other commands a user who"
                 " was granted userlog_app"
             )
-        case OSError() if not isinstance(error, _OF_CONNECTIONS):
-            return None  # of a file, most likely
         case _:
-            return as_unavailable(error)
+            return None
 
 
 @contextmanager

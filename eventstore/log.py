@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from eventstore.append_call import Answer
     from eventstore.events import RecordedEvent
     from eventstore.group_commit import Observer
-    from eventstore.postgres.pool import Connection, Pool
+    from eventstore.postgres.pool import Pool
+    from eventstore.postgres.sessions import Connection
     from eventstore.sealing.keys import MasterKey
 
 _is_stored = attrgetter("stored")

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from eventstore.postgres.pool import Connection, Pool
+    from eventstore.postgres.pool import Pool
+    from eventstore.postgres.sessions import Connection
     from eventstore.sealing.keyring import Keyring
 
 _SQL = statements.load("eventstore")

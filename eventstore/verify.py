@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from eventstore.log import EventLog
-    from eventstore.postgres.pool import Connection
+    from eventstore.postgres.sessions import Connection
     from eventstore.read import Head
     from eventstore.sealing.keyring import Keyring
 

@@ -13,7 +13,7 @@ from projections.fold.folder import Folded
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from eventstore.postgres.pool import Connection
+    from eventstore.postgres.sessions import Connection
 
 _ROWS_AT_ONCE = 200
 _OF_USER = "partition = $1 AND generation = $2 AND stream_id"

@@ -13,7 +13,7 @@ import typer
 
 from api.cli.shared import FailedError, UsageError
 from api.config.settings import SettingsError
-from eventstore.errors import LogError, LoginError, explained
+from eventstore.errors import LogError, LoginError, NotThereError, explained
 from eventstore.postgres.embedded import EmbeddedPostgresError
 from projections.fold.poison import PoisonError
 from projections.rebuild.generations import RebuildRunningError
@@ -39,6 +39,7 @@ _EXPLAINED: tuple[tuple[type[Exception], int], ...] = (
     (UsageError, WRONG_USE),
     (SettingsError, WRONG_USE),
     (LoginError, WRONG_USE),
+    (NotThereError, WRONG_USE),
     (RebuildRunningError, WRONG_USE),
     (LogError, FAILED),
 )

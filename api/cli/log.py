@@ -141,7 +141,7 @@ def import_command(
                     await importer.take(chunk)
         return importer.done
 
-    done = with_runtime(work)
+    done = with_runtime(work, create=True)
     if json:
         output.as_json(done)
     else:

@@ -25,9 +25,11 @@ from api.cli.shared import (
     new_group,
     read_settings,
     run,
+    secrets_there,
     with_runtime,
 )
 from api.config import settings as settings_module
+from api.config.address import address_of
 from api.config.secret_files import obtain
 from api.config.settings import PREFIX, Settings
 from api.endpoints.status import Status, StatusSource, read_status
@@ -44,9 +46,10 @@ def init_command(
         int, typer.Option(min=1, max=1024, help="Partitions of the log; can't be changed later.")
     ] = 1,
 ) -> None:
-    """Create the schema in an empty database.
+    """Create userlog in an empty database.
 
-    `userlog serve` does it too, with one partition.
+    On a server nothing else does; in a data directory `userlog serve` does it too, with one
+    partition.
     """
     settings = read_settings()
     obtain(settings)
@@ -93,14 +96,15 @@ def project_command(
 ) -> None:
     """Run the projector alone."""
     settings = read_settings(log_level=None)
+    secrets = secrets_there(settings)
     if not once:
         from api.server import serve  # noqa: PLC0415 - see the top
 
-        run(serve.project_forever(settings))
+        run(serve.project_forever(settings, secrets))
         return
 
     async def work() -> int:
-        async with opened(settings, obtain(settings)) as runtime:
+        async with opened(settings, secrets) as runtime:
             return await catch_up(runtime.log, settings.projector_batch_rows_max)
 
     output.plain(f"{run(work())} events projected")
@@ -120,8 +124,8 @@ def send_command(
     from api.webhook import send  # noqa: PLC0415 - likewise
 
     settings = read_settings()
-    secret = obtain(settings).webhook_secrets[0]
-    url = url or f"http://{settings.host}:{settings.port}{WEBHOOK_PATH}"
+    secret = secrets_there(settings).webhook_secrets[0]
+    url = url or f"{address_of(settings)}{WEBHOOK_PATH}"
     sent = run(send.send(url, secret, files or []))
     if json:
         output.as_json(sent)

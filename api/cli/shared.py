@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
+import structlog
 import typer
 import uvloop
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,17 +16,20 @@ from api.config import settings as settings_module
 from api.config.secret_files import obtain
 from api.observe import logs
 from api.observe.visible import visible
-from api.runtime import opened
+from api.runtime import opened, require_data
 from api.web.times import parse_time
+from eventstore.postgres import url
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
     from datetime import datetime
 
+    from api.config.secret_files import Secrets
     from api.config.settings import Settings
     from api.runtime import Runtime
 
 T = TypeVar("T")
+_log = structlog.stdlib.get_logger("userlog")
 LogLevel = Literal["debug", "info", "warning", "error"]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Application = Annotated[str, typer.Argument(help="The sales channel's application id.")]
@@ -65,6 +70,8 @@ def read_settings(log_level: LogLevel | None = "warning", **given: Any) -> Setti
     if log_level is not None and origins["log_level"] == "default":
         level = log_level
     logs.configure(level, settings.log_format)
+    if settings.database_url is not None and (names := url.ignored(settings.database_url)):
+        _log.warning("parameters of USERLOG_DATABASE_URL are ignored", parameters=names)
     return settings
 
 
@@ -76,15 +83,29 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         raise StoppedError("interrupted") from None
 
 
-def with_runtime(work: Callable[[Runtime], Awaitable[T]], *, owner: bool = False) -> T:
-    """Open everything, do the work, close everything; return what the work returns."""
+def with_runtime(
+    work: Callable[[Runtime], Awaitable[T]], *, owner: bool = False, create: bool = False
+) -> T:
+    """Open everything, do the work, close everything; return what the work returns.
+
+    With `create` an embedded database is made in a data directory that is empty or missing.
+    """
     settings = read_settings()
+    create = create and not any(Path(settings.data_dir).glob("*"))
+    secrets = secrets_there(settings, create=create)
 
     async def inside() -> T:
-        async with opened(settings, obtain(settings), owner=owner) as runtime:
+        async with opened(settings, secrets, owner=owner, create=create) as runtime:
             return await work(runtime)
 
     return run(inside())
+
+
+def secrets_there(settings: Settings, *, create: bool = False) -> Secrets:
+    """Return the secrets; NotThereError if the database is embedded and there is none."""
+    if not create:
+        require_data(settings)
+    return obtain(settings)
 
 
 def option(name: str, rule: Callable[[str], T], text: str | None) -> T | None:

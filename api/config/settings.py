@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from eventstore.postgres import url
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -176,6 +178,7 @@ def load(environ: Mapping[str, str] | None = None, **given: Any) -> tuple[Settin
         if value is not None:
             values[field.name] = _convert(field, value)
     settings = Settings(**values)
+    _check_url(settings)
     _check_secrets(settings)
     return settings, origins
 
@@ -227,6 +230,11 @@ def about(field: msgspec.structs.FieldInfo) -> tuple[str, str]:
     """Return a setting's meaning and an example."""
     meta = field.type.__metadata__[-1]
     return meta.description, meta.examples[0]
+
+
+def _check_url(settings: Settings) -> None:
+    if settings.database_url is not None and (wrong := url.problems(settings.database_url)):
+        raise SettingsError(f"{PREFIX}DATABASE_URL: {'; '.join(wrong)}; example: {url.EXAMPLE}")
 
 
 def _check_secrets(settings: Settings) -> None:

@@ -51,7 +51,9 @@ async def answering(
     settings = fit_open_files(settings)
     async with contextlib.AsyncExitStack() as stack:
         async with unready(sockets, settings):
-            runtime = await stack.enter_async_context(opened(settings, secrets, stopping=stopping))
+            runtime = await stack.enter_async_context(
+                opened(settings, secrets, create=True, stopping=stopping)
+            )
         traces = await stack.enter_async_context(traced(runtime))
         scrubber = None
         if project:

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
+from api.config.address import base_url, left
 from api.config.secret_files import FILES, Secrets, obtain
 from api.config.settings import SettingsError
 from api.routes import WEBHOOK_PATH
-from api.runtime import StoppedWaitingError, database_url, opened
+from api.runtime import StoppedWaitingError, database_url, install, opened
 from api.server.process import answering, projecting, traced
 from api.server.sockets import listening
 from api.server.supervisor import Supervisor
+from eventstore.postgres.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,27 +44,32 @@ async def serve(
     secrets = obtain(settings)
     stopping = _until_signal()
     with listening(settings.host, settings.port, settings.workers) as listeners:
-        greeting = _greeting(settings, secrets, listeners[0][0].getsockname()[1])
+        base = base_url(settings.host, listeners[0][0].getsockname()[1])
+        greeting = _greeting(settings, secrets, base)
         if settings.workers == 1:
             _on_hangup(stopping, reread, secrets.renew)
             with contextlib.suppress(StoppedWaitingError):
                 async with answering(settings, secrets, listeners[0], stopping, project=project):
-                    show(greeting)
-                    await stopping.wait()
+                    with left(settings, base):
+                        show(greeting)
+                        await stopping.wait()
             return
         async with database_url(settings) as url:
+            if settings.database_url is None and await install(url, settings):
+                _log.info("schema installed", version=SCHEMA_VERSION)
             there = msgspec.structs.replace(settings, database_url=url)
             supervisor = Supervisor(there, secrets, listeners, project=project)
             _on_hangup(stopping, reread, supervisor.renew)
-            await supervisor.run(stopping, ready=lambda: show(greeting))
+            with left(settings, base):
+                await supervisor.run(stopping, ready=lambda: show(greeting))
 
 
-async def project_forever(settings: Settings) -> None:
+async def project_forever(settings: Settings, secrets: Secrets) -> None:
     """Run the projector alone until SIGINT or SIGTERM."""
     stopping = _until_signal()
     with contextlib.suppress(StoppedWaitingError):
         async with (
-            opened(settings, obtain(settings), stopping=stopping) as runtime,
+            opened(settings, secrets, stopping=stopping) as runtime,
             traced(runtime) as traces,
             projecting(runtime, traces),
         ):
@@ -95,9 +102,7 @@ def _on_hangup(stopping: asyncio.Event, reread: Reread, renew: Callable[[Secrets
     )
 
 
-def _greeting(settings: Settings, secrets: Secrets, port: int) -> str:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    base = f"http://{host}:{port}"
+def _greeting(settings: Settings, secrets: Secrets, base: str) -> str:
     folder = Path(settings.data_dir)
     lines = [
         f"userlog {version('userlog')} serves at {base}",

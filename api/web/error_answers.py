@@ -10,7 +10,13 @@ import structlog
 from aiohttp import hdrs, web
 
 from api.web.problems import Problem, unavailable, unreadable
-from eventstore.errors import QuarantineFullError, QueueFullError, UnavailableError
+from eventstore.errors import (
+    LoginError,
+    QuarantineFullError,
+    QueueFullError,
+    UnavailableError,
+    explained,
+)
 from projections.fold.poison import PoisonError
 
 if TYPE_CHECKING:
@@ -31,20 +37,24 @@ _REFUSALS = {
     415: "encoded",
     503: "overloaded",
 }
+_AWAY = "the database is not available; send it again"
 _log = structlog.stdlib.get_logger("userlog.http")
 
 
 def problem_of(error: Exception, throttled: ThrottledLog) -> Problem:
     """Return the answer to a request that failed; a defect is logged as well."""
-    match error:
-        case Problem():
-            return error
-        case web.HTTPException():
-            return _of_http(error)
-        case UnavailableError():
-            return _unavailable(error, throttled)
-        case PoisonError():
-            about = {"position": str(error.position), "reason": error.reason}
+    match explained(error) or error:
+        case Problem() as problem:
+            return problem
+        case web.HTTPException() as refusal:
+            return _of_http(refusal)
+        case UnavailableError() as away:
+            return _unavailable(away, throttled)
+        case LoginError() as refused:  # for an operator to mend; deliveries come again
+            throttled.warning(_log, "database refuses the service", problem=str(refused))
+            return unavailable(_AWAY, _RETRY_AFTER_S)
+        case PoisonError() as poison:
+            about = {"position": str(poison.position), "reason": poison.reason}
             _log.warning("event can't be read", **about)
             return unreadable(**about)
         case _:
@@ -64,19 +74,19 @@ def _unavailable(error: UnavailableError, throttled: ThrottledLog) -> Problem:
             return unavailable(detail, _RETRY_AFTER_ROOM_S)
         case _:
             throttled.warning(_log, "database not available", problem=str(error))
-            return unavailable("the database is not available; send it again", _RETRY_AFTER_S)
+            return unavailable(_AWAY, _RETRY_AFTER_S)
 
 
 def refusal_of(error: Exception) -> str:
     """Return what a delivery that failed is counted as."""
-    match error:
-        case Problem():
-            return _REFUSALS.get(error.document.status, "defect")
+    match explained(error) or error:
+        case Problem() as problem:
+            return _REFUSALS.get(problem.document.status, "defect")
         case QueueFullError():
             return "queue-full"
         case QuarantineFullError():
             return "quarantine-full"
-        case UnavailableError():
+        case UnavailableError() | LoginError():
             return "unavailable"
         case _:
             return "defect"

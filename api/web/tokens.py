@@ -199,7 +199,7 @@ class Tokens:
             self._known = {row["hash"]: _access(row) for row in rows if row["revoked_at"] is None}
             self._read_at = read_at
         finally:
-            # Here and not in a callback: whoever asks before that is called would wait for what is
+            # Here and not in a callback: who asks before that is called would wait for what is
             # done already, again and again without a pause, and nothing else would ever run.
             self._reading = None
 

@@ -20,14 +20,14 @@ import os
 from typing import TYPE_CHECKING, BinaryIO
 
 from eventstore.postgres.embedded_account import EmbeddedPostgresError, programs
-from eventstore.postgres.embedded_cluster import Cluster, Waiting, open_private
+from eventstore.postgres.embedded_cluster import CLUSTER, Cluster, Waiting, open_private
 from eventstore.postgres.embedded_server import RETRY_S, Server, url_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
     from pathlib import Path
 
-__all__ = ["EmbeddedPostgresError", "psql_path", "running"]
+__all__ = ["CLUSTER", "EmbeddedPostgresError", "psql_path", "running"]
 
 # How long the end of the server may go unnoticed; each look costs about 0.1 ms.
 _WATCH_S = 0.2

@@ -34,6 +34,8 @@ _POLL_S = 0.05
 _LOG_BYTES_MAX = 1_000_000
 _LOG_TAIL_LINES = 3
 
+# Its folder in a data directory.
+CLUSTER = "postgres"
 _ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC"}
 _INITDB = (
     "--username=postgres",
@@ -50,7 +52,7 @@ _INITDB = (
 class Cluster:
     def __init__(self, data_dir: Path, notice: Callable[[str], None]) -> None:
         self.data_dir = data_dir
-        self.path = data_dir / "postgres"
+        self.path = data_dir / CLUSTER
         self.notice = notice
         self._log = data_dir / "postgres.log"
         self._log_start = 0

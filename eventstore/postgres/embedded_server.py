@@ -216,8 +216,18 @@ class Server:
         return path
 
 
+# What the driver would take from PG* variables, which are about some other server.
+_NOT_OF_THE_SHELL = {
+    "sslmode": "disable",
+    "sslnegotiation": "postgres",
+    "target_session_attrs": "any",
+    "krbsrvname": "postgres",
+    "gsslib": "gssapi",
+}
+
+
 def url_of(socket_dir: Path) -> str:
-    query = urlencode({"host": socket_dir, "port": 5432}, safe="/")
+    query = urlencode({"host": socket_dir, "port": 5432, **_NOT_OF_THE_SHELL}, safe="/")
     return f"postgresql://postgres@/postgres?{query}"
 
 

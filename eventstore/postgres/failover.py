@@ -7,12 +7,14 @@ and the others are never asked.
 from __future__ import annotations
 
 import contextlib
+import os
+import ssl
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
 from eventstore.errors import LoginError
+from eventstore.postgres.url import EXAMPLE, each_host, files, for_driver
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -22,25 +24,9 @@ if TYPE_CHECKING:
 HOST_TIMEOUT_S = 2.0
 # The driver's error for a URL is a ValueError too.
 _BAD_URL = (ValueError, asyncpg.UndefinedObjectError, asyncpg.InvalidParameterValueError)
+# What the driver says where a server answers "no", which is no error of its own class.
+_NO_TLS = "rejected SSL upgrade"
 _connect: Callable[..., Awaitable[Connection]] = asyncpg.connect
-
-
-def each_host(url: str) -> list[str]:
-    """Split a URL of several hosts (`a:5432,b:5432`, or `?host=a,b&port=1,2`) into one of each."""
-    parts = urlsplit(url)
-    at = parts.netloc.rpartition("@")
-    netlocs = [at[0] + at[1] + host for host in at[2].split(",")]
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    hosts, ports = (query.get(name, "").split(",") for name in ("host", "port"))
-    if len(ports) == 1:
-        ports *= len(hosts)
-    if len(netlocs) > 1 or len(hosts) == 1:
-        return [urlunsplit(parts._replace(netloc=netloc)) for netloc in netlocs]
-    named = [
-        {**query, **{k: v for k, v in (("host", host), ("port", port)) if v}}
-        for host, port in zip(hosts, ports, strict=False)
-    ]
-    return [urlunsplit(parts._replace(query=urlencode(one, safe="/"))) for one in named]
 
 
 async def connect(url: str, *, timeout: float, **options: Any) -> Connection:  # noqa: ANN401, ASYNC109 - as the driver's
@@ -49,17 +35,31 @@ async def connect(url: str, *, timeout: float, **options: Any) -> Connection:  #
     The timeout, in seconds, is for a single host; several have HOST_TIMEOUT_S each, or less.
     LoginError if the URL is not one, or has a parameter that the server does not know.
     """
+    for name, path in files(url).items():
+        if not os.access(path, os.R_OK):
+            raise LoginError(f"{name} in USERLOG_DATABASE_URL names a file that can't be read")
     try:
         return await _connect_first(url, {**options, "timeout": timeout})
+    except ssl.SSLError as error:
+        why = getattr(error, "reason", None) or type(error).__name__
+        raise LoginError(
+            f"no TLS connection to the database can be made ({why}); check sslmode and sslrootcert"
+            " in USERLOG_DATABASE_URL, and the server's certificate"
+        ) from error
+    except ConnectionError as error:
+        if _NO_TLS not in str(error):
+            raise
+        raise LoginError(
+            "the database server does not offer TLS, which sslmode in USERLOG_DATABASE_URL asks for"
+        ) from error
     except _BAD_URL as error:
         raise LoginError(
-            f"USERLOG_DATABASE_URL can't be used ({type(error).__name__});"
-            " example: postgresql://user:password@host:5432/database"
+            f"USERLOG_DATABASE_URL can't be used ({type(error).__name__}); example: {EXAMPLE}"
         ) from error
 
 
 async def _connect_first(url: str, options: dict[str, Any]) -> Connection:
-    *others, last = each_host(url)
+    *others, last = each_host(for_driver(url))
     if not others:
         return await _connect(url, **options)
     options["timeout"] = min(options["timeout"], HOST_TIMEOUT_S)

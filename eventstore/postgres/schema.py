@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import msgspec
 
-from eventstore.errors import SchemaError
+from eventstore.errors import NotThereError, SchemaError
 
 if TYPE_CHECKING:
-    from eventstore.postgres.pool import Connection
+    from eventstore.postgres.sessions import Connection
 
 SCHEMA_VERSION = 2
 SERVER_VERSION_MIN = 15
+# Of these PostgreSQL converts no text, or to the same.
+_ENCODINGS = ("UTF8", "SQL_ASCII")
 # An advisory lock's number: only keeps two installers apart, nothing later depends on it.
 _INSTALL_LOCK = 0x757365726C6F67
 _DIGEST = re.compile(r"'[0-9a-f]{16}'")
@@ -68,7 +70,9 @@ async def install(connection: Connection, partitions: int = 1) -> bool:
     if server < SERVER_VERSION_MIN:
         msg = f"PostgreSQL {server} is too old; userlog needs {SERVER_VERSION_MIN} or newer"
         raise SchemaError(msg)
-    async with connection.transaction():
+    _check_encoding(connection)
+    # After the wait for the lock a statement must see what others did meanwhile.
+    async with connection.transaction(isolation="read_committed"):
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _INSTALL_LOCK)
         if await connection.fetchval("SELECT to_regnamespace('userlog') IS NOT NULL"):
             await check(connection)
@@ -79,6 +83,16 @@ async def install(connection: Connection, partitions: int = 1) -> bool:
             async with connection.transaction():
                 await _run(connection, guard_path())
     return True
+
+
+def _check_encoding(connection: Connection) -> None:
+    encoding = connection.get_settings().server_encoding
+    if encoding not in _ENCODINGS:
+        msg = (
+            f"the database's encoding is {encoding}, which can't hold every name; userlog needs a"
+            " database with UTF8: CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+        )
+        raise SchemaError(msg)
 
 
 async def _run(connection: Connection, path: Path) -> None:
@@ -109,8 +123,11 @@ async def _add_partitions(connection: Connection, partitions: int) -> None:
 async def check(connection: Connection) -> int:
     """Return the number of partitions; SchemaError if the schema is missing or does not fit."""
     if not await connection.fetchval("SELECT to_regnamespace('userlog') IS NOT NULL"):
-        msg = "the database has no userlog schema; run `userlog init`"
-        raise SchemaError(msg)
+        name = await connection.fetchval("SELECT current_database()")
+        raise NotThereError(
+            f"the database {name} has no userlog in it; `userlog init` installs it there,"
+            " USERLOG_DATABASE_URL names another database"
+        )
     found = await _meta(connection)
     version = found.get("schema_version")
     if version is None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import asyncpg
+
 from eventstore.events import Position
 from projections import read_models, tables
 from projections.fold.folder import Folder, group_by_user
@@ -21,10 +23,17 @@ from projections.project.late_events import refold
 if TYPE_CHECKING:
     import uuid
 
-    from eventstore.postgres.pool import Connection
+    from eventstore.postgres.sessions import Connection
     from eventstore.sealing.keyring import Keyring
     from projections.fold.folder import Folded, Rows
     from projections.tables import Generation
+
+# What the database says of a row that it can't take, whatever others it came with.
+ROW_ERRORS = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+)
 
 
 class Batch:
@@ -42,12 +51,14 @@ class Batch:
         self._folder = Folder(where.partition, keyring)
         self._timeslices = Timeslices(BACKGROUND_S)
         self._found: list[Folded] = []
+        self._first: dict[uuid.UUID, int] = {}
         self._erased: list[uuid.UUID] = []
         self.poison: dict[uuid.UUID, PoisonError] = {}
 
     async def fold(self, rows: Rows) -> None:
         """Fold the batch's users upon what the read models have of them."""
         users = group_by_user(rows)
+        self._first = {stream_id: ours[0]["position"] for stream_id, ours in users.items()}
         for stream_id, ours in users.items():
             if left := self._folder.erased(ours):
                 self._erased.append(stream_id)
@@ -86,10 +97,35 @@ class Batch:
             if folded and not (poison and poison.position.number <= self._done):
                 self._found.append(folded)
 
-    async def write(self) -> None:
-        """Write the rows, and park the users with poison."""
-        await tables.write(read_models.TABLES, self._connection, self._where, self._found)
+    async def write(self, *, one_by_one: bool = False) -> None:
+        """Write the rows, and park the users with poison.
+
+        One of `ROW_ERRORS` if the database does not take some user's rows; `one_by_one` it is found
+        out whose they are, and those users have poison, unless it takes none.
+        """
+        if one_by_one:
+            refused = await self._write_in_parts(self._found)
+            if len(refused) == len(self._found) > 1:  # it is nothing about a user
+                raise refused[0]
+        else:
+            await tables.write(read_models.TABLES, self._connection, self._where, self._found)
         if self._erased:
             await parked.unpark(self._connection, self._where, self._erased)
         if self.poison:
             await parked.park(self._connection, self._where, self.poison)
+
+    async def _write_in_parts(self, found: list[Folded]) -> list[Exception]:
+        """Write the rows of some users, and if that fails each half by itself; return failures."""
+        try:
+            async with self._connection.transaction():
+                await tables.write(read_models.TABLES, self._connection, self._where, found)
+        except ROW_ERRORS as error:
+            if len(found) == 1:
+                stream_id = found[0].stream.stream_id
+                position = Position(self._where.partition, self._first[stream_id])
+                self.poison.setdefault(stream_id, PoisonError(position, type(error).__name__))
+                return [error]
+            middle = len(found) // 2
+            refused = await self._write_in_parts(found[:middle])
+            return refused + await self._write_in_parts(found[middle:])
+        return []

@@ -12,7 +12,8 @@ from eventstore.events import Position
 from eventstore.postgres import statements
 
 if TYPE_CHECKING:
-    from eventstore.postgres.pool import Connection, Pool
+    from eventstore.postgres.pool import Pool
+    from eventstore.postgres.sessions import Connection
     from projections.tables import Generation
 
     State: TypeAlias = Literal["building", "live"]

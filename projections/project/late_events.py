@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from eventstore.events import Position
-    from eventstore.postgres.pool import Connection
+    from eventstore.postgres.sessions import Connection
     from projections.fold.folder import Folded, Folder
     from projections.fold.poison import PoisonError
     from projections.fold.timeslice import Timeslices

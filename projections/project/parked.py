@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from eventstore.events import Stream
-    from eventstore.postgres.pool import Connection, Pool
+    from eventstore.postgres.pool import Pool
+    from eventstore.postgres.sessions import Connection
     from projections.fold.poison import PoisonError
     from projections.tables import Generation
 

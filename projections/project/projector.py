@@ -20,7 +20,7 @@ from eventstore import read
 from eventstore.errors import UnavailableError
 from eventstore.events import Position
 from projections.project import checkpoints
-from projections.project.batch import Batch
+from projections.project.batch import ROW_ERRORS, Batch
 from projections.project.stuck_sessions import end_stuck_sessions
 from projections.tables import Generation
 
@@ -51,6 +51,15 @@ async def project_batch(
     Returns None if another projector has this partition, or the generation is gone. An event that
     can't be projected parks its user if the generation is `live`; else PoisonError.
     """
+    try:
+        return await _project(log, where, batch_max, live=live)
+    except ROW_ERRORS:  # whose rows are they? That costs more than to write them all at once
+        return await _project(log, where, batch_max, live=live, one_by_one=True)
+
+
+async def _project(
+    log: EventLog, where: Generation, batch_max: int, *, live: bool, one_by_one: bool = False
+) -> Projected | None:
     async with log.transaction() as connection:
         done = await checkpoints.lock(connection, where)
         if done is None:
@@ -60,7 +69,8 @@ async def project_batch(
         if rows:
             await batch.fold(rows)
             _check(batch, live=live)
-            await batch.write()
+            await batch.write(one_by_one=one_by_one)
+            _check(batch, live=live)
             done = int(rows[-1]["position"])
             await checkpoints.move(connection, where, done)
     _log_parked(batch, where.number)

@@ -21,7 +21,7 @@ from projections.tables import Generation
 if TYPE_CHECKING:
     from eventstore.events import Stream
     from eventstore.log import EventLog
-    from eventstore.postgres.pool import Connection
+    from eventstore.postgres.sessions import Connection
     from projections.fold.poison import PoisonError
 
 

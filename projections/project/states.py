@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from eventstore.postgres.pool import Connection
+    from eventstore.postgres.sessions import Connection
     from projections.tables import Generation
 
 _SQL = statements.load("projections.project")

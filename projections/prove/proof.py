@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from eventstore.log import EventLog
-    from eventstore.postgres.pool import Connection
+    from eventstore.postgres.sessions import Connection
 
     Users: TypeAlias = AsyncGenerator[list[asyncpg.Record]]
     Sums: TypeAlias = dict[int, tuple[int, int]]

@@ -23,7 +23,7 @@ from projections.rebuild import shards
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from eventstore.postgres.pool import Connection
+    from eventstore.postgres.sessions import Connection
     from projections.rebuild.shards import Shard
 
 _SQL = statements.load("projections.rebuild")

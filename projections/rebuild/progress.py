@@ -13,7 +13,8 @@ from projections.query.formats import Time, rfc3339
 if TYPE_CHECKING:
     import asyncpg
 
-    from eventstore.postgres.pool import Connection, Pool
+    from eventstore.postgres.pool import Pool
+    from eventstore.postgres.sessions import Connection
 
 _SQL = statements.load("projections.rebuild")
 

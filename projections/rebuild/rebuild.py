@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from eventstore.log import EventLog
-    from eventstore.postgres.pool import Connection
+    from eventstore.postgres.sessions import Connection
 
 _SQL = statements.load("projections.rebuild")
 _SHARD_EVENTS = 25_000

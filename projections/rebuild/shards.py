@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from eventstore.log import EventLog
-    from eventstore.postgres.pool import Connection
+    from eventstore.postgres.sessions import Connection
     from eventstore.read import Head
     from projections.tables import Row, Table
 

@@ -178,10 +178,10 @@ def server_home(own_home: Home) -> Callable[..., Home]:
 
 @WORKERS
 async def test_a_database_that_is_away_is_waited_for(
-    server_home: Callable[..., Home], empty_database_url: str, workers: str
+    server_home: Callable[..., Home], database_url: str, workers: str
 ) -> None:
     """The service starts without its database, says so to everybody, and begins when it comes."""
-    async with proxied(empty_database_url) as proxy:
+    async with proxied(database_url) as proxy:
         proxy.cut()
         async with starting(server_home(proxy), "--workers", workers) as service:
             assert (await service.get("/health/live")).status == 200
@@ -213,10 +213,10 @@ async def test_waiting_can_be_stopped(
 
 
 async def test_processes_that_can_not_start(
-    server_home: Callable[..., Home], empty_database_url: str
+    server_home: Callable[..., Home], database_url: str
 ) -> None:
     """A reason that does not pass ends the service, with the reason and nobody left behind."""
-    async with proxied(empty_database_url) as proxy:
+    async with proxied(database_url) as proxy:
         home = server_home(proxy)
         async with home.serving() as service:
             assert await service.post(delivery(), "secret") == 200

@@ -10,13 +10,14 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import structlog
+import typer
 
 from api.cli import output
-from api.cli.main import main
+from api.cli.main import app, main
 from tests.support.processes import Finished, environment
 
 if TYPE_CHECKING:
@@ -57,6 +58,16 @@ class Terminal(NamedTuple):
             out.seek(0)
             err.seek(0)
             return Finished(code, out.read().decode(), err.read().decode())
+
+
+def all_commands() -> set[tuple[str, ...]]:
+    """Name every command, and those below another by both words."""
+    group: Any = typer.main.get_command(app)
+    return {
+        (name, below) if below else (name,)
+        for name, command in group.commands.items()
+        for below in (getattr(command, "commands", None) or ("",))
+    }
 
 
 @contextlib.contextmanager

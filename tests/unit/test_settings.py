@@ -151,7 +151,8 @@ def test_secrets_are_split() -> None:
 
 def test_secrets_are_hidden() -> None:
     """No secret, and no database's password, is shown to people."""
-    secret: dict[str, Any] = dict.fromkeys(("database_url", "webhook_secrets", "api_token"), "hush")
+    secret: dict[str, Any] = dict.fromkeys(("webhook_secrets", "api_token"), "hush")
+    secret["database_url"] = "postgresql://u:hush@h/d"
     settings, _ = load({}, **secret, master_key=KEY)
     assert {shown(settings, name) for name in (*secret, "master_key")} == {"set, hidden"}
     assert shown(Settings(), "api_token") == "generated"

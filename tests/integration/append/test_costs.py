@@ -24,7 +24,7 @@ from tests.support.events import event
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from eventstore.postgres.pool import Connection
+    from eventstore.postgres.sessions import Connection
     from tests.conftest import Stack
 
 EVENTS = 100_000

@@ -11,6 +11,8 @@ import asyncpg
 import pytest
 
 from api.cli.failures import FAILED, READER_GONE, WRONG_USE, Failure, failure_of
+from api.config.secret_files import obtain
+from api.config.settings import Settings
 from tests.support.commands import Terminal, closed_pipe
 from tests.support.database import connected
 from tests.support.deliveries import APP, delivery
@@ -217,6 +219,8 @@ async def test_secrets_that_cannot_be_read(terminal: Terminal, tmp_path: Path) -
 
 async def test_a_former_key_that_cannot_be_read(tmp_path: Path) -> None:
     """The key that is kept beside a generated one while it is rotated."""
+    obtain(Settings(data_dir=str(tmp_path)))
+    (tmp_path / "postgres").mkdir()
     (tmp_path / "master-key.previous").write_bytes(b"\xff\xfe")
     done = await Terminal({"USERLOG_DATA_DIR": str(tmp_path)}).run("status")
     assert_one_line(done, WRONG_USE, "master-key.previous")

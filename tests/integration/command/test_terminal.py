@@ -12,16 +12,14 @@ import tty
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import typer.main
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from api.cli.main import app
 from api.web.tokens import Scope, Tokens
 from eventstore.sealing.keys import MasterKey
 from projections.project.projector import catch_up
 from tests.conftest import MASTER_KEY
-from tests.support.commands import Terminal
+from tests.support.commands import Terminal, all_commands
 from tests.support.deliveries import encoded, entry, envelope
 from tests.support.events import event
 from tests.support.marks import MARKS
@@ -323,10 +321,4 @@ async def on_terminal(terminal: Terminal, *arguments: str) -> str:
 
 def test_no_command_is_forgotten() -> None:
     """A new command has a place in one of the two lists."""
-    group: Any = typer.main.get_command(app)
-    names = {
-        f"{name} {below}".strip()
-        for name, command in group.commands.items()
-        for below in (getattr(command, "commands", None) or ("",))
-    }
-    assert names == WITH_VALUES | WITHOUT_VALUES
+    assert {" ".join(words) for words in all_commands()} == WITH_VALUES | WITHOUT_VALUES

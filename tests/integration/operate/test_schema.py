@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
-from eventstore.errors import SchemaError
+from eventstore.errors import NotThereError, SchemaError
 from eventstore.postgres import embedded, schema
 from tests.support.database import PACKAGES, all_statements, connected, statement
 
@@ -74,7 +74,7 @@ async def test_impossible_partitions(empty_database_url: str, partitions: int) -
 async def test_missing(empty_database_url: str) -> None:
     """A database without a schema is refused with the command that makes one."""
     async with connected(empty_database_url) as connection:
-        with pytest.raises(SchemaError, match="run `userlog init`"):
+        with pytest.raises(NotThereError, match="`userlog init` installs it"):
             await schema.check(connection)
 
 

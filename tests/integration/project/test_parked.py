@@ -13,6 +13,7 @@ from eventstore.errors import UnavailableError
 from projections.fold.poison import PoisonError
 from projections.project import parked
 from projections.project.projector import catch_up
+from projections.project.repair import repair
 from projections.rebuild.rebuild import Plan, rebuild
 from tests.support.database import (
     alter,
@@ -71,6 +72,28 @@ async def test_the_rest_goes_on(stack: Stack, lines: Lines) -> None:
     assert await _state(stack, "v") == {"first_name": "W"}
     assert [row[4] for row in found[0][1]].count(4) == 0
     assert len(found[0][1]) == 4
+
+
+async def test_rows_that_the_database_does_not_take(stack: Stack, lines: Lines) -> None:
+    """Their users are parked, the rest of the batch goes on; a repair takes them up again."""
+    users = [f"u{n}" for n in range(20)]
+    await _deliver(stack, delivery("u7", first_name="A"))
+    await catch_up(stack.log, 100)
+    await stack.admin.execute(
+        "ALTER TABLE userlog.users ADD CONSTRAINT odd CHECK (user_id <> 'u3' AND state <> 'x'"
+        " AND (user_id <> 'u7' OR position = 1))"
+    )
+    await _deliver(stack, *(delivery(one, at_ms=9, first_name="B") for one in users))
+    assert await catch_up(stack.log, 100) == 20
+    assert await parked_events(stack) == [(f"0:{n}", "CheckViolationError") for n in (5, 9)]
+    assert lines.all() == ["user parked"] * 2
+    states = [await _state(stack, one) for one in users]
+    expected = {"u3": None, "u7": {"first_name": "A"}}
+    assert states == [expected.get(one, {"first_name": "B"}) for one in users]
+    await stack.admin.execute("ALTER TABLE userlog.users DROP CONSTRAINT odd")
+    for one in ("u3", "u7"):
+        assert await repair(stack.log, stack.log.stream(APP, one)) is None
+        assert await _state(stack, one) == {"first_name": "B"}
 
 
 async def test_one_line_without_a_name(stack: Stack, lines: Lines) -> None:

@@ -1,0 +1,111 @@
+"""Commands that ask make nothing: neither a database, nor a schema, nor secrets."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.commands import Terminal, all_commands
+from tests.support.database import connected
+from tests.support.deliveries import APP, delivery
+from tests.support.processes import Home, configured
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+UUID = str(uuid.UUID(int=1))
+# Each command, and what it needs besides.
+ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("serve",): ("--port", "0"),
+    ("project",): ("--once",),
+    ("send",): (),
+    ("status",): (),
+    ("user",): (APP, "u"),
+    ("history",): (APP, "u"),
+    ("stats",): (APP, "--from", "2023-06-13", "--to", "2023-06-13"),
+    ("erase",): (APP, "u", "--yes"),
+    ("verify",): (),
+    ("rotate-master-key",): (),
+    ("export",): (),
+    ("import",): ("{file}",),
+    ("rebuild",): (),
+    ("parked",): (),
+    ("quarantine", "list"): (),
+    ("quarantine", "show"): (UUID,),
+    ("quarantine", "replay"): (UUID,),
+    ("quarantine", "purge"): (UUID, "--yes"),
+    ("token", "create"): ("--name", "x"),
+    ("token", "list"): (),
+    ("token", "revoke"): ("x",),
+}
+# They make a database, or need none.
+CREATING = {("init",), ("serve",), ("import",)}
+WITHOUT = {("init",), ("settings",)}
+
+
+def names_in(folder: Path) -> list[str]:
+    """What is in a folder."""
+    return [one.name for one in folder.iterdir()]
+
+
+def test_all_commands() -> None:
+    """None is forgotten here."""
+    assert all_commands() == ARGUMENTS.keys() | WITHOUT
+
+
+@pytest.mark.parametrize("command", [one for one in ARGUMENTS if one not in CREATING], ids=" ".join)
+async def test_in_an_empty_folder(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """One line names the folder that was looked at, and the folder stays empty."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    for data_dir in (folder, folder / "none"):
+        terminal = Terminal({"USERLOG_DATA_DIR": str(data_dir)})
+        done = await terminal.run(*command, *ARGUMENTS[command])
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1), done.err
+        assert str(data_dir) in done.err
+        assert "userlog init" in done.err
+        assert names_in(folder) == []
+
+
+@pytest.mark.parametrize("command", ARGUMENTS, ids=" ".join)
+async def test_on_an_empty_database(
+    empty_database_url: str, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """One line names the database and the command to type, and nothing is in it afterwards."""
+    file = tmp_path / "one.jsonl"
+    file.write_bytes(delivery("u", "create"))
+    terminal = Terminal(
+        configured(empty_database_url) | {"USERLOG_DATA_DIR": str(tmp_path / "data")}
+    )
+    arguments = [one.format(file=file) for one in ARGUMENTS[command]]
+    if command == ("serve",):  # as it is started, since it listens to signals
+        home = Home(tmp_path / "data", configured(empty_database_url))
+        done = await home.run(*command, *arguments)
+    else:
+        done = await terminal.run(*command, *arguments)
+    if command == ("send",):  # it speaks to a service, and to no database
+        assert done.code == 1
+    else:
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1), done.err
+        assert empty_database_url.partition("?")[0].rpartition("/")[2] in done.err
+        assert "userlog init" in done.err
+    async with connected(empty_database_url) as connection:
+        assert not await connection.fetchval("SELECT to_regnamespace('userlog')::text")
+    assert names_in(tmp_path) == [file.name]
+
+
+async def test_import_makes_a_new_home_only(tmp_path: Path) -> None:
+    """Into an empty data directory it imports; one that holds something else it leaves alone."""
+    file = tmp_path / "one.jsonl"
+    file.write_bytes(delivery("u", "create"))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").touch()
+    refused = await Terminal({"USERLOG_DATA_DIR": str(other)}).run("import", str(file))
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert names_in(other) == ["thesis.tex"]
+    for _ in range(2):
+        done = await Terminal({"USERLOG_DATA_DIR": str(tmp_path / "new")}).run("import", str(file))
+        assert done.code == 0, done.err

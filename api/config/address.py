@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,10 @@ def left(settings: Settings, base: str) -> Generator[None]:
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
-            file = stack.enter_context((Path(settings.data_dir) / _FILE).open("a"))
+            # A link would be followed with the rights of this process.
+            how = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
+            descriptor = os.open(Path(settings.data_dir) / _FILE, how, 0o600)
+            file = stack.enter_context(os.fdopen(descriptor, "w"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.truncate(0)
             file.write(f"{base}\n")

@@ -103,17 +103,18 @@ class Tail:
             self._waiting -= 1
 
     async def _poll(self) -> None:
-        while self._waiting:
-            with contextlib.suppress(LogError):
-                ends = {
-                    one.position.partition: one.position.number for one in await self._log.heads()
-                }
-                if ends != self._ends:
-                    self._ends = ends
-                    self._moved.set()
-                    self._moved = asyncio.Event()
-            await asyncio.sleep(_POLL_S)
-        self._task = None
+        try:
+            while self._waiting:
+                with contextlib.suppress(LogError):
+                    heads = await self._log.heads()
+                    ends = {one.position.partition: one.position.number for one in heads}
+                    if ends != self._ends:
+                        self._ends = ends
+                        self._moved.set()
+                        self._moved = asyncio.Event()
+                await asyncio.sleep(_POLL_S)
+        finally:
+            self._task = None  # also after a defect: the next who waits begins another
 
     async def close(self) -> None:
         """Stop polling."""

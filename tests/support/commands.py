@@ -60,6 +60,11 @@ class Terminal(NamedTuple):
             return Finished(code, out.read().decode(), err.read().decode())
 
 
+def said(done: Finished) -> list[str]:
+    """Return the lines of a command's errors, without what asyncio's debug mode says took long."""
+    return [line for line in done.err.splitlines() if '"logger": "asyncio"' not in line]
+
+
 def all_commands() -> set[tuple[str, ...]]:
     """Name every command, and those below another by both words."""
     group: Any = typer.main.get_command(app)

@@ -13,7 +13,7 @@ import pytest
 from api.cli.failures import FAILED, READER_GONE, WRONG_USE, Failure, failure_of
 from api.config.secret_files import obtain
 from api.config.settings import Settings
-from tests.support.commands import Terminal, closed_pipe
+from tests.support.commands import Terminal, closed_pipe, said
 from tests.support.database import connected
 from tests.support.deliveries import APP, delivery
 from tests.support.processes import configured
@@ -76,16 +76,11 @@ async def login(url: str, grants: str = "") -> AsyncGenerator[str]:
             await admin.execute(f"DROP ROLE {name}")
 
 
-def _said(done: Finished) -> list[str]:
-    """Return the lines of a command's errors, without what asyncio's debug mode says took long."""
-    return [line for line in done.err.splitlines() if '"logger": "asyncio"' not in line]
-
-
 def assert_one_line(done: Finished, code: int, *words: str) -> None:
     """Check that a command printed one line with these words, and no password."""
     assert done.code == code, done.err
     assert done.out == ""
-    lines = _said(done)
+    lines = said(done)
     assert len(lines) == 1
     assert lines[0].startswith("userlog: ")
     assert PASSWORD not in done.err
@@ -248,7 +243,7 @@ async def test_output_that_cannot_be_written(filled: Terminal) -> None:
         assert_one_line(full, FAILED, "No space left on device")
         with closed_pipe() as pipe:
             done = await filled._replace(out=pipe).run(*arguments)
-        assert (done.code, done.out, _said(done)) == (READER_GONE, "", []), arguments
+        assert (done.code, done.out, said(done)) == (READER_GONE, "", []), arguments
 
 
 async def test_the_failure_counts_for_more_than_the_reader(filled: Terminal) -> None:

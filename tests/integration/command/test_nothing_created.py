@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.commands import Terminal, all_commands
+from tests.support.commands import Terminal, all_commands, said
 from tests.support.database import connected
 from tests.support.deliveries import APP, delivery
 from tests.support.processes import Home, configured
@@ -63,7 +63,7 @@ async def test_in_an_empty_folder(tmp_path: Path, command: tuple[str, ...]) -> N
     for data_dir in (folder, folder / "none"):
         terminal = Terminal({"USERLOG_DATA_DIR": str(data_dir)})
         done = await terminal.run(*command, *ARGUMENTS[command])
-        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1), done.err
+        assert (done.code, done.out, len(said(done))) == (2, "", 1), done.err
         assert str(data_dir) in done.err
         assert "userlog init" in done.err
         assert names_in(folder) == []
@@ -88,7 +88,7 @@ async def test_on_an_empty_database(
     if command == ("send",):  # it speaks to a service, and to no database
         assert done.code == 1
     else:
-        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1), done.err
+        assert (done.code, done.out, len(said(done))) == (2, "", 1), done.err
         assert empty_database_url.partition("?")[0].rpartition("/")[2] in done.err
         assert "userlog init" in done.err
     async with connected(empty_database_url) as connection:
@@ -104,7 +104,7 @@ async def test_import_makes_a_new_home_only(tmp_path: Path) -> None:
     other.mkdir()
     (other / "thesis.tex").touch()
     refused = await Terminal({"USERLOG_DATA_DIR": str(other)}).run("import", str(file))
-    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert (refused.code, len(said(refused))) == (2, 1)
     assert names_in(other) == ["thesis.tex"]
     for _ in range(2):
         done = await Terminal({"USERLOG_DATA_DIR": str(tmp_path / "new")}).run("import", str(file))

@@ -10,7 +10,7 @@ from api.config.settings import Settings
 from api.runtime import install
 from eventstore.errors import LoginError
 from projections.project.projector import catch_up
-from tests.support.commands import Terminal
+from tests.support.commands import Terminal, said
 from tests.support.deliveries import APP, SAMPLE_USER, SAMPLES
 from tests.support.pgbouncer import PROGRAM, pooled
 from tests.support.processes import configured
@@ -52,4 +52,4 @@ async def test_transaction_mode(
         done = await Terminal(configured(url)).run("status")
         assert (done.code, done.out) == (2, "")
         assert "transaction mode" in done.err
-        assert done.err.count("\n") == 1
+        assert len(said(done)) == 1

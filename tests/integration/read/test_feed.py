@@ -11,6 +11,7 @@ import pytest
 from aiohttp import ClientSession
 
 from api.endpoints import feed as feed_module
+from eventstore.events import Position
 from tests.support.database import alter
 from tests.support.deliveries import APP, delivery
 from tests.support.proxy import proxied
@@ -231,3 +232,16 @@ async def test_the_database_goes_away(database_url: str, monkeypatch: pytest.Mon
             proxy.restore()
         async with feed.stream() as response:
             await _events(response, 1)
+
+
+async def test_waiting_begins_again_after_a_defect(stack: Stack) -> None:
+    """An end of the log that could not be read, for whatever reason, is read later."""
+    tail = feed_module.Tail(stack.log)
+    await stack.admin.execute("REVOKE SELECT ON userlog.log_head FROM userlog_app")
+    first = asyncio.create_task(tail.beyond(Position(0, 0), PATIENCE_S))
+    await until(lambda: tail._waiting and tail._task is None)
+    await stack.admin.execute("GRANT SELECT ON userlog.log_head TO userlog_app")
+    await stack.ingest.deliver(delivery())
+    assert await tail.beyond(Position(0, 0), PATIENCE_S)
+    assert await first
+    await tail.close()

@@ -163,7 +163,7 @@ def main() -> None:
     print(f"seed {args.seed}")
     with tempfile.TemporaryDirectory(prefix="userlog-crash-") as folder:
         environ = {**os.environ, "USERLOG_DATA_DIR": folder}
-        command = (sys.executable, "-m", "api", "status")  # makes the database and the key
+        command = (sys.executable, "-m", "api", "init")  # makes the database and the key
         subprocess.run(command, env=environ, check=True, stdout=subprocess.DEVNULL)
         key = key_bytes(Path(folder, "master-key").read_text().strip())
         asyncio.run(crash(Path(folder), key, args))

@@ -57,6 +57,7 @@ bench: $(VENV)/.bench ## Measure everything beside its rivals, in 10 to 20 minut
 
 bench-smoke: $(VENV)/.bench ## One short round of every benchmark: do they work?
 	$(BIN)/python benchmarks/all.py --smoke $(ARGS)
+	$(BIN)/python benchmarks/calls.py
 
 $(VENV)/.bench: $(VENV)/.installed requirements-bench.lock
 	$(INSTALL) --require-hashes -r requirements-bench.lock

@@ -41,7 +41,7 @@ from api.config.secret_files import Secrets
 from api.config.settings import Settings
 from api.observe import logs
 from api.routes import WEBHOOK_PATH
-from api.runtime import opened
+from api.runtime import install, opened
 from api.server import process
 from api.server.sockets import listening
 from projections.project.projector import catch_up
@@ -126,13 +126,22 @@ class Found(NamedTuple):
 async def service() -> AsyncGenerator[tuple[Runtime, Streams]]:
     """Serve in this process, without a projector; yield one connection there."""
     secrets = Secrets([SECRET], MASTER_KEY, None, TOKEN, [])
-    async with server() as running, opened(Settings(database_url=running.url), secrets) as runtime:
-        with listening("127.0.0.1", 0) as (sockets,):
-            port: int = sockets[0].getsockname()[1]
-            async with process.serving(App(runtime, secrets), runtime.settings, sockets):
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                yield runtime, (reader, writer)
-                writer.close()
+    async with server() as running:
+        settings = Settings(database_url=running.url)
+        await install(running.url, settings)
+        async with opened(settings, secrets) as runtime, answering(runtime, secrets) as streams:
+            yield runtime, streams
+
+
+@contextlib.asynccontextmanager
+async def answering(runtime: Runtime, secrets: Secrets) -> AsyncGenerator[Streams]:
+    """Answer in this process; yield one connection there."""
+    with listening("127.0.0.1", 0) as (sockets,):
+        port: int = sockets[0].getsockname()[1]
+        async with process.serving(App(runtime, secrets), runtime.settings, sockets):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            yield reader, writer
+            writer.close()
 
 
 async def ask(streams: Streams, requests: Iterator[bytes]) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from api.web.single_flight import SingleFlight
 from eventstore.errors import UnavailableError, database_errors
 from eventstore.postgres import statements
 
@@ -40,7 +41,7 @@ _SHAPE = re.compile(r"(userlog_[0-9a-f]{8}_[\w-]{43})(?:\.([0-9a-f]{12}))?", re.
 # How old the tokens in memory may be for an answer, and for a request that lasts.
 REFRESH_S = 5.0
 _WATCH_S = 0.4
-# Between two look-ups for tokens that are not in memory, and the longest that one is waited for.
+# Between two readings, and the longest that one is waited for by a token that is not in memory.
 _PAUSE_S = 0.1
 _LOOK_UP_S = 0.2
 _NOTE_USE_S = 60.0
@@ -93,7 +94,7 @@ class Tokens:
         self._read_at = -float("inf")
         self._noted_at = time.monotonic()
         self._used: dict[str, datetime] = {}
-        self._reading: asyncio.Task[None] | None = None
+        self._reading = SingleFlight(self._read, _PAUSE_S)
         self._watched: dict[asyncio.Event, bytes] = {}
         self._watching: asyncio.Task[None] | None = None
 
@@ -133,7 +134,7 @@ class Tokens:
     async def _look_up(self, since: float) -> None:
         try:
             async with asyncio.timeout(_LOOK_UP_S):
-                await self._refresh(since=since, pause_s=_PAUSE_S)
+                await self._refresh(since=since)
         except TimeoutError:
             raise UnavailableError("the tokens could not be read in time") from None
 
@@ -170,38 +171,25 @@ class Tokens:
 
     async def close(self) -> None:
         """End what runs in the background, and note which tokens were used."""
-        running = [task for task in (self._watching, self._reading) if task is not None]
-        for task in running:
-            task.cancel()
-        if running:
-            await asyncio.wait(running)
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+        await self._reading.close()
         await self.note_use()
 
-    async def _refresh(self, since: float, pause_s: float = 0) -> None:
-        """Read the tokens unless they have been read `since`; not sooner than after a pause.
+    async def _refresh(self, since: float) -> None:
+        """Read the tokens unless they have been read `since`, once for all who wait."""
+        if self._read_at < since:
+            await self._reading.result()
 
-        One reading is for all who wait, and goes on when one of them waits no longer.
-        """
-        while self._read_at < since:
-            if self._reading is None:
-                self._reading = asyncio.create_task(self._read(pause_s), name="read tokens")
-                self._reading.add_done_callback(_seen)
-            await asyncio.shield(self._reading)
-
-    async def _read(self, pause_s: float) -> None:
-        try:
-            await asyncio.sleep(max(0, self._read_at + pause_s - time.monotonic()))
-            read_at = time.monotonic()
-            if self._used and read_at - self._noted_at > _NOTE_USE_S:
-                await self.note_use()
-            with database_errors():
-                rows = await self._pool.fetch(_SQL["tokens"])
-            self._known = {row["hash"]: _access(row) for row in rows if row["revoked_at"] is None}
-            self._read_at = read_at
-        finally:
-            # Here and not in a callback: who asks before that is called would wait for what is
-            # done already, again and again without a pause, and nothing else would ever run.
-            self._reading = None
+    async def _read(self) -> None:
+        read_at = time.monotonic()
+        if self._used and read_at - self._noted_at > _NOTE_USE_S:
+            await self.note_use()
+        with database_errors():
+            rows = await self._pool.fetch(_SQL["tokens"])
+        self._known = {row["hash"]: _access(row) for row in rows if row["revoked_at"] is None}
+        self._read_at = read_at
 
     async def note_use(self) -> None:
         """Write down which tokens were used since the last time."""
@@ -236,11 +224,6 @@ class Tokens:
         with database_errors():
             found = await self._pool.fetchval(_SQL["token_revoke"], token_id)
         return found is not None
-
-
-def _seen(reading: asyncio.Task[None]) -> None:
-    if not reading.cancelled():
-        reading.exception()  # those who waited have it, if any did
 
 
 def _bytes(token: str) -> bytes:

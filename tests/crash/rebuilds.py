@@ -87,7 +87,7 @@ class Rebuilds:
         while process.poll() is None and len(await self.look()) < wanted:
             if time.monotonic() > deadline:
                 raise CrashError("the rebuild does not go on")
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # how often one looks at its rows: another process's
         await asyncio.sleep(chance.random() / 2)  # no signal to wait for: any moment is meant
         phase = await self._connection.fetchval(
             "SELECT phase FROM userlog.generations WHERE generation = $1", self.generation

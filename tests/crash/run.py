@@ -122,6 +122,7 @@ class Crash:
     async def disturb(self) -> None:
         """Kill something a few times."""
         for _ in range(KILLS_PER_ROUND):
+            # No signal to wait for: any moment is meant.
             await asyncio.sleep(self.random.uniform(*KILL_AFTER_S))
             await self._kill(self.random.choice(KILLS))
 

@@ -48,9 +48,16 @@ IDLE = 0.1
 """Of one processor: a service that uses less has nothing left to do."""
 SETTLE_S = 30.0
 COLUMNS = {
-    "attack": 17, "how": 6, "begun/s": 9, "ms each": 9, "p50 ms": 8, "p99 ms": 8,
-    "refused": 8, "reads": 7, "MB": 6,
-}  # fmt: skip
+    "attack": 17,
+    "how": 6,
+    "begun/s": 9,
+    "ms each": 9,
+    "p50 ms": 8,
+    "p99 ms": 8,
+    "refused": 8,
+    "reads": 7,
+    "MB": 6,
+}
 
 
 class Round(NamedTuple):

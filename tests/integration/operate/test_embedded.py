@@ -204,6 +204,26 @@ async def test_the_cluster_is_durable_and_portable(data_dir: Path) -> None:
         assert await ask(url, order) == "C.UTF-8"
 
 
+async def test_variables_of_the_shell(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PG* variables are about some other server: here they change nothing."""
+    for name, value in {
+        "PGHOST": "nowhere",
+        "PGPORT": "1",
+        "PGUSER": "x",
+        "PGDATABASE": "y",
+        "PGPASSWORD": "z",
+        "PGSSLMODE": "verify-full",
+        "PGSSLNEGOTIATION": "direct",
+        "PGGSSLIB": "x",
+        "PGTARGETSESSIONATTRS": "standby",
+        "PGSERVICE": "none",
+        "PGOPTIONS": "-c nothing=1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    async with running(data_dir, notice=quiet) as url:
+        assert await ask(url, "SELECT current_user || current_database()") == "postgrespostgres"
+
+
 async def test_only_the_owner_reaches_the_server(data_dir: Path) -> None:
     """The socket's directory is private, other files too, and no network address listens."""
     async with running(data_dir, notice=quiet) as url:

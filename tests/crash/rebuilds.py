@@ -82,7 +82,8 @@ class Rebuilds:
     async def kill_once(self, chance: random.Random, left: int) -> None:
         """Let a rebuild do some shards and then a little more, and kill it."""
         process = self.start("--workers", "2")
-        wanted = len(self._done) + chance.randint(0, 2 * (SHARDS - len(self._done)) // left)
+        missing = SHARDS - len(self._done)
+        wanted = len(self._done) + min(missing, chance.randint(0, 2 * missing // left))
         deadline = time.monotonic() + PATIENCE_S
         while process.poll() is None and len(await self.look()) < wanted:
             if time.monotonic() > deadline:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -15,7 +15,7 @@ from eventstore.errors import NotThereError, UnavailableError, database_errors
 from eventstore.group_commit import QueueLimits
 from eventstore.log import EventLog
 from eventstore.postgres import embedded, failover, schema, sessions
-from eventstore.postgres.pool import open_pool
+from eventstore.postgres.pool import open_owner_pool, open_pool
 from eventstore.quarantine import Quarantine
 from projections.query.users import ReadModel
 from projections.rebuild.log_source import LogSource
@@ -39,9 +39,15 @@ class StoppedWaitingError(Exception):
 class Runtime:
     """The parts of a running userlog."""
 
-    def __init__(self, settings: Settings, source: LogSource, pool: Pool, log: EventLog) -> None:
-        """Made by `opened`; `source` is how a worker process opens the same log."""
+    def __init__(
+        self, settings: Settings, source: LogSource, pool: Pool, log: EventLog, *, as_owner: bool
+    ) -> None:
+        """Made by `opened`; `source` is how a worker process opens the same log as its owner.
+
+        `as_owner` says that the service has the owner's rights.
+        """
         self.settings = settings
+        self.as_owner = as_owner
         self.source = source
         self.pool = pool
         self.master_key = source.master()
@@ -59,24 +65,43 @@ class Runtime:
         self.read_model = ReadModel(log, pool)
 
 
+class Urls(NamedTuple):
+    """How to reach the database: as the owner of the schema, and as the service.
+
+    They are the same if only one is set. An embedded one has its own for the service as soon as the
+    schema is there; until then it is None.
+    """
+
+    owner: str
+    service: str | None
+
+
 @contextlib.asynccontextmanager
-async def database_url(settings: Settings) -> AsyncGenerator[str]:
-    """Yield the URL of the database: the one that is set, or the embedded one, running."""
+async def database_urls(settings: Settings) -> AsyncGenerator[Urls]:
+    """Yield the URLs of the database: those that are set, or of the embedded one, running."""
     if settings.database_url is not None:
-        yield settings.database_url
+        yield Urls(settings.owner_database_url or settings.database_url, settings.database_url)
         return
 
     def notice(text: str) -> None:
         _log.info(text)
 
     async with embedded.running(Path(settings.data_dir), notice=notice) as url:
-        yield url
+        yield Urls(url, None)
 
 
 async def install(url: str, settings: Settings, partitions: int = 1) -> bool:
-    """Install the schema in an empty database; return whether it was empty."""
+    """Install the schema in an empty database, as its owner; return whether it was empty."""
     async with _connected(url, settings) as connection:
         return await schema.install(connection, partitions)
+
+
+async def prepare(urls: Urls, settings: Settings) -> str:
+    """See to it that an embedded database has the schema; return the service's URL."""
+    async with _connected(urls.owner, settings) as connection:
+        if await schema.install(connection):
+            _log.info("schema installed", version=schema.SCHEMA_VERSION)
+        return await embedded.service_url(connection, urls.owner)
 
 
 @contextlib.asynccontextmanager
@@ -109,11 +134,11 @@ async def opened(
     create = create and settings.database_url is None
     if not create:
         require_data(settings)
-    async with database_url(settings) as url:
+    async with database_urls(settings) as urls:
         if stopping is None:
-            runtime = await _open(url, settings, secrets, owner=owner, create=create)
+            runtime = await _open(urls, settings, secrets, owner=owner, create=create)
         else:
-            runtime = await _wait(url, settings, secrets, stopping, create=create)
+            runtime = await _wait(urls, settings, secrets, stopping, create=create)
         try:
             yield runtime
             await runtime.log.close()
@@ -133,12 +158,12 @@ def require_data(settings: Settings) -> None:
 
 
 async def _wait(
-    url: str, settings: Settings, secrets: Secrets, stopping: asyncio.Event, *, create: bool
+    urls: Urls, settings: Settings, secrets: Secrets, stopping: asyncio.Event, *, create: bool
 ) -> Runtime:
     waiting = False
     while not stopping.is_set():
         try:
-            return await _open(url, settings, secrets, create=create)
+            return await _open(urls, settings, secrets, create=create)
         except UnavailableError as error:
             if not waiting:
                 _log.warning("waiting for the database", problem=str(error))
@@ -149,29 +174,30 @@ async def _wait(
 
 
 async def _open(
-    url: str, settings: Settings, secrets: Secrets, *, owner: bool = False, create: bool
+    urls: Urls, settings: Settings, secrets: Secrets, *, owner: bool = False, create: bool
 ) -> Runtime:
-    async with _connected(url, settings) as connection:
-        if not create:
-            await schema.check(connection)
-        elif await schema.install(connection):
-            _log.info("schema installed", version=schema.SCHEMA_VERSION)
-    pool = await open_pool(
-        url,
-        size=settings.pool_connections_max,
-        timeout_s=settings.database_timeout_s,
-        takeover_s=settings.takeover_timeout_s,
-        owner=owner,
-    )
+    if create:
+        await prepare(urls, settings)
+    async with _connected(urls.service or urls.owner, settings) as connection:
+        checked = await schema.check(connection)
+        service = urls.service or await embedded.service_url(connection, urls.owner)
+    if checked.additional:
+        _log.warning("the schema has more than userlog made", additional=checked.additional)
+    size, timeout_s = settings.pool_connections_max, settings.database_timeout_s
+    if owner:
+        pool = await open_owner_pool(urls.owner, size=size, timeout_s=timeout_s)
+    else:
+        takeover_s = settings.takeover_timeout_s
+        pool = await open_pool(service, size=size, timeout_s=timeout_s, takeover_s=takeover_s)
     keys = (secrets.master_key, secrets.previous_master_key)
-    source = LogSource(url, *keys, settings.database_timeout_s)
+    source = LogSource(urls.owner, *keys, settings.database_timeout_s)
     limits = QueueLimits(settings.queue_rows_max, settings.batch_rows_max, settings.batch_bytes_max)
     try:
         log = await EventLog.open(pool, source.master(), limits)
     except BaseException:
         pool.terminate()
         raise
-    return Runtime(settings, source, pool, log)
+    return Runtime(settings, source, pool, log, as_owner=checked.as_owner)
 
 
 async def _close(pool: Pool, timeout_s: float) -> None:

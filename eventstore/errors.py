@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
 
 class LogError(Exception):
@@ -18,6 +18,17 @@ class LogError(Exception):
 
 class UnavailableError(LogError):
     """The database can't be reached or refuses work for now; the same call may succeed later."""
+
+
+class SchemaMovedError(UnavailableError):
+    """The schema was upgraded, or changed, while this process ran."""
+
+    def __init__(self) -> None:
+        """The text says what to do."""
+        super().__init__(
+            "the schema of the database is not this version's any more: it was upgraded; stop this"
+            " service and start the new version"
+        )
 
 
 class QueueFullError(UnavailableError):
@@ -30,6 +41,22 @@ class QuarantineFullError(UnavailableError):
 
 class SchemaError(LogError):
     """The database's schema is missing, or of another version."""
+
+
+class OtherVersionError(SchemaError):
+    """The database's schema is of an earlier or a later version."""
+
+    def __init__(self, found: int, needed: int) -> None:
+        """The text says what to do."""
+        if found < needed:
+            way_out = f"`userlog upgrade` brings it to version {needed}"
+        else:
+            way_out = (
+                f"this userlog knows versions up to {needed}: run one that is as new as the"
+                " database, or restore a backup from before it was upgraded; there is no downgrade"
+            )
+        super().__init__(f"the database has schema version {found}; {way_out}")
+        self.found = found
 
 
 class NotThereError(LogError):
@@ -115,27 +142,53 @@ def explained(error: Exception) -> LogError | None:
 
 
 def _refusal(error: Exception) -> LogError | None:
-    match error:
-        case asyncpg.InvalidCatalogNameError():
-            return LoginError(
-                "the server has no database of the name in USERLOG_DATABASE_URL;"
-                " create it, or correct the name"
-            )
-        case asyncpg.InvalidAuthorizationSpecificationError():
-            return LoginError(
-                f"the database server refuses the login ({type(error).__name__}); check user and"
-                " password in USERLOG_DATABASE_URL, and pg_hba.conf on the server"
-            )
-        case asyncpg.InvalidSQLStatementNameError() | asyncpg.DuplicatePreparedStatementError():
-            return LoginError(NOT_KEPT)
-        case asyncpg.InsufficientPrivilegeError():
-            return RightsError(
-                f"the database user lacks a right ({error.args[0]}); init, rebuild and"
-                " rotate-master-key need the owner of the schema, the other commands a user who"
-                " was granted userlog_app"
-            )
-        case _:
-            return None
+    made = (make(error) for kinds, make in _REFUSALS if isinstance(error, kinds))
+    return next(made, None)
+
+
+_REFUSALS: tuple[tuple[tuple[type[Exception], ...], Callable[[Exception], LogError]], ...] = (
+    (
+        (asyncpg.InvalidCatalogNameError,),
+        lambda _: LoginError(
+            "the server has no database of the name in USERLOG_DATABASE_URL;"
+            " create it, or correct the name"
+        ),
+    ),
+    (
+        (asyncpg.InvalidAuthorizationSpecificationError,),
+        lambda error: LoginError(
+            f"the database server refuses the login ({type(error).__name__}); check user and"
+            " password in USERLOG_DATABASE_URL, and pg_hba.conf on the server"
+        ),
+    ),
+    (
+        (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError),
+        lambda _: LoginError(NOT_KEPT),
+    ),
+    (
+        (asyncpg.InsufficientPrivilegeError,),
+        lambda error: RightsError(
+            f"the database user lacks a right ({error.args[0]}); init, upgrade, rebuild,"
+            " rotate-master-key and token create need the owner of the schema"
+            " (USERLOG_OWNER_DATABASE_URL), all else a user who was granted userlog_app"
+        ),
+    ),
+    (
+        (
+            asyncpg.UndefinedTableError,
+            asyncpg.UndefinedColumnError,
+            asyncpg.UndefinedFunctionError,
+        ),
+        lambda _: SchemaMovedError(),
+    ),
+    (
+        (asyncpg.DatetimeFieldOverflowError,),  # by append(), and of no other statement
+        lambda _: LogError(
+            "recorded_at is more than five minutes ahead of the database server's clock: the"
+            " clock is wrong, or the line was not exported; what came before it is imported"
+        ),
+    ),
+)
 
 
 @contextmanager

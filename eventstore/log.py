@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from eventstore import append_call, read
-from eventstore.errors import UnavailableError, database_errors
+from eventstore.errors import SchemaMovedError, UnavailableError, database_errors
 from eventstore.events import Appended, NewEvent, Position, Stream
 from eventstore.group_commit import GroupCommit, QueueLimits
 from eventstore.postgres import schema
@@ -74,8 +74,8 @@ class EventLog:
         """
         with database_errors():
             async with pool.acquire() as connection:
-                partitions = await schema.check(connection)
-        log = cls(pool, partitions, master_key, limits or QueueLimits())
+                checked = await schema.check(connection)
+        log = cls(pool, checked.partitions, master_key, limits or QueueLimits())
         await log.keyring.check_master_key()
         return log
 
@@ -128,6 +128,12 @@ class EventLog:
         if None in answers:
             msg = "a user's key kept changing while their events were sealed; try again"
             raise UnavailableError(msg)
+
+    async def ready(self) -> None:
+        """Return if the log can be used; UnavailableError, or SchemaMovedError, if not."""
+        async with self.connection() as connection:
+            if not await schema.is_current(connection):
+                raise SchemaMovedError
 
     async def heads(self) -> list[read.Head]:
         """Return the end of every partition."""

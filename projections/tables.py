@@ -33,7 +33,7 @@ def _never(_folded: Folded) -> bool:
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """A read model: the table `userlog.<name>`.
+    """A read model: the table of this name in the session's schema.
 
     `columns` are those after partition and generation, with their types; the first is stream_id.
     `key` names those that distinguish the rows of one user, the last one for people.
@@ -58,7 +58,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         """Write rows, given as one array for each column."""
         arrays = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(self.columns.values(), 3))
         return (
-            f"INSERT INTO userlog.{self.name} (partition, generation, {', '.join(self.columns)})"
+            f"INSERT INTO {self.name} (partition, generation, {', '.join(self.columns)})"
             f" SELECT $1, $2, t.* FROM unnest({arrays}) AS t {self._on_conflict()}"
         )
 
@@ -74,13 +74,13 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def drop(self) -> str:
         """Remove a user's rows."""
-        return f"DELETE FROM userlog.{self.name} WHERE {_OF_USER} = $3"
+        return f"DELETE FROM {self.name} WHERE {_OF_USER} = $3"
 
     @property
     def select(self) -> str:
         """Read the rows of a range of users, user by user."""
         return (
-            f"SELECT {', '.join(self.columns)} FROM userlog.{self.name}"
+            f"SELECT {', '.join(self.columns)} FROM {self.name}"
             f" WHERE {_OF_USER} BETWEEN $3 AND $4"
             f" ORDER BY {', '.join(('stream_id', *self.key))}"
         )
@@ -91,7 +91,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         return (
             "SELECT generation, get_byte(uuid_send(stream_id), 0) AS bucket, count(*) AS rows,"
             f" sum(hash_record_extended(ROW ({', '.join(self.columns)}), 0)) AS checksum"
-            f" FROM userlog.{self.name} WHERE partition = $1 AND generation = ANY($2) GROUP BY 1, 2"
+            f" FROM {self.name} WHERE partition = $1 AND generation = ANY($2) GROUP BY 1, 2"
         )
 
 

@@ -13,12 +13,12 @@ import pytest
 
 from api.webhook.ingest import Ingest
 from eventstore.log import EventLog
-from eventstore.postgres.pool import TAKEOVER_S, open_pool
+from eventstore.postgres.pool import TAKEOVER_S, open_owner_pool, open_pool
 from eventstore.quarantine import Quarantine
 from eventstore.sealing.keys import MasterKey
 from projections.query.users import ReadModel
 from projections.rebuild.log_source import LogSource
-from tests.support.server import running_server, use_memory
+from tests.support.server import as_service, running_server, use_memory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tests.support.server import Server
 
 MASTER_KEY = b"a master key for tests only 32 b"
+_UNGUARDED = {"session_replication_role": "replica", "search_path": "userlog, pg_catalog"}
 # So long a test that has timed out may take to clean up.
 _AGAIN_S = 10
 # So many new objects make it worth looking for garbage, as in the service.
@@ -87,10 +88,11 @@ class Stack(NamedTuple):
     @classmethod
     async def open(cls, url: str, *, owner: bool = False, takeover_s: float = TAKEOVER_S) -> Stack:
         """Open a userlog as a process of its own would."""
-        pool = await open_pool(url, size=5, timeout_s=30, takeover_s=takeover_s, owner=owner)
-        admin = await asyncpg.create_pool(
-            url, min_size=0, max_size=2, server_settings={"session_replication_role": "replica"}
-        )
+        if owner:
+            pool = await open_owner_pool(url, size=5, timeout_s=30)
+        else:
+            pool = await open_pool(as_service(url), size=5, timeout_s=30, takeover_s=takeover_s)
+        admin = await asyncpg.create_pool(url, min_size=0, max_size=2, server_settings=_UNGUARDED)
         key = MasterKey(MASTER_KEY)
         log = await EventLog.open(pool, key)
         quarantine = Quarantine(pool, log.partitions, key)

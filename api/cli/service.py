@@ -33,7 +33,7 @@ from api.config.address import address_of
 from api.config.secret_files import obtain
 from api.config.settings import PREFIX, Settings
 from api.endpoints.status import Status, StatusSource, read_status
-from api.runtime import Runtime, database_url, install, opened
+from api.runtime import Runtime, database_urls, install, opened
 from projections.project.projector import catch_up
 
 app = new_group()
@@ -55,8 +55,8 @@ def init_command(
     obtain(settings)
 
     async def work() -> bool:
-        async with database_url(settings) as url:
-            return await install(url, settings, partitions)
+        async with database_urls(settings) as urls:
+            return await install(urls.owner, settings, partitions)
 
     output.plain("schema installed" if run(work()) else "the schema is already installed")
 

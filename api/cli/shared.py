@@ -70,8 +70,9 @@ def read_settings(log_level: LogLevel | None = "warning", **given: Any) -> Setti
     if log_level is not None and origins["log_level"] == "default":
         level = log_level
     logs.configure(level, settings.log_format)
-    if settings.database_url is not None and (names := url.ignored(settings.database_url)):
-        _log.warning("parameters of USERLOG_DATABASE_URL are ignored", parameters=names)
+    for variable, text in settings_module.urls_of(settings).items():
+        if names := url.ignored(text):
+            _log.warning(f"parameters of {variable} are ignored", parameters=names)
     return settings
 
 

@@ -35,7 +35,7 @@ def create_command(
         tokens = Tokens(runtime.pool, runtime.master_key)
         return await tokens.create(name, scope or [Scope.READ], application or None)
 
-    token = with_runtime(work)
+    token = with_runtime(work, owner=True)
     if json:
         output.as_json({"token": token})
     else:

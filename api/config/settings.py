@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 PREFIX = "USERLOG_"
 SECRETS = ("webhook_secrets", "master_key", "previous_master_key", "api_token")
-_HIDDEN = ("database_url", *SECRETS)
+_URLS = ("database_url", "owner_database_url")
+_HIDDEN = (*_URLS, *SECRETS)
 _MASTER_KEY_BYTES = 32
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -46,6 +47,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     database_url: Annotated[
         str | None, _about("PostgreSQL 15 or newer; unset: embedded", "postgresql://u@host/db")
+    ] = None
+    owner_database_url: Annotated[
+        str | None,
+        _about(
+            "the same database as the schema's owner; unset: as above", "postgresql://o@host/db"
+        ),
     ] = None
     data_dir: Annotated[
         str, _about("embedded PostgreSQL and generated secrets", "/var/lib/userlog")
@@ -178,7 +185,7 @@ def load(environ: Mapping[str, str] | None = None, **given: Any) -> tuple[Settin
         if value is not None:
             values[field.name] = _convert(field, value)
     settings = Settings(**values)
-    _check_url(settings)
+    _check_urls(settings)
     _check_secrets(settings)
     return settings, origins
 
@@ -232,9 +239,21 @@ def about(field: msgspec.structs.FieldInfo) -> tuple[str, str]:
     return meta.description, meta.examples[0]
 
 
-def _check_url(settings: Settings) -> None:
-    if settings.database_url is not None and (wrong := url.problems(settings.database_url)):
-        raise SettingsError(f"{PREFIX}DATABASE_URL: {'; '.join(wrong)}; example: {url.EXAMPLE}")
+def _check_urls(settings: Settings) -> None:
+    for name, given in urls_of(settings).items():
+        if wrong := url.problems(given):
+            raise SettingsError(f"{name}: {'; '.join(wrong)}; example: {url.EXAMPLE}")
+    if settings.owner_database_url is not None and settings.database_url is None:
+        raise SettingsError(
+            f"{PREFIX}OWNER_DATABASE_URL is set, and {PREFIX}DATABASE_URL, with which the service"
+            f" logs in, is not; example: {PREFIX}DATABASE_URL={url.EXAMPLE}"
+        )
+
+
+def urls_of(settings: Settings) -> dict[str, str]:
+    """Return the database URLs that are set, by the names of their variables."""
+    found = {PREFIX + name.upper(): getattr(settings, name) for name in _URLS}
+    return {name: given for name, given in found.items() if given is not None}
 
 
 def _check_secrets(settings: Settings) -> None:
@@ -268,6 +287,7 @@ def shown(settings: Settings, name: str) -> str:
     value = getattr(settings, name)
     if name in SECRETS:
         return "generated" if value is UNSET else "not set" if value is None else "set, hidden"
-    if name == "database_url":
-        return "embedded PostgreSQL" if value is None else "set, hidden"
+    if name in _URLS:
+        absent = "embedded PostgreSQL" if name == "database_url" else "not set"
+        return absent if value is None else "set, hidden"
     return str(value)

@@ -26,7 +26,7 @@ class HealthEndpoints:
     """Requests of load balancers and monitoring systems."""
 
     def __init__(self, log: EventLog, metrics: Metrics) -> None:
-        self._heads = SingleFlight(log.heads)
+        self._log_ready = SingleFlight(log.ready)
         self._metrics = metrics
 
     async def metrics(self, _request: web.Request, _given: Parameters) -> web.Response:
@@ -40,9 +40,12 @@ class HealthEndpoints:
 
     async def close(self) -> None:
         """Break off what is going on."""
-        await self._heads.close()
+        await self._log_ready.close()
 
     async def ready(self, _request: web.Request, _given: Parameters) -> Health:
-        """Say that the database answers too; it is asked once for all who want to know."""
-        await self._heads.result()
+        """Say that the database answers too, and has the schema of this version.
+
+        It is asked once for all who want to know.
+        """
+        await self._log_ready.result()
         return Health("ok")

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 # So many new objects make it worth looking for garbage.
 _GARBAGE = 10_000
+_AS_OWNER = (
+    "the service logs in as the owner of the schema, so whoever takes it over can change the log;"
+    " docs/operations.md, Two roles, has the steps for a login of its own"
+)
 _log = structlog.stdlib.get_logger("userlog")
 
 
@@ -120,6 +124,8 @@ class Background(NamedTuple):
 async def projecting(runtime: Runtime, traces: Tracing | None) -> AsyncGenerator[Background]:
     """Run the projector and the scrubber for as long as the block lasts."""
     settings, log = runtime.settings, runtime.log
+    if runtime.as_owner:
+        _log.warning(_AS_OWNER)
     projector = Projector(
         log, batch_max=settings.projector_batch_rows_max, poll_s=settings.projector_poll_s
     )

@@ -18,11 +18,10 @@ from api.config.address import base_url, left
 from api.config.secret_files import FILES, Secrets, obtain
 from api.config.settings import SettingsError
 from api.routes import WEBHOOK_PATH
-from api.runtime import StoppedWaitingError, database_url, install, opened
+from api.runtime import StoppedWaitingError, database_urls, opened, prepare
 from api.server.process import answering, projecting, traced
 from api.server.sockets import listening
 from api.server.supervisor import Supervisor
-from eventstore.postgres.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,9 +53,8 @@ async def serve(
                         show(greeting)
                         await stopping.wait()
             return
-        async with database_url(settings) as url:
-            if settings.database_url is None and await install(url, settings):
-                _log.info("schema installed", version=SCHEMA_VERSION)
+        async with database_urls(settings) as urls:
+            url = settings.database_url or await prepare(urls, settings)
             there = msgspec.structs.replace(settings, database_url=url)
             supervisor = Supervisor(there, secrets, listeners, project=project)
             _on_hangup(stopping, reread, supervisor.renew)

@@ -14,6 +14,7 @@ from eventstore.errors import (
     LoginError,
     QuarantineFullError,
     QueueFullError,
+    SchemaMovedError,
     UnavailableError,
     explained,
 )
@@ -72,6 +73,9 @@ def _unavailable(error: UnavailableError, throttled: ThrottledLog) -> Problem:
             throttled.warning(_log, "quarantine is full", problem=str(error))
             detail = "this can't be read, and there is no room to keep it; send it again"
             return unavailable(detail, _RETRY_AFTER_ROOM_S)
+        case SchemaMovedError():
+            throttled.warning(_log, "database was upgraded", problem=str(error))
+            return unavailable(str(error), _RETRY_AFTER_S)
         case _:
             throttled.warning(_log, "database not available", problem=str(error))
             return unavailable(_AWAY, _RETRY_AFTER_S)

@@ -22,12 +22,29 @@ from typing import TYPE_CHECKING, BinaryIO
 from eventstore.postgres.embedded_account import EmbeddedPostgresError, programs
 from eventstore.postgres.embedded_cluster import CLUSTER, Cluster, Waiting, open_private
 from eventstore.postgres.embedded_server import RETRY_S, Server, url_of
+from eventstore.postgres.sessions import SERVICE_ROLE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
     from pathlib import Path
 
-__all__ = ["CLUSTER", "EmbeddedPostgresError", "psql_path", "running"]
+    from eventstore.postgres.sessions import Connection
+
+__all__ = ["CLUSTER", "EmbeddedPostgresError", "psql_path", "running", "service_url"]
+
+# Who the service logs in as, once the schema is there.
+_SERVICE = "userlog_service"
+_MAKE_SERVICE = f"""
+DO $$
+BEGIN
+    IF to_regrole('{_SERVICE}') IS NULL THEN
+        CREATE ROLE {_SERVICE} LOGIN IN ROLE {SERVICE_ROLE};
+    END IF;
+EXCEPTION WHEN duplicate_object OR unique_violation THEN -- another process was quicker
+    NULL;
+END
+$$
+"""
 
 # How long the end of the server may go unnoticed; each look costs about 0.1 ms.
 _WATCH_S = 0.2
@@ -58,6 +75,15 @@ async def running(data_dir: Path, *, notice: Callable[[str], None]) -> AsyncGene
             fcntl.flock(users, fcntl.LOCK_UN)
             if _locked(users, fcntl.LOCK_EX):
                 await shared.stop()
+
+
+async def service_url(owner: Connection, url: str) -> str:
+    """Return the URL with which the service logs in, with the rights of the service alone.
+
+    `owner` is a connection to the server at `url`, whose schema is there.
+    """
+    await owner.execute(_MAKE_SERVICE)
+    return url.replace("//postgres@", f"//{_SERVICE}@", 1)
 
 
 def psql_path() -> Path:

@@ -21,34 +21,38 @@ _PROBES = 3
 
 
 async def open_pool(
-    url: str,
-    *,
-    size: int,
-    timeout_s: float,
-    takeover_s: float = TAKEOVER_S,
-    owner: bool = False,
+    url: str, *, size: int, timeout_s: float, takeover_s: float = TAKEOVER_S
 ) -> Pool:
-    """Open a pool of connections; `timeout_s` bounds every statement and every connecting.
+    """Open a pool of the service; `timeout_s` bounds every statement and every connecting.
 
-    They work as `userlog_app`, which can't change the log but through its functions; as the
-    `owner` of the schema only where tables are made, filled and dropped as a whole, which takes as
-    long as it takes. What a connection of the service holds, the server takes back `takeover_s`
-    after its process has frozen or its host has gone.
-
-    LoginError if the server refuses the login, or a pooler does not keep sessions.
+    What a connection holds, the server takes back `takeover_s` after its process has frozen or its
+    host has gone. LoginError if the server refuses the login, or a pooler does not keep sessions.
     """
+    how = {
+        "command_timeout": timeout_s,
+        "init": partial(sessions.set_up_service, takeover_s=takeover_s),
+        "reset": _keep,
+    }
+    return await _open(url, size, timeout_s, how)
+
+
+async def open_owner_pool(
+    url: str, *, size: int, timeout_s: float, schema: str = sessions.SCHEMA
+) -> Pool:
+    """Open a pool of the schema's owner, for making, filling and dropping tables as a whole.
+
+    A statement takes as long as it takes; `timeout_s` bounds connecting. `schema` is where the read
+    models are. LoginError as for the service.
+    """
+    how = {"setup": partial(sessions.set_up_owner, schema=schema)}
+    return await _open(url, size, timeout_s, how)
+
+
+async def _open(url: str, size: int, timeout_s: float, how: dict[str, Any]) -> Pool:
     connect: Any = failover.connect  # the stubs want a default for every argument
     with database_errors():
         pool = await asyncpg.create_pool(
-            url,
-            connect=connect,
-            min_size=1,
-            max_size=size,
-            timeout=timeout_s,
-            command_timeout=None if owner else timeout_s,
-            init=None if owner else partial(sessions.set_up_service, takeover_s=takeover_s),
-            setup=sessions.set_up_owner if owner else None,
-            reset=None if owner else _keep,
+            url, connect=connect, min_size=1, max_size=size, timeout=timeout_s, **how
         )
         try:
             await _refuse_transaction_pooler(pool)

@@ -7,12 +7,14 @@ import hashlib
 import re
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncpg
 import msgspec
 
-from eventstore.errors import NotThereError, SchemaError
+from eventstore.errors import NotThereError, OtherVersionError, RightsError, SchemaError
+from eventstore.postgres import catalogue, statements
+from eventstore.postgres.sessions import SCHEMA, SERVICE_ROLE
 
 if TYPE_CHECKING:
     from eventstore.postgres.sessions import Connection
@@ -24,6 +26,16 @@ _ENCODINGS = ("UTF8", "SQL_ASCII")
 # An advisory lock's number: only keeps two installers apart, nothing later depends on it.
 _INSTALL_LOCK = 0x757365726C6F67
 _DIGEST = re.compile(r"'[0-9a-f]{16}'")
+_READ_MODELS = re.compile(r"^-- \[read models\](.*)^-- \[end\]", re.MULTILINE | re.DOTALL)
+_SQL = statements.load("eventstore.postgres")
+
+
+class Checked(NamedTuple):
+    """What a check found: partitions, what is there beyond the schema, and who has logged in."""
+
+    partitions: int
+    additional: list[str]
+    as_owner: bool
 
 
 def schema_path() -> Path:
@@ -41,9 +53,19 @@ def guard_path() -> Path:
     return Path(__file__).with_name("guard.sql")
 
 
-def statements(path: Path) -> list[str]:
+def statements_of(path: Path) -> list[str]:
     """Split a file of ours at its blank lines, so that each statement can be sent alone."""
-    parts = path.read_text(encoding="utf-8").split("\n\n")
+    return _split(path.read_text(encoding="utf-8"))
+
+
+def read_models(schema: str) -> list[str]:
+    """Return the statements that make the read models, empty, in another schema."""
+    text = _READ_MODELS.findall(schema_path().read_text(encoding="utf-8"))[0]
+    return _split(re.sub(rf"\b{SCHEMA}\b", schema, text))
+
+
+def _split(text: str) -> list[str]:
+    parts = text.split("\n\n")
     return [part for part in parts if any(not line.startswith("--") for line in part.splitlines())]
 
 
@@ -54,7 +76,7 @@ def digest() -> str:
     A digest that is written there, as in the last statement of schema.sql, counts as empty.
     Lines that are only a comment don't count.
     """
-    parts = [*statements(schema_path()), *statements(guard_path())]
+    parts = [*statements_of(schema_path()), *statements_of(guard_path())]
     lines = (line for part in parts for line in part.splitlines())
     said = "\n".join(line for line in lines if not line.lstrip().startswith("--"))
     return hashlib.sha256(_DIGEST.sub("''", said).encode()).hexdigest()[:16]
@@ -97,13 +119,12 @@ def _check_encoding(connection: Connection) -> None:
 
 async def _run(connection: Connection, path: Path) -> None:
     try:
-        for statement in statements(path):
+        for statement in statements_of(path):
             await connection.execute(statement)
     except asyncpg.InsufficientPrivilegeError as error:
         msg = (
             f"this database user may not install {path.name} ({error.args[0]}); it must be able to"
-            " create a schema, and the role userlog_app unless an administrator has created it and"
-            " granted it to this user"
+            " create a schema, and the role userlog_app unless an administrator has created it"
         )
         raise SchemaError(msg) from error
 
@@ -120,36 +141,75 @@ async def _add_partitions(connection: Connection, partitions: int) -> None:
     )
 
 
-async def check(connection: Connection) -> int:
-    """Return the number of partitions; SchemaError if the schema is missing or does not fit."""
+async def version_of(connection: Connection) -> int | None:
+    """Return the version of the schema in a database; None if there is none.
+
+    SchemaError if there is a schema of this name that is not userlog's.
+    """
     if not await connection.fetchval("SELECT to_regnamespace('userlog') IS NOT NULL"):
-        name = await connection.fetchval("SELECT current_database()")
-        raise NotThereError(
-            f"the database {name} has no userlog in it; `userlog init` installs it there,"
-            " USERLOG_DATABASE_URL names another database"
-        )
-    found = await _meta(connection)
-    version = found.get("schema_version")
+        return None
+    version: int | None = (await _meta(connection)).get("schema_version")
     if version is None:
         msg = (
             "the database has a schema `userlog` that is not userlog's, or not complete;"
             " check that USERLOG_DATABASE_URL names the right database"
         )
         raise SchemaError(msg)
-    if version != SCHEMA_VERSION:
-        msg = (
-            f"the database has schema version {version}, this userlog needs {SCHEMA_VERSION};"
-            " run the userlog that belongs to the database, or use another database"
+    return version
+
+
+async def check(connection: Connection) -> Checked:
+    """Check that the schema is there, and of this version.
+
+    Raises:
+        NotThereError: there is none.
+        OtherVersionError: it is of an earlier or a later version.
+        SchemaError: a part of it is missing or different.
+        RightsError: the login may not use it.
+
+    """
+    rights = await connection.fetchrow(_SQL["rights"])
+    if rights is None:
+        name = await connection.fetchval("SELECT current_database()")
+        raise NotThereError(
+            f"the database {name} has no userlog in it; `userlog init` installs it there,"
+            " USERLOG_DATABASE_URL names another database"
         )
-        raise SchemaError(msg)
+    if not (rights["is_service"] or rights["is_owner"]):
+        raise RightsError(
+            f"the database user {rights['login']} may not use userlog there; let an administrator"
+            f" run: GRANT {SERVICE_ROLE} TO {rights['login']}"
+        )
+    version = await version_of(connection) or 0
+    if version != SCHEMA_VERSION:
+        raise OtherVersionError(version, SCHEMA_VERSION)
+    found = await _meta(connection)
     if found.get("digest") != digest():
         msg = (
             f"the database has schema version {version} of another build ({found.get('digest')}),"
             f" this userlog needs {digest()}; run the build that belongs to the database"
         )
         raise SchemaError(msg)
-    partitions: int = found["partitions"]
-    return partitions
+    additional = await check_catalogue(connection, version)
+    return Checked(found["partitions"], additional, as_owner=rights["is_owner"])
+
+
+async def check_catalogue(connection: Connection, version: int) -> list[str]:
+    """Return what is there beyond a version; SchemaError if a part is missing or different."""
+    right, found = catalogue.expected(version), await catalogue.read(connection)
+    if wrong := catalogue.faults(right, found):
+        msg = (
+            f"the database is not as schema version {version} made it: {'; '.join(wrong)}."
+            " If it was made by an unreleased userlog, run that one; else restore what was changed"
+        )
+        raise SchemaError(msg)
+    return catalogue.additional(right, found)
+
+
+async def is_current(connection: Connection) -> bool:
+    """Say whether the schema is still the one of this version."""
+    found = await _meta(connection)
+    return (found.get("schema_version"), found.get("digest")) == (SCHEMA_VERSION, digest())
 
 
 async def _meta(connection: Connection) -> dict[str, Any]:

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
 
-APPLICATION_ROLE = "userlog_app"
+SCHEMA = "userlog"
+# What the service's login is a member of.
+SERVICE_ROLE = "userlog_app"
 
 # How statements are understood. What bounds them is the client's, or below.
 _MEANING = {
     "default_transaction_isolation": "read committed",
-    "search_path": "pg_catalog, pg_temp",
     "standard_conforming_strings": "on",
     "TimeZone": "UTC",
     "DateStyle": "ISO, YMD",
@@ -32,7 +33,6 @@ _MEANING = {
     "lock_timeout": "0",
     "transaction_timeout": "0",
     "idle_session_timeout": "0",
-    "application_name": "userlog",
 }
 
 # docs/planner.md, 1 and 2.
@@ -44,14 +44,18 @@ WHERE NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')
 _CHECK_S = 0.5
 
 
-async def set_up_owner(connection: Connection) -> None:
-    """Prepare the session of who makes, fills and drops tables, which takes as long as it takes."""
-    await connection.execute(_set(_MEANING))
+async def set_up_owner(connection: Connection, schema: str = SCHEMA) -> None:
+    """Prepare the session of who makes, fills and drops tables, which takes as long as it takes.
+
+    The statements of projections name read models alone, so they are those of this schema, after
+    which the session is named too.
+    """
+    await connection.execute(_set(_MEANING | _path(schema)))
     await _notice_client(connection, _CHECK_S)
 
 
 async def set_up_service(connection: Connection, takeover_s: float) -> None:
-    """Prepare a session of the service, which works as `userlog_app`.
+    """Prepare a session of the service.
 
     The server takes back what it holds when its process has frozen or its host has gone: the first
     bound is for a transaction that waits for its client; by the others the server finds out that
@@ -65,9 +69,14 @@ async def set_up_service(connection: Connection, takeover_s: float) -> None:
         "tcp_keepalives_idle": seconds,
         "tcp_keepalives_interval": seconds,
     }
-    settings = _set(_MEANING | _LOOK_UPS | bounds)
-    await connection.execute(f"{settings}; SET ROLE {APPLICATION_ROLE}; {_KEEP_PLANS}")
+    settings = _set(_MEANING | _path(SCHEMA) | _LOOK_UPS | bounds)
+    await connection.execute(f"{settings}; {_KEEP_PLANS}")
     await _notice_client(connection, takeover_s)
+
+
+def _path(schema: str) -> dict[str, str]:
+    # Only the owner can make anything in the first.
+    return {"search_path": f"{schema}, pg_catalog, pg_temp", "application_name": schema}
 
 
 def _set(settings: Mapping[str, str]) -> str:

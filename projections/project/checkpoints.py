@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from eventstore.events import Position
 from eventstore.postgres import statements
+from projections.fold.state import FOLD_VERSION
 
 if TYPE_CHECKING:
     from eventstore.postgres.pool import Pool
@@ -53,6 +54,15 @@ async def active(source: Pool | Connection, partition: int) -> tuple[int, Positi
 async def generations(connection: Connection, state: State) -> list[int]:
     """Return the numbers of the generations in a state, the newest first."""
     rows = await connection.fetch(_SQL["generations"], state)
+    return [row["generation"] for row in rows]
+
+
+async def followed(connection: Connection) -> list[int]:
+    """Return the numbers of the generations to keep up to date, the newest first.
+
+    Those that another fold makes are left to the code that has it.
+    """
+    rows = await connection.fetch(_SQL["generations_followed"], FOLD_VERSION)
     return [row["generation"] for row in rows]
 
 

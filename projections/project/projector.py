@@ -98,8 +98,8 @@ async def catch_up(log: EventLog, batch_max: int, observers: Sequence[Observer] 
     projected = 0
     stopped: Exception | None = None
     async with log.connection() as connection:
-        live = await checkpoints.generations(connection, "live")
-    for number in live:
+        followed = await checkpoints.followed(connection)
+    for number in followed:
         for partition in range(log.partitions):
             where = Generation(partition, number)
             try:

@@ -25,9 +25,7 @@ async def end_stuck_sessions(log: EventLog) -> int:
 
     That is one which has kept its session waiting for the pool's takeover time.
     """
-    async with log.transaction() as connection:
-        # The user that logged in may end its own sessions; the role userlog_app has none.
-        await connection.execute("SET LOCAL ROLE NONE")
+    async with log.connection() as connection:
         ended: int = await connection.fetchval(_SQL["frozen_end"])
     if ended:
         _log.warning("frozen session ended", sessions=ended)

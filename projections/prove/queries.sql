@@ -4,7 +4,7 @@
 -- their erasure, which takes the rows at once, stands behind it, or they are parked.
 SELECT e.stream_id FROM userlog.events e
 WHERE e.partition = $1 AND e.position > $2 AND e.kind = 4
-UNION SELECT a.stream_id FROM userlog.parked a WHERE a.partition = $1 AND a.generation = $3;
+UNION SELECT a.stream_id FROM parked a WHERE a.partition = $1 AND a.generation = $3;
 
 -- [names] Who these users are.
 SELECT stream_id, application_id, user_id FROM userlog.streams

@@ -4,11 +4,11 @@
 -- [user] One user in the active generation, and why they are parked, if they are.
 SELECT u.partition, u.application_id, u.user_id, u.company_id, u.lifecycle, u.state, u.position,
     u.kind, u.occurred_at, u.recorded_at, a.position AS stale_position, a.reason AS stale_reason, a.since AS stale_since
-FROM userlog.users u
-LEFT JOIN userlog.parked a ON a.partition = u.partition AND a.generation = u.generation
+FROM users u
+LEFT JOIN parked a ON a.partition = u.partition AND a.generation = u.generation
     AND a.stream_id = u.stream_id
 WHERE u.partition = $1 AND u.stream_id = $2
-    AND u.generation = (SELECT generation FROM userlog.active_generation);
+    AND u.generation = (SELECT generation FROM active_generation);
 
 -- [history_asc] A user's history from an entry on, oldest first, below an order key.
 SELECT * FROM (
@@ -16,9 +16,9 @@ SELECT * FROM (
     FROM (
         SELECT h.order_key, h.position, h.kind, h.occurred_at, h.recorded_at, h.stated_at, h.late,
             h.summary, h.changes
-        FROM userlog.history h
+        FROM history h
         WHERE h.partition = $1 AND h.stream_id = $2
-            AND h.generation = (SELECT generation FROM userlog.active_generation)
+            AND h.generation = (SELECT generation FROM active_generation)
             AND ($3::bytea IS NULL OR (h.order_key, h.position) > ($3, $4::bigint))
             AND h.order_key < $5
         ORDER BY h.order_key, h.position
@@ -35,9 +35,9 @@ SELECT * FROM (
     FROM (
         SELECT h.order_key, h.position, h.kind, h.occurred_at, h.recorded_at, h.stated_at, h.late,
             h.summary, h.changes
-        FROM userlog.history h
+        FROM history h
         WHERE h.partition = $1 AND h.stream_id = $2
-            AND h.generation = (SELECT generation FROM userlog.active_generation)
+            AND h.generation = (SELECT generation FROM active_generation)
             AND ($3::bytea IS NULL OR (h.order_key, h.position) < ($3, $4::bigint))
             AND h.order_key < $5
         ORDER BY h.order_key DESC, h.position DESC
@@ -59,16 +59,16 @@ FROM userlog.streams s
 JOIN userlog.log_head h ON h.partition = s.partition
 LEFT JOIN LATERAL (
     SELECT u.state, u.since, u.company_id, h.position AS until
-    FROM userlog.active_generation g
-    JOIN userlog.checkpoints c ON c.generation = g.generation
+    FROM active_generation g
+    JOIN checkpoints c ON c.generation = g.generation
     CROSS JOIN LATERAL (
-        SELECT u.state, u.since, u.company_id FROM userlog.users u
+        SELECT u.state, u.since, u.company_id FROM users u
         WHERE u.partition = $1 AND u.generation = g.generation AND u.stream_id = $2 LIMIT 1
     ) u
     WHERE c.partition = $1
         AND h.position < $6::bigint AND h.position - c.position <= 1000
         AND NOT EXISTS (
-            SELECT FROM userlog.parked a WHERE a.partition = $1
+            SELECT FROM parked a WHERE a.partition = $1
                 AND a.generation = g.generation AND a.stream_id = $2
         )
         AND NOT EXISTS (
@@ -98,17 +98,17 @@ SELECT * FROM (
         SELECT u.partition, u.stream_id, u.application_id, u.user_id, u.company_id, u.lifecycle, u.state,
             u.position, u.kind, u.occurred_at, u.recorded_at, a.position AS stale_position,
             a.reason AS stale_reason, a.since AS stale_since
-        FROM userlog.active_generation g
-        JOIN userlog.terms t ON t.generation = g.generation
-        JOIN userlog.users u ON u.partition = t.partition AND u.generation = t.generation
+        FROM active_generation g
+        JOIN terms t ON t.generation = g.generation
+        JOIN users u ON u.partition = t.partition AND u.generation = t.generation
             AND u.stream_id = t.stream_id
-        LEFT JOIN userlog.parked a ON a.partition = u.partition AND a.generation = u.generation
+        LEFT JOIN parked a ON a.partition = u.partition AND a.generation = u.generation
             AND a.stream_id = u.stream_id
         WHERE t.partition = ANY($1) AND t.term = $2 AND u.lifecycle = ANY($4)
             AND u.occurred_at >= $5 AND (u.occurred_at, u.stream_id) < ($6, $7::uuid)
             AND NOT EXISTS (
                 SELECT FROM unnest($3::bytea[]) AS wanted WHERE NOT EXISTS (
-                    SELECT FROM userlog.terms o
+                    SELECT FROM terms o
                     WHERE o.partition = t.partition AND o.generation = t.generation
                         AND o.stream_id = t.stream_id AND o.term = wanted
                 )
@@ -130,14 +130,14 @@ SELECT * FROM (
         CROSS JOIN LATERAL (
             SELECT u.partition, u.generation, u.stream_id, u.application_id, u.user_id, u.company_id,
                 u.lifecycle, u.state, u.position, u.kind, u.occurred_at, u.recorded_at
-            FROM userlog.users u
+            FROM users u
             WHERE u.partition = part AND u.application_id = $2 AND u.lifecycle = life
-                AND u.generation = (SELECT generation FROM userlog.active_generation)
+                AND u.generation = (SELECT generation FROM active_generation)
                 AND u.occurred_at >= $4 AND (u.occurred_at, u.stream_id) < ($5, $6::uuid)
             ORDER BY u.occurred_at DESC, u.stream_id DESC
             LIMIT $7
         ) u
-        LEFT JOIN userlog.parked a ON a.partition = u.partition AND a.generation = u.generation
+        LEFT JOIN parked a ON a.partition = u.partition AND a.generation = u.generation
             AND a.stream_id = u.stream_id
         ORDER BY u.occurred_at DESC, u.stream_id DESC
         LIMIT $7
@@ -152,9 +152,9 @@ ORDER BY p.occurred_at DESC, p.stream_id DESC;
 SELECT CASE WHEN a.day >= $3::date THEN a.day END AS day, sum(a.created) AS created,
     sum(a.deleted) AS deleted, sum(a.blocked) AS blocked, sum(a.active) AS active
 FROM unnest($1::integer[]) AS part CROSS JOIN LATERAL (
-    SELECT a.day, a.created, a.deleted, a.blocked, a.active FROM userlog.activity a
+    SELECT a.day, a.created, a.deleted, a.blocked, a.active FROM activity a
     WHERE a.partition = part AND a.application_id = $2 AND a.day <= $4::date
-        AND a.generation = (SELECT generation FROM userlog.active_generation)
+        AND a.generation = (SELECT generation FROM active_generation)
     OFFSET 0
 ) a
 GROUP BY 1
@@ -166,7 +166,7 @@ SELECT h.partition, h.position AS head, c.generation, g.state,
     (SELECT e.recorded_at FROM userlog.events e
         WHERE e.partition = h.partition AND e.position = c.position + 1) AS oldest_waiting
 FROM userlog.log_head h
-JOIN userlog.checkpoints c ON c.partition = h.partition
-JOIN userlog.generations g ON g.generation = c.generation
-CROSS JOIN userlog.active_generation a
+JOIN checkpoints c ON c.partition = h.partition
+JOIN generations g ON g.generation = c.generation
+CROSS JOIN active_generation a
 ORDER BY h.partition, c.generation;

@@ -66,12 +66,14 @@ async def create(connection: Connection, plan: Sequence[Shard]) -> int:
     """Make the tables of a new generation, without indexes, and write down what is to be loaded."""
     try:
         async with connection.transaction():
-            number: int = await connection.fetchval(_SQL["generation_new"], code_version())
+            number: int = await connection.fetchval(
+                _SQL["generation_new"], code_version(), FOLD_VERSION
+            )
             for table in TABLES:
                 part = f"{table.name}_g{number}"
                 # The check spares ATTACH a look at every row.
                 await connection.execute(
-                    f"CREATE TABLE userlog.{part} (LIKE userlog.{table.name}"
+                    f"CREATE TABLE {part} (LIKE {table.name}"
                     " INCLUDING ALL EXCLUDING INDEXES,"
                     f" CONSTRAINT {part}_only CHECK (generation = {number}))"
                 )
@@ -98,7 +100,7 @@ async def finish(connection: Connection, number: int) -> None:
     for table in TABLES:
         if table.name not in attached:
             await _index(connection, number, table.name)
-            await connection.execute(f"ANALYZE userlog.{table.name}_g{number}")
+            await connection.execute(f"ANALYZE {table.name}_g{number}")
     async with _locked(connection, number):
         for table in TABLES:
             if table.name not in attached:
@@ -126,9 +128,9 @@ async def _attach(connection: Connection, number: int, table: str) -> None:
     """Attaching, unlike CREATE TABLE … PARTITION OF, waits for no reader and stops none."""
     part = f"{table}_g{number}"
     await connection.execute(
-        f"ALTER TABLE userlog.{table} ATTACH PARTITION userlog.{part} FOR VALUES IN ({number})"
+        f"ALTER TABLE {table} ATTACH PARTITION {part} FOR VALUES IN ({number})"
     )
-    await connection.execute(f"ALTER TABLE userlog.{part} DROP CONSTRAINT {part}_only")
+    await connection.execute(f"ALTER TABLE {part} DROP CONSTRAINT {part}_only")
 
 
 async def flip(connection: Connection, number: int, old: int) -> None:
@@ -165,11 +167,11 @@ async def _drop(connection: Connection, number: int) -> None:
     for table, attached in await _tables(connection, number):
         if attached:
             await _detach(connection, table, f"{table}_g{number}")
-        await connection.execute(f"DROP TABLE userlog.{table}_g{number}")
+        await connection.execute(f"DROP TABLE {table}_g{number}")
 
 
 async def _detach(connection: Connection, table: str, part: str) -> None:
-    detach = f"ALTER TABLE userlog.{table} DETACH PARTITION userlog.{part}"
+    detach = f"ALTER TABLE {table} DETACH PARTITION {part}"
     try:
         await connection.execute(f"{detach} CONCURRENTLY")
     except asyncpg.ObjectNotInPrerequisiteStateError:  # begun by a rebuild that died in it

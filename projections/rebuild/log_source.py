@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from eventstore.log import EventLog
-from eventstore.postgres.pool import open_pool
+from eventstore.postgres.pool import open_owner_pool
 from eventstore.sealing.keys import MasterKey
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class LogSource(msgspec.Struct, frozen=True):
 @contextlib.asynccontextmanager
 async def opened(source: LogSource) -> AsyncGenerator[EventLog]:
     """Open the log as its owner, with connections of its own and no limit on a statement's time."""
-    pool = await open_pool(source.url, size=_CONNECTIONS, timeout_s=source.timeout_s, owner=True)
+    pool = await open_owner_pool(source.url, size=_CONNECTIONS, timeout_s=source.timeout_s)
     try:
         yield await EventLog.open(pool, source.master())
         await pool.close()

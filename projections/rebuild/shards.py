@@ -127,7 +127,6 @@ class _Load:
             if piece:
                 await self._connection.copy_records_to_table(
                     f"{table.name}_g{self._where[1]}",
-                    schema_name="userlog",
                     columns=("partition", "generation", *table.columns),
                     records=piece,
                 )

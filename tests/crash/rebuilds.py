@@ -29,7 +29,7 @@ from api.config.settings import key_bytes
 from eventstore import read
 from eventstore.log import EventLog
 from eventstore.postgres import embedded
-from eventstore.postgres.pool import open_pool
+from eventstore.postgres.pool import open_owner_pool
 from eventstore.sealing.keys import MasterKey
 from projections.project.projector import catch_up
 from projections.rebuild import generations, shards
@@ -49,7 +49,7 @@ HOLD = "SELECT FROM userlog.checkpoints WHERE generation = 1 FOR UPDATE"
 
 async def fill(url: str, key: bytes, users: int, events_each: int) -> None:
     """Append events of users, and project them."""
-    pool = await open_pool(url, size=4, timeout_s=60)
+    pool = await open_owner_pool(url, size=4, timeout_s=60)
     log = await EventLog.open(pool, MasterKey(key))
     for n in range(events_each):
         for start in range(0, users, 1_000):

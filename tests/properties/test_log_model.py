@@ -15,6 +15,7 @@ from eventstore.log import EventLog
 from eventstore.postgres.pool import open_pool
 from eventstore.sealing.keys import MasterKey
 from eventstore.verify import verify
+from tests.support.server import as_service
 
 if TYPE_CHECKING:
     from eventstore.postgres.pool import Pool
@@ -105,7 +106,7 @@ async def test_the_log_behaves_as_its_model(
 ) -> None:
     """Appends, duplicates, concurrent appends, reads, erasures and restarts, in any order."""
     async with server.database(partitions) as url:
-        pool = await open_pool(url, size=4, timeout_s=30)
+        pool = await open_pool(as_service(url), size=4, timeout_s=30)
         try:
             await _play(pool, Model(partitions), steps)
         finally:

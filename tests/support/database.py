@@ -29,7 +29,8 @@ _MICROSECOND = timedelta(microseconds=1)
 @contextlib.asynccontextmanager
 async def connected(url: str) -> AsyncGenerator[asyncpg.Connection[asyncpg.Record]]:
     """Open a connection that is not the code's."""
-    connection = await asyncpg.connect(url)
+    path = {"search_path": "userlog, pg_catalog"}  # as in sessions of the code
+    connection = await asyncpg.connect(url, server_settings=path)
     try:
         yield connection
     finally:
@@ -175,7 +176,7 @@ async def tables(source: Source) -> list[list[tuple[Any, ...]]]:
 
 # The packages that have named statements.
 PACKAGES = (
-    *("eventstore", "eventstore.sealing", "api.web", "api.observe"),
+    *("eventstore", "eventstore.postgres", "eventstore.sealing", "api.web", "api.observe"),
     *("projections.project", "projections.query", "projections.prove", "projections.rebuild"),
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import tempfile
 from contextlib import asynccontextmanager
@@ -22,6 +23,21 @@ if TYPE_CHECKING:
 _FLEETING = ("fsync = off", "full_page_writes = off", "max_wal_size = '256MB'")
 _MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there has names of its own
 _ROOM_BYTES = 8 << 30
+_SERVICE = "userlog_test_service"
+_MAKE_SERVICE = f"""
+DO $$
+BEGIN
+    CREATE ROLE userlog_app NOLOGIN;
+EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+END
+$$;
+DO $$
+BEGIN
+    CREATE ROLE {_SERVICE} LOGIN IN ROLE userlog_app;
+EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+END
+$$;
+"""
 
 
 class Server:
@@ -76,6 +92,7 @@ async def running_server() -> AsyncGenerator[Server]:
     if url:
         async with connected(url) as admin:
             other = Server(url, admin)
+            await admin.execute(_MAKE_SERVICE)
             yield other
             await other.drop_templates()
         return
@@ -85,6 +102,7 @@ async def running_server() -> AsyncGenerator[Server]:
                 for setting in _FLEETING:
                     await admin.execute(f"ALTER SYSTEM SET {setting}")
                 await admin.execute("SELECT pg_reload_conf()")
+                await admin.execute(_MAKE_SERVICE)
                 yield Server(url, admin, in_memory=_MEMORY in Path(folder).parents)
 
 
@@ -98,6 +116,16 @@ def use_memory() -> None:
     programs_run = not os.statvfs(_MEMORY).f_flag & os.ST_NOEXEC
     if programs_run and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES:
         os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
+
+
+def as_service(url: str) -> str:
+    """Let a URL of the tests' server log in as the service does."""
+    return with_user(url, _SERVICE)
+
+
+def with_user(url: str, name: str) -> str:
+    """Let a URL of the tests' server log in as another user."""
+    return re.sub("//[^/@]+@", f"//{name}@", url, count=1)
 
 
 def with_database(url: str, name: str) -> str:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import asyncpg
+import msgspec
 import pytest
 
+from api.web.tokens import Scope, Tokens
+from api.webhook.decode import decode
+from eventstore.errors import RightsError
+from eventstore.events import Outcome
+from eventstore.log import EventLog
 from eventstore.postgres import schema
-from tests.support.database import connected
+from eventstore.sealing.keys import MasterKey
+from tests.conftest import MASTER_KEY, Stack
+from tests.support.database import connected, positions
+from tests.support.server import with_user
 
 if TYPE_CHECKING:
-    from tests.conftest import Stack
+    from collections.abc import AsyncIterator
+
+    from tests.support.server import Server
 
 CHANGES = [
     "INSERT INTO userlog.events SELECT * FROM userlog.events",
@@ -24,14 +36,97 @@ CHANGES = [
     "UPDATE userlog.meta SET partitions = 9",
     "CREATE TABLE userlog.mine (a integer)",
     "DROP TABLE userlog.events",
+    "INSERT INTO userlog.tokens (id, hash, name, scopes) VALUES ('x', '', 'x', '{admin}')",
+    "UPDATE userlog.tokens SET scopes = '{admin}'",
+    "UPDATE userlog.tokens SET revoked_at = NULL",
+    "DELETE FROM userlog.tokens",
+    "UPDATE userlog.active_generation SET generation = 9",
+    "UPDATE userlog.generations SET state = 'live'",
+    "DROP FUNCTION userlog.append",
+    "ALTER TABLE userlog.events DISABLE TRIGGER ALL",
+    "SET session_replication_role = replica",
+    "SET ROLE userlog_test_owner",
+    "SET SESSION AUTHORIZATION userlog_test_owner",
 ]
 
 
 @pytest.mark.parametrize("statement", CHANGES)
-async def test_the_service_has_no_right_to_change_the_log(stack: Stack, statement: str) -> None:
-    """The role that the service works as can append and erase through functions, and no more."""
-    with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        await stack.pool.execute(statement)
+@pytest.mark.parametrize(
+    "before", ["", "RESET ROLE", "SET ROLE NONE", "RESET SESSION AUTHORIZATION"]
+)
+async def test_the_service_has_no_right_to_change_the_log(
+    rights: Stack, statement: str, before: str
+) -> None:
+    """The service's login can append and erase through functions, and no more, whatever it sets."""
+    async with rights.pool.acquire() as connection:
+        if before:
+            await connection.execute(before)
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+
+
+@pytest.fixture(scope="module")
+async def rights(server: Server) -> AsyncIterator[Stack]:
+    """An open userlog with an event and a token in it, and a role beside the service's."""
+    async with server.database(1) as url:
+        stack = await Stack.open(url)
+        await stack.ingest.deliver(SAMPLE)
+        await Tokens(stack.admin, MasterKey(MASTER_KEY)).create("x", [Scope.READ], None)
+        await stack.admin.execute(_OWNER)
+        yield stack
+        await stack.close()
+
+
+_OWNER = """
+DO $$
+BEGIN
+    CREATE ROLE userlog_test_owner SUPERUSER;
+EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+END
+$$
+"""
+
+
+@pytest.mark.parametrize("source", ["service", "owner"])
+async def test_nobody_sets_the_clock_forward(stack: Stack, source: str) -> None:
+    """A given recorded_at that is more than five minutes ahead is refused, and one of now is not."""
+    pool = stack.pool if source == "service" else stack.admin
+    log = await EventLog.open(pool, MasterKey(MASTER_KEY))
+    (event,) = decode(SAMPLE).events
+    now = datetime.now(UTC)
+    for ahead in (timedelta(minutes=6), datetime(9999, 1, 1, tzinfo=UTC) - now):
+        late = msgspec.structs.replace(event, recorded_at=now + ahead)
+        with pytest.raises(asyncpg.DatetimeFieldOverflowError, match="five minutes ahead"):
+            await log.append([late])
+    assert await positions(stack.admin) == []
+    stream = log.stream("app", "1")
+    soon = msgspec.structs.replace(event, recorded_at=now + timedelta(minutes=4))
+    assert (await log.append([soon]))[0].outcome is Outcome.APPENDED
+    with pytest.raises(asyncpg.DatetimeFieldOverflowError, match="five minutes ahead"):
+        await log.erase(stream, now + timedelta(days=1))
+    assert not await log.is_erased(stream)
+
+
+async def test_a_head_that_is_ahead_refuses_nothing(stack: Stack) -> None:
+    """After the clock was set back the log goes on, at the time of its head."""
+    await stack.admin.execute("UPDATE userlog.log_head SET recorded_at = now() + interval '1 day'")
+    assert (await stack.log.append(decode(SAMPLE).events))[0].outcome is Outcome.APPENDED
+
+
+async def test_the_login_may_be_an_owner_or_a_member(empty_database_url: str) -> None:
+    """Any other is refused with the statement that mends it."""
+    async with connected(empty_database_url) as admin:
+        await schema.install(admin)
+        await admin.execute("CREATE ROLE userlog_test_anyone LOGIN")
+        try:
+            async with connected(with_user(empty_database_url, "userlog_test_anyone")) as anyone:
+                with pytest.raises(RightsError, match="GRANT userlog_app TO userlog_test_anyone"):
+                    await schema.check(anyone)
+                await admin.execute("GRANT userlog_app TO userlog_test_anyone")
+                assert not (await schema.check(anyone)).as_owner
+            assert (await schema.check(admin)).as_owner
+        finally:
+            await admin.execute("DROP ROLE userlog_test_anyone")
 
 
 @pytest.mark.parametrize(
@@ -70,12 +165,11 @@ async def test_nobody_else_may_call_the_functions(stack: Stack) -> None:
 
 
 async def test_a_login_that_may_create_no_role_installs(empty_database_url: str) -> None:
-    """As docs/operations.md says: an administrator has created the role and granted it."""
+    """As docs/operations.md says: an administrator has made the role, and nobody is a member."""
     async with connected(empty_database_url) as admin, admin.transaction():
         await admin.execute(f"""
             DO $$ BEGIN CREATE ROLE userlog_app; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
             CREATE ROLE userlog_test_login;
-            GRANT userlog_app TO userlog_test_login;
             GRANT CREATE ON DATABASE {await admin.fetchval("SELECT current_database()")}
                 TO userlog_test_login;
             SET LOCAL ROLE userlog_test_login;

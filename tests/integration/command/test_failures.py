@@ -170,7 +170,7 @@ def test_what_the_driver_says_is_not_quoted(error: Exception) -> None:
 def test_a_defect_is_no_failure() -> None:
     """What is not expected keeps its traceback."""
     assert failure_of(KeyError("x")) is None
-    assert failure_of(asyncpg.UndefinedTableError("x")) is None
+    assert failure_of(asyncpg.DivisionByZeroError("x")) is None
     assert failure_of(BrokenPipeError()) == Failure(READER_GONE)
 
 

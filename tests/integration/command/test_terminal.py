@@ -102,7 +102,7 @@ async def terminal(stack: Stack) -> Terminal:
         assert not (await stack.ingest.deliver(body)).quarantined
     headers = {"user-agent": TEXT[1:]}
     await stack.quarantine.put(b"\x9b\xff" + TEXT.encode(), f"r{ID}", f"d{TEXT[1:]}", headers)
-    tokens = Tokens(stack.pool, MasterKey(MASTER_KEY))
+    tokens = Tokens(stack.admin, MasterKey(MASTER_KEY))
     await tokens.create(f"name{TEXT[1:]}", [Scope.READ], [APPLICATION])
     assert await catch_up(stack.log, 10) == 5
     settings = configured(stack.url) | {"USERLOG_HOST": f"h{TEXT[1:]}"}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from api.export_import import Importer, chunks, export_lines
 from eventstore.postgres import schema
-from eventstore.postgres.pool import open_pool
+from eventstore.postgres.pool import open_owner_pool
 from eventstore.verify import verify
 from projections.project.projector import catch_up
 from tests.support.deliveries import entry, envelope
@@ -59,7 +59,7 @@ async def empty_stack(
     url: str, open_stack: Callable[[str], Awaitable[Stack]], partitions: int
 ) -> Stack:
     """Install the schema with so many partitions in an empty database."""
-    pool = await open_pool(url, size=2, timeout_s=30, owner=True)
+    pool = await open_owner_pool(url, size=2, timeout_s=30)
     async with pool.acquire() as connection:
         await schema.install(connection, partitions)
     await pool.close()

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from api.config.settings import Settings
 from api.endpoints.health import HealthEndpoints
 from api.observe.metrics import Metrics
-from eventstore import read
+from eventstore.postgres import schema
 
 if TYPE_CHECKING:
     import pytest
 
+    from eventstore.postgres.sessions import Connection
     from tests.conftest import Stack
 
 MANY = 1_000
@@ -23,14 +24,14 @@ async def test_the_database_is_asked_once_for_all(
 ) -> None:
     """A thousand who ask at once whether the service is ready are one question."""
     asked = 0
-    heads = read.heads
+    is_current = schema.is_current
 
-    async def counted(source: Any) -> list[read.Head]:
+    async def counted(connection: Connection) -> bool:
         nonlocal asked
         asked += 1
-        return await heads(source)
+        return await is_current(connection)
 
-    monkeypatch.setattr(read, "heads", counted)
+    monkeypatch.setattr(schema, "is_current", counted)
     metrics = Metrics(stack.log, stack.pool, Settings())
     health = HealthEndpoints(stack.log, metrics)
     request: Any = None

@@ -37,8 +37,8 @@ async def test_session_mode(
             await stack.ingest.deliver(body)
         assert await catch_up(stack.log, 10) == len(SAMPLES)
         assert await stack.read_model.user(stack.log.stream(APP, SAMPLE_USER))
-        role = await stack.pool.fetchval("SELECT current_setting('role')")
-        assert role == "userlog_app"
+        path = await stack.pool.fetchval("SELECT current_setting('search_path')")
+        assert path == "userlog, pg_catalog, pg_temp"
         await stack.close()
 
 

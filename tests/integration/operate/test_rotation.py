@@ -8,7 +8,7 @@ import pytest
 
 from eventstore.errors import WrongKeyError
 from eventstore.log import EventLog
-from eventstore.postgres.pool import open_pool
+from eventstore.postgres.pool import open_owner_pool
 from eventstore.sealing.keys import MasterKey
 from eventstore.sealing.rotation import rotate
 from eventstore.verify import verify
@@ -28,7 +28,7 @@ async def test_every_key_is_wrapped_again_and_no_event_touched(stack: Stack) -> 
     await stack.ingest.deliver(b"not json")
     await stack.log.erase(stack.log.stream("app", "u3"))
     events = await stack.pool.fetch("SELECT * FROM userlog.events ORDER BY partition, position")
-    owner = await open_pool(stack.url, size=2, timeout_s=30, owner=True)
+    owner = await open_owner_pool(stack.url, size=2, timeout_s=30)
     try:
         both = MasterKey(NEW, OLD)
         assert await rotate(owner, stack.log.partitions, both, lambda _: None) == 20

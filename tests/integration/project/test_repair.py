@@ -34,7 +34,7 @@ SECOND_GENERATION = """
 CREATE TABLE userlog.users_g2 PARTITION OF userlog.users FOR VALUES IN (2);
 CREATE TABLE userlog.history_g2 PARTITION OF userlog.history FOR VALUES IN (2);
 CREATE TABLE userlog.activity_g2 PARTITION OF userlog.activity FOR VALUES IN (2);
-INSERT INTO userlog.generations (generation, state) VALUES (2, 'live');
+INSERT INTO userlog.generations (generation, state, fold) VALUES (2, 'live', 3);
 INSERT INTO userlog.checkpoints (partition, generation)
 SELECT partition, 2 FROM userlog.log_head;
 """

@@ -18,6 +18,7 @@ from projections.project.stuck_sessions import end_stuck_sessions
 from tests.support.database import begin_again, blocked, holding, tables
 from tests.support.deliveries import delivery
 from tests.support.processes import PROGRAM, configured, environment
+from tests.support.server import as_service
 from tests.support.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
@@ -123,7 +124,10 @@ async def test_a_frozen_projector(
     other = await open_stack(stack.url, takeover_s=AFTER_S)
     said = tmp_path / "projector.log"
     await stack.ingest.deliver(delivery("u", at_ms=-1))
-    async with _projecting(stack.url, said) as frozen, contextlib.AsyncExitStack() as until_frozen:
+    async with (
+        _projecting(as_service(stack.url), said) as frozen,
+        contextlib.AsyncExitStack() as until_frozen,
+    ):
         if warm:
             await stack.read_model.wait_for(Position(0, 1), PATIENCE_S)
         async with holding(stack.url, "SELECT FROM userlog.checkpoints FOR UPDATE"):

@@ -76,7 +76,9 @@ class Tenant(NamedTuple):
 async def tenant(stack: Stack, service: Service, *applications: str) -> AsyncGenerator[Tenant]:
     """Make a token, for reading."""
     tokens = Tokens(stack.pool, MasterKey(MASTER_KEY))
-    token = await tokens.create("x", [Scope.READ], list(applications) or None)
+    token = await Tokens(stack.admin, MasterKey(MASTER_KEY)).create(
+        "x", [Scope.READ], list(applications) or None
+    )
     yield Tenant(service, tokens, token)
 
 

@@ -53,6 +53,11 @@ async def asking_at(url: str) -> AsyncGenerator[Ask]:
         yield ask
 
 
+async def made(stack: Stack, name: str, scopes: list[Scope], applications: list[str] | None) -> str:
+    """Make a token, as an owner of the schema."""
+    return await Tokens(stack.admin, MasterKey(MASTER_KEY)).create(name, scopes, applications)
+
+
 @pytest.fixture
 async def ask(stack: Stack) -> AsyncIterator[Ask]:
     """Ask a service on a log that knows nobody: who is let in gets a 404."""
@@ -63,11 +68,10 @@ async def ask(stack: Stack) -> AsyncIterator[Ask]:
 @pytest.mark.parametrize("method_path", PATHS, ids=" ".join)
 async def test_what_a_token_opens(stack: Stack, ask: Ask, method_path: tuple[str, str]) -> None:
     """A token opens what its scopes say, of its applications, and nothing else."""
-    tokens = Tokens(stack.pool, MasterKey(MASTER_KEY))
     allowed: set[str] = set()
     for scope in Scope:
         for where, applications in (("here", [APP]), ("all", None)):
-            token = await tokens.create("x", [scope], applications)
+            token = await made(stack, "x", [scope], applications)
             status = await ask(*method_path, token)
             assert status in (200, 403, 404)
             if status != 403:
@@ -78,7 +82,7 @@ async def test_what_a_token_opens(stack: Stack, ask: Ask, method_path: tuple[str
 async def test_several_scopes(stack: Stack) -> None:
     """A token can have several scopes and applications."""
     tokens = Tokens(stack.pool, MasterKey(MASTER_KEY))
-    access = await tokens.access(await tokens.create("x", [Scope.READ, Scope.ERASE], [APP, OTHER]))
+    access = await tokens.access(await made(stack, "x", [Scope.READ, Scope.ERASE], [APP, OTHER]))
     assert access
     assert all(access.allows(s, a) for s in (Scope.READ, Scope.ERASE) for a in (APP, OTHER))
     assert not access.allows(Scope.ADMIN, APP)
@@ -91,7 +95,7 @@ async def test_revoked(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
         Tokens(stack.pool, MasterKey(MASTER_KEY)),
         Tokens(stack.pool, MasterKey(MASTER_KEY)),
     )
-    token = await tokens.create("x", [Scope.READ], None)
+    token = await made(stack, "x", [Scope.READ], None)
     (listed,) = await tokens.all()
     assert await tokens.access(token)
     assert await other.revoke(listed.id)
@@ -111,8 +115,8 @@ async def test_wrong_tokens(stack: Stack) -> None:
     tokens = Tokens(
         stack.pool, MasterKey(MASTER_KEY), Secrets([], MASTER_KEY, None, "configured", [])
     )
-    token = await tokens.create("x", [Scope.ADMIN], None)
-    other = await tokens.create("y", [Scope.ADMIN], None)
+    token = await made(stack, "x", [Scope.ADMIN], None)
+    other = await made(stack, "y", [Scope.ADMIN], None)
     (_, token_id, secret), (_, other_id, _) = token.split("_", 2), other.split("_", 2)
     for wrong in (
         *("", "userlog", "userlog_", f"userlog_{token_id}", f"userlog_{token_id}_"),
@@ -135,7 +139,7 @@ async def test_nothing_configured(ask: Ask) -> None:
 
 async def test_kept_as_hash(stack: Stack) -> None:
     """What the database keeps does not give the token back."""
-    token = await Tokens(stack.pool, MasterKey(MASTER_KEY)).create("x", [Scope.READ], None)
+    token = await Tokens(stack.admin, MasterKey(MASTER_KEY)).create("x", [Scope.READ], None)
     (row,) = await stack.admin.fetch("SELECT t::text FROM userlog.tokens t")
     assert token.split("_", 2)[2] not in row[0]
 
@@ -143,7 +147,7 @@ async def test_kept_as_hash(stack: Stack) -> None:
 async def test_last_use(stack: Stack) -> None:
     """When a token was last used is written down when the service stops at the latest."""
     tokens = Tokens(stack.pool, MasterKey(MASTER_KEY))
-    token = await tokens.create("x", [Scope.READ], None)
+    token = await made(stack, "x", [Scope.READ], None)
     assert (await tokens.all())[0].last_used_at is None
     async with asking_at(stack.url) as asking:
         assert await asking("GET", "/v1/status", token) == 200
@@ -172,7 +176,7 @@ async def test_a_flood_of_wrong_tokens_asks_the_database_little(
     pool: Any = Counting(stack.pool)
     key = MasterKey(MASTER_KEY)
     tokens = Tokens(pool, key)
-    good = await Tokens(stack.pool, key).create("x", [Scope.READ], None)
+    good = await Tokens(stack.admin, key).create("x", [Scope.READ], None)
     wrong = good[:-1] + ("0" if good[-1] != "0" else "1")
     for made_up in (wrong, "userlog_1_y", good + "00"):
         assert await asyncio.gather(*map(tokens.access, 1_000 * [made_up])) == [None] * 1_000
@@ -214,14 +218,14 @@ async def test_the_first_question_waits_for_the_tokens(
 ) -> None:
     """A process that has just begun knows no token: it is no reason to refuse a good one."""
     monkeypatch.setattr(tokens_module, "_LOOK_UP_S", 0)
-    token = await Tokens(stack.pool, MasterKey(MASTER_KEY)).create("x", [Scope.READ], None)
+    token = await Tokens(stack.admin, MasterKey(MASTER_KEY)).create("x", [Scope.READ], None)
     assert await Tokens(stack.pool, MasterKey(MASTER_KEY)).access(token)
 
 
 async def test_a_watch_begins_again_after_a_defect(stack: Stack) -> None:
     """Tokens that could not be read, for a reason that nothing expects, are watched again later."""
     tokens = Tokens(stack.pool, MasterKey(MASTER_KEY))
-    access = await tokens.access(await tokens.create("x", [Scope.READ], None))
+    access = await tokens.access(await made(stack, "x", [Scope.READ], None))
     assert access
     async with tokens.watched(access):
         await stack.admin.execute("REVOKE SELECT ON userlog.tokens FROM userlog_app")
@@ -235,7 +239,7 @@ async def test_a_watch_begins_again_after_a_defect(stack: Stack) -> None:
 
 async def test_tokens_of_other_times(stack: Stack) -> None:
     """Tokens without a check part, and those of a former master key, go on working."""
-    former = await Tokens(stack.pool, MasterKey(b"f" * 32)).create("x", [Scope.READ], None)
+    former = await Tokens(stack.admin, MasterKey(b"f" * 32)).create("x", [Scope.READ], None)
     plain = "userlog_00000001_" + 43 * "x"
     await stack.admin.execute(
         "INSERT INTO userlog.tokens (id, hash, name, scopes) VALUES ('1', $1, 'old', '{read}')",
@@ -250,7 +254,7 @@ async def test_tokens_of_other_times(stack: Stack) -> None:
 
 async def test_database_away(stack: Stack) -> None:
     """While the database is away nobody is told that their token is wrong."""
-    token = await Tokens(stack.pool, MasterKey(MASTER_KEY)).create("x", [Scope.READ], None)
+    token = await Tokens(stack.admin, MasterKey(MASTER_KEY)).create("x", [Scope.READ], None)
     async with proxied(stack.url) as proxy, asking_at(proxy.url) as asking:
         proxy.cut()
         assert await asking("GET", "/v1/status", token) == 503
@@ -269,5 +273,5 @@ async def test_a_new_token_opens_a_running_service(
     """A token that is made while the service runs is good for the next request."""
     monkeypatch.setattr(tokens_module, "_LOOK_UP_S", PATIENCE_S)
     for _ in range(100):
-        token = await Tokens(stack.pool, MasterKey(MASTER_KEY)).create("x", [Scope.READ], None)
+        token = await Tokens(stack.admin, MasterKey(MASTER_KEY)).create("x", [Scope.READ], None)
         assert await ask("GET", "/v1/status", token) == 200

@@ -1,0 +1,21 @@
+-- The statements about the schema itself.
+
+-- [columns] The columns of all tables but those of generations.
+SELECT c.relname, a.attname,
+    format_type(a.atttypid, a.atttypmod) || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END AS type
+FROM pg_class c
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE c.relnamespace = 'userlog'::regnamespace AND c.relkind IN ('r', 'p')
+    AND c.relname !~ '_g[0-9]+$'
+ORDER BY c.relname, a.attname;
+
+-- [functions] The functions, their arguments and texts.
+SELECT p.proname, pg_get_function_identity_arguments(p.oid) AS arguments, p.prosrc
+FROM pg_proc p WHERE p.pronamespace = 'userlog'::regnamespace
+ORDER BY p.proname, arguments;
+
+-- [rights] Whether this login has the rights of the service, and those of the schema's owner.
+SELECT current_user AS login, pg_has_role(n.nspowner, 'USAGE') AS is_owner, EXISTS (
+    SELECT FROM pg_roles r WHERE r.rolname = 'userlog_app' AND pg_has_role(r.oid, 'USAGE')
+) AS is_service
+FROM pg_namespace n WHERE n.nspname = 'userlog';

@@ -89,7 +89,7 @@ $$
 
 @pytest.mark.parametrize("source", ["service", "owner"])
 async def test_nobody_sets_the_clock_forward(stack: Stack, source: str) -> None:
-    """A given recorded_at that is more than five minutes ahead is refused, and one of now is not."""
+    """A given recorded_at that is more than five minutes ahead is refused, and no other."""
     pool = stack.pool if source == "service" else stack.admin
     log = await EventLog.open(pool, MasterKey(MASTER_KEY))
     (event,) = decode(SAMPLE).events

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import structlog
 
@@ -19,15 +20,18 @@ from eventstore.postgres.pool import open_owner_pool, open_pool
 from eventstore.quarantine import Quarantine
 from projections.query.users import ReadModel
 from projections.rebuild.log_source import LogSource
+from projections.upgrade import Watcher, upgrade_schema
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable, Coroutine
 
     from api.config.secret_files import Secrets
     from api.config.settings import Settings
     from eventstore.postgres.pool import Pool
     from eventstore.postgres.sessions import Connection
+    from projections.rebuild.progress import Progress
 
+T = TypeVar("T")
 _PAUSE_S = 1.0
 _log = structlog.stdlib.get_logger("userlog")
 
@@ -92,20 +96,52 @@ async def database_urls(settings: Settings) -> AsyncGenerator[Urls]:
 
 async def install(url: str, settings: Settings, partitions: int = 1) -> bool:
     """Install the schema in an empty database, as its owner; return whether it was empty."""
-    async with _connected(url, settings) as connection:
+    async with connected(url, settings) as connection:
         return await schema.install(connection, partitions)
 
 
-async def prepare(urls: Urls, settings: Settings) -> str:
-    """See to it that an embedded database has the schema; return the service's URL."""
-    async with _connected(urls.owner, settings) as connection:
+async def prepare(
+    urls: Urls, settings: Settings, secrets: Secrets, reached: Callable[[str], None]
+) -> str:
+    """See to it that an embedded database has the schema of this version; return the service's URL.
+
+    An upgrade is logged, and `reached` is called with how far it is.
+    """
+    async with connected(urls.owner, settings) as connection:
+        there = await connection.fetchval("SELECT to_regnamespace('userlog') IS NOT NULL")
+        old = there and await schema.installed(connection) < schema.SCHEMA_VERSION
+    if old:  # which waits for all other sessions to end
+        source = source_of(urls, settings, secrets)
+        await upgrade_schema(source, os.cpu_count() or 1, _Logging(reached))
+    async with connected(urls.owner, settings) as connection:
         if await schema.install(connection):
             _log.info("schema installed", version=schema.SCHEMA_VERSION)
         return await embedded.service_url(connection, urls.owner)
 
 
+class _Logging(Watcher):
+    """Logs an upgrade."""
+
+    def __init__(self, reached: Callable[[str], None]) -> None:
+        self._reached = reached
+
+    def say(self, text: str) -> None:
+        _log.info("upgrading the schema", doing=text)
+        self._reached(text)
+
+    def filled(self, found: Progress) -> None:
+        self._reached(f"{found.phase}, {found.events} of {found.events_total} events")
+
+
+def source_of(urls: Urls, settings: Settings, secrets: Secrets) -> LogSource:
+    """Return how another process, or pool, opens the log as its owner."""
+    keys = (secrets.master_key, secrets.previous_master_key)
+    return LogSource(urls.owner, *keys, settings.database_timeout_s)
+
+
 @contextlib.asynccontextmanager
-async def _connected(url: str, settings: Settings) -> AsyncGenerator[Connection]:
+async def connected(url: str, settings: Settings) -> AsyncGenerator[Connection]:
+    """Yield a connection for the work of the schema's owner."""
     with database_errors():
         connection = await failover.connect(url, timeout=settings.database_timeout_s)
         try:
@@ -115,6 +151,17 @@ async def _connected(url: str, settings: Settings) -> AsyncGenerator[Connection]
             await connection.close()
 
 
+def _nothing(_text: str) -> None:
+    """Do nothing with word of an upgrade."""
+
+
+class Waiting(NamedTuple):
+    """How a service waits for its database: until it is stopped, and with word of an upgrade."""
+
+    stopping: asyncio.Event
+    reached: Callable[[str], None] = _nothing
+
+
 @contextlib.asynccontextmanager
 async def opened(
     settings: Settings,
@@ -122,23 +169,27 @@ async def opened(
     *,
     owner: bool = False,
     create: bool = False,
-    stopping: asyncio.Event | None = None,
+    waiting: Waiting | None = None,
 ) -> AsyncGenerator[Runtime]:
     """Open the database, and everything upon it.
 
-    An embedded database that is not there, or has no schema, is made if `create`; else it is a
-    NotThereError, as on a server, where only `install` makes a schema. Only what makes or drops
-    tables needs to be their `owner`. A database that is away is an UnavailableError; with
-    `stopping` it is waited for, until that is set (StoppedWaitingError).
+    An embedded database that is not there, or has no schema, is made if `create`, and one of an
+    earlier version is upgraded; else these are a NotThereError and an OtherVersionError, as on a
+    server. Only what makes or drops tables needs to be their `owner`. A database that is away is an
+    UnavailableError; with `waiting` it is waited for, until that is stopped (StoppedWaitingError).
     """
     create = create and settings.database_url is None
     if not create:
         require_data(settings)
     async with database_urls(settings) as urls:
-        if stopping is None:
-            runtime = await _open(urls, settings, secrets, owner=owner, create=create)
-        else:
-            runtime = await _wait(urls, settings, secrets, stopping, create=create)
+
+        async def open_it() -> Runtime:
+            if create:
+                reached = waiting.reached if waiting else _nothing
+                await prepare(urls, settings, secrets, reached)
+            return await _open(urls, settings, secrets, owner=owner)
+
+        runtime = await (_wait(open_it, waiting.stopping) if waiting else open_it())
         try:
             yield runtime
             await runtime.log.close()
@@ -158,12 +209,12 @@ def require_data(settings: Settings) -> None:
 
 
 async def _wait(
-    urls: Urls, settings: Settings, secrets: Secrets, stopping: asyncio.Event, *, create: bool
+    open_it: Callable[[], Coroutine[Any, Any, Runtime]], stopping: asyncio.Event
 ) -> Runtime:
     waiting = False
     while not stopping.is_set():
         try:
-            return await _open(urls, settings, secrets, create=create)
+            return await until_set(open_it(), stopping)
         except UnavailableError as error:
             if not waiting:
                 _log.warning("waiting for the database", problem=str(error))
@@ -173,14 +224,25 @@ async def _wait(
     raise StoppedWaitingError
 
 
-async def _open(
-    urls: Urls, settings: Settings, secrets: Secrets, *, owner: bool = False, create: bool
-) -> Runtime:
-    if create:
-        await prepare(urls, settings)
-    async with _connected(urls.service or urls.owner, settings) as connection:
+async def until_set(work: Coroutine[Any, Any, T], stopping: asyncio.Event) -> T:
+    """Do some work, unless the service is stopped first (StoppedWaitingError)."""
+    task = asyncio.ensure_future(work)
+    stopped = asyncio.ensure_future(stopping.wait())
+    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
+    if task.cancelled():
+        raise StoppedWaitingError
+    return task.result()
+
+
+async def _open(urls: Urls, settings: Settings, secrets: Secrets, *, owner: bool) -> Runtime:
+    async with connected(urls.service or urls.owner, settings) as connection:
         checked = await schema.check(connection)
         service = urls.service or await embedded.service_url(connection, urls.owner)
+    as_owner = checked.as_owner and urls.service is not None
     if checked.additional:
         _log.warning("the schema has more than userlog made", additional=checked.additional)
     size, timeout_s = settings.pool_connections_max, settings.database_timeout_s
@@ -189,15 +251,14 @@ async def _open(
     else:
         takeover_s = settings.takeover_timeout_s
         pool = await open_pool(service, size=size, timeout_s=timeout_s, takeover_s=takeover_s)
-    keys = (secrets.master_key, secrets.previous_master_key)
-    source = LogSource(urls.owner, *keys, settings.database_timeout_s)
+    source = source_of(urls, settings, secrets)
     limits = QueueLimits(settings.queue_rows_max, settings.batch_rows_max, settings.batch_bytes_max)
     try:
         log = await EventLog.open(pool, source.master(), limits)
     except BaseException:
         pool.terminate()
         raise
-    return Runtime(settings, source, pool, log, as_owner=checked.as_owner)
+    return Runtime(settings, source, pool, log, as_owner=as_owner)
 
 
 async def _close(pool: Pool, timeout_s: float) -> None:

@@ -79,6 +79,14 @@ class EventLog:
         await log.keyring.check_master_key()
         return log
 
+    @classmethod
+    async def open_older(cls, pool: Pool, master_key: MasterKey) -> EventLog:
+        """Open the log of a schema that is being upgraded, to fill new read models from it."""
+        with database_errors():
+            async with pool.acquire() as connection:
+                partitions = await schema.partitions_of(connection)
+        return cls(pool, partitions, master_key, QueueLimits())
+
     def stream(self, application_id: str, user_id: str) -> Stream:
         """Return the stream of a user in this log."""
         return Stream.of(application_id, user_id, self.partitions)

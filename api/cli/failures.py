@@ -13,8 +13,15 @@ import typer
 
 from api.cli.shared import FailedError, UsageError
 from api.config.settings import SettingsError
-from eventstore.errors import LogError, LoginError, NotThereError, explained
+from eventstore.errors import (
+    LogError,
+    LoginError,
+    NotThereError,
+    OtherVersionError,
+    explained,
+)
 from eventstore.postgres.embedded import EmbeddedPostgresError
+from eventstore.postgres.upgrade import UpgradeRunningError
 from projections.fold.poison import PoisonError
 from projections.rebuild.generations import RebuildRunningError
 
@@ -40,6 +47,8 @@ _EXPLAINED: tuple[tuple[type[Exception], int], ...] = (
     (SettingsError, WRONG_USE),
     (LoginError, WRONG_USE),
     (NotThereError, WRONG_USE),
+    (OtherVersionError, WRONG_USE),
+    (UpgradeRunningError, WRONG_USE),
     (RebuildRunningError, WRONG_USE),
     (LogError, FAILED),
 )

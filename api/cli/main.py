@@ -17,7 +17,18 @@ from typing import Any, NoReturn
 import typer
 import typer.core
 
-from api.cli import log, output, parked, quarantine, rebuild, service, streams, token, users
+from api.cli import (
+    log,
+    output,
+    parked,
+    quarantine,
+    rebuild,
+    service,
+    streams,
+    token,
+    upgrade,
+    users,
+)
 from api.cli.failures import failure_of
 from api.cli.shared import ACCESS, GROUPS, WATCH, UsageError
 from api.observe.visible import visible
@@ -52,7 +63,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for commands in (service.app, rebuild.app, users.app, parked.app, log.app):
+for commands in (service.app, upgrade.app, rebuild.app, users.app, parked.app, log.app):
     app.add_typer(commands)
 app.add_typer(
     quarantine.app,

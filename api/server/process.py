@@ -10,7 +10,7 @@ import structlog
 
 from api.app import App
 from api.observe import tracing
-from api.runtime import opened
+from api.runtime import Waiting, opened
 from api.server.acceptor import Acceptor
 from api.server.connections import Runner, fit_open_files
 from api.server.unready import unready
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # So many new objects make it worth looking for garbage.
 _GARBAGE = 10_000
 _AS_OWNER = (
-    "the service logs in as the owner of the schema, so whoever takes it over can change the log;"
+    "the service logs in as the owner of the schema, so an attacker in it could change the log;"
     " docs/operations.md, Two roles, has the steps for a login of its own"
 )
 _log = structlog.stdlib.get_logger("userlog")
@@ -54,9 +54,9 @@ async def answering(
     """
     settings = fit_open_files(settings)
     async with contextlib.AsyncExitStack() as stack:
-        async with unready(sockets, settings):
+        async with unready(sockets, settings) as reached:
             runtime = await stack.enter_async_context(
-                opened(settings, secrets, create=True, stopping=stopping)
+                opened(settings, secrets, create=True, waiting=Waiting(stopping, reached))
             )
         traces = await stack.enter_async_context(traced(runtime))
         scrubber = None

@@ -18,10 +18,18 @@ from api.config.address import base_url, left
 from api.config.secret_files import FILES, Secrets, obtain
 from api.config.settings import SettingsError
 from api.routes import WEBHOOK_PATH
-from api.runtime import StoppedWaitingError, database_urls, opened, prepare
+from api.runtime import (
+    StoppedWaitingError,
+    Waiting,
+    database_urls,
+    opened,
+    prepare,
+    until_set,
+)
 from api.server.process import answering, projecting, traced
 from api.server.sockets import listening
 from api.server.supervisor import Supervisor
+from api.server.unready import unready
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +62,14 @@ async def serve(
                         await stopping.wait()
             return
         async with database_urls(settings) as urls:
-            url = settings.database_url or await prepare(urls, settings)
+            url = settings.database_url
+            if url is None:
+                sockets = [one for each in listeners for one in each]
+                async with unready(sockets, settings) as reached:
+                    with contextlib.suppress(StoppedWaitingError):
+                        url = await until_set(prepare(urls, settings, secrets, reached), stopping)
+            if url is None:
+                return
             there = msgspec.structs.replace(settings, database_url=url)
             supervisor = Supervisor(there, secrets, listeners, project=project)
             _on_hangup(stopping, reread, supervisor.renew)
@@ -67,7 +82,7 @@ async def project_forever(settings: Settings, secrets: Secrets) -> None:
     stopping = _until_signal()
     with contextlib.suppress(StoppedWaitingError):
         async with (
-            opened(settings, secrets, stopping=stopping) as runtime,
+            opened(settings, secrets, waiting=Waiting(stopping)) as runtime,
             traced(runtime) as traces,
             projecting(runtime, traces),
         ):

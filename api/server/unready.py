@@ -14,7 +14,7 @@ from api.web.problems import unavailable
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from api.config.settings import Settings
 
@@ -24,15 +24,20 @@ _LOOK_S = 0.01
 
 
 @contextlib.asynccontextmanager
-async def unready(sockets: list[socket.socket], settings: Settings) -> AsyncGenerator[None]:
-    """Answer with 503 for as long as the block lasts; the sockets stay open."""
-    runner = web.ServerRunner(Server(_answer, settings), handle_signals=False, shutdown_timeout=1)
+async def unready(
+    sockets: list[socket.socket], settings: Settings
+) -> AsyncGenerator[Callable[[str], None]]:
+    """Answer with 503 for as long as the block lasts; the sockets stay open.
+
+    What it yields is called with how far an upgrade is, for the answers.
+    """
+    waiting = _Unready()
+    server = Server(waiting.answer, settings)
+    runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1)
     await runner.setup()
-    server = runner.server
-    assert server is not None, "it is set up"  # noqa: S101
     acceptor = Acceptor([one.dup() for one in sockets], server)
     try:
-        yield
+        yield waiting.reached
         acceptor.close()
         await _let_finish(server)
     finally:
@@ -48,11 +53,17 @@ async def _let_finish(server: web.Server) -> None:
                 await asyncio.sleep(_LOOK_S)
 
 
-async def _answer(request: web.BaseRequest) -> web.StreamResponse:
-    if request.path == "/health/live":
-        response = web.json_response({"status": "ok"})
-    else:
-        detail = "the service waits for its database; send it again"
-        response = unavailable(detail, _RETRY_AFTER_S).response()
-    response.force_close()
-    return response
+class _Unready:
+    def __init__(self) -> None:
+        self._detail = "the service waits for its database; send it again"
+
+    def reached(self, text: str) -> None:
+        self._detail = f"the service upgrades its database ({text}); send it again"
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/health/live":
+            response = web.json_response({"status": "ok"})
+        else:
+            response = unavailable(self._detail, _RETRY_AFTER_S).response()
+        response.force_close()
+        return response

@@ -24,7 +24,7 @@ import uvloop
 from api.config.secret_files import Secrets
 from api.config.settings import Settings
 from api.observe import logs
-from api.runtime import StoppedWaitingError, opened
+from api.runtime import StoppedWaitingError, Waiting, opened
 from api.server.process import answering, projecting, traced
 from eventstore.errors import explained
 
@@ -76,7 +76,7 @@ async def _answer(config: WorkerConfig, stopping: asyncio.Event) -> None:
 
 async def _project(config: WorkerConfig, stopping: asyncio.Event) -> None:
     async with (
-        opened(config.settings, config.secrets, stopping=stopping) as runtime,
+        opened(config.settings, config.secrets, waiting=Waiting(stopping)) as runtime,
         traced(runtime) as traces,
         projecting(runtime, traces) as background,
     ):

@@ -19,3 +19,16 @@ SELECT current_user AS login, pg_has_role(n.nspowner, 'USAGE') AS is_owner, EXIS
     SELECT FROM pg_roles r WHERE r.rolname = 'userlog_app' AND pg_has_role(r.oid, 'USAGE')
 ) AS is_service
 FROM pg_namespace n WHERE n.nspname = 'userlog';
+
+-- [upgrade_lock] Held while an upgrade runs; false if another one does.
+SELECT pg_try_advisory_lock(hashtext('userlog upgrade'));
+
+-- [no_rebuild] No rebuild runs until the transaction ends; false if one does.
+SELECT pg_try_advisory_xact_lock(hashtext('userlog rebuild'));
+
+-- [heads_hold] No append and no erasure is under way until the transaction ends.
+SELECT FROM userlog.log_head ORDER BY partition FOR UPDATE;
+
+-- [old_sessions] How many sessions of services and commands there are.
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = $1 AND pid <> pg_backend_pid();

@@ -26,7 +26,7 @@ _ENCODINGS = ("UTF8", "SQL_ASCII")
 # An advisory lock's number: only keeps two installers apart, nothing later depends on it.
 _INSTALL_LOCK = 0x757365726C6F67
 _DIGEST = re.compile(r"'[0-9a-f]{16}'")
-_READ_MODELS = re.compile(r"^-- \[read models\](.*)^-- \[end\]", re.MULTILINE | re.DOTALL)
+_READ_MODELS = re.compile(r"^-- \[read models\][^\n]*\n(.*)^-- \[end\]", re.MULTILINE | re.DOTALL)
 _SQL = statements.load("eventstore.postgres")
 
 
@@ -141,33 +141,21 @@ async def _add_partitions(connection: Connection, partitions: int) -> None:
     )
 
 
-async def version_of(connection: Connection) -> int | None:
-    """Return the version of the schema in a database; None if there is none.
-
-    SchemaError if there is a schema of this name that is not userlog's.
-    """
-    if not await connection.fetchval("SELECT to_regnamespace('userlog') IS NOT NULL"):
-        return None
-    version: int | None = (await _meta(connection)).get("schema_version")
-    if version is None:
-        msg = (
-            "the database has a schema `userlog` that is not userlog's, or not complete;"
-            " check that USERLOG_DATABASE_URL names the right database"
-        )
-        raise SchemaError(msg)
-    return version
-
-
-async def check(connection: Connection) -> Checked:
-    """Check that the schema is there, and of this version.
+async def installed(connection: Connection) -> int:
+    """Return the version of the schema in a database.
 
     Raises:
         NotThereError: there is none.
-        OtherVersionError: it is of an earlier or a later version.
-        SchemaError: a part of it is missing or different.
         RightsError: the login may not use it.
+        SchemaError: it is not userlog's, or of a later version than this one.
 
     """
+    version, _ = await _installed(connection)
+    return version
+
+
+async def _installed(connection: Connection) -> tuple[int, bool]:
+    """Return the version, and whether the login has the rights of the schema's owner."""
     rights = await connection.fetchrow(_SQL["rights"])
     if rights is None:
         name = await connection.fetchval("SELECT current_database()")
@@ -180,7 +168,25 @@ async def check(connection: Connection) -> Checked:
             f"the database user {rights['login']} may not use userlog there; let an administrator"
             f" run: GRANT {SERVICE_ROLE} TO {rights['login']}"
         )
-    version = await version_of(connection) or 0
+    version: int | None = (await _meta(connection)).get("schema_version")
+    if version is None:
+        msg = (
+            "the database has a schema `userlog` that is not userlog's, or not complete;"
+            " check that USERLOG_DATABASE_URL names the right database"
+        )
+        raise SchemaError(msg)
+    if version > SCHEMA_VERSION:
+        raise OtherVersionError(version, SCHEMA_VERSION)
+    return version, rights["is_owner"]
+
+
+async def check(connection: Connection) -> Checked:
+    """Check that the schema is there, and of this version.
+
+    Errors as of `installed`; OtherVersionError too if it is of an earlier version, SchemaError if a
+    part of it is missing or different.
+    """
+    version, as_owner = await _installed(connection)
     if version != SCHEMA_VERSION:
         raise OtherVersionError(version, SCHEMA_VERSION)
     found = await _meta(connection)
@@ -190,8 +196,13 @@ async def check(connection: Connection) -> Checked:
             f" this userlog needs {digest()}; run the build that belongs to the database"
         )
         raise SchemaError(msg)
-    additional = await check_catalogue(connection, version)
-    return Checked(found["partitions"], additional, as_owner=rights["is_owner"])
+    return Checked(found["partitions"], await check_catalogue(connection, version), as_owner)
+
+
+async def partitions_of(connection: Connection) -> int:
+    """Return the number of partitions of a schema of any version."""
+    count: int = (await _meta(connection))["partitions"]
+    return count
 
 
 async def check_catalogue(connection: Connection, version: int) -> list[str]:

@@ -71,7 +71,8 @@ def _badly_written(url: str, login: str, at: str, _hosts: str, after: str) -> It
         yield "a # in user or password is written %23"
     if "@" in login:
         yield "an @ in user or password is written %40"
-    if not at and "@" in after:
+    path, _, query = after.partition("?")
+    if "@" in path or (not at and "@" in query):
         yield "a / in user or password is written %2F, and a ? is written %3F"
     if _LONE_PERCENT.search(url):
         yield "a % is written %25"

@@ -82,10 +82,10 @@ async def reason_for(pool: Pool, stream: Stream) -> tuple[Position, str, datetim
     return Position(stream.partition, row["position"]), row["reason"], row["since"]
 
 
-async def count(pool: Pool) -> int:
+async def count(source: Pool | Connection) -> int:
     """Return how many users are parked in the active generation."""
     with database_errors():
-        number: int = await pool.fetchval(_SQL["parked_count"])
+        number: int = await source.fetchval(_SQL["parked_count"])
     return number
 
 

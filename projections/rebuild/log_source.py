@@ -9,6 +9,7 @@ import msgspec
 
 from eventstore.log import EventLog
 from eventstore.postgres.pool import open_owner_pool
+from eventstore.postgres.sessions import SCHEMA
 from eventstore.sealing.keys import MasterKey
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class LogSource(msgspec.Struct, frozen=True):
     master_key: bytes
     previous_master_key: bytes | None
     timeout_s: float
+    # Where the read models are; another one is filled by an upgrade.
+    schema: str = SCHEMA
 
     def master(self) -> MasterKey:
         """Make the master key ready for use."""
@@ -38,9 +41,12 @@ class LogSource(msgspec.Struct, frozen=True):
 @contextlib.asynccontextmanager
 async def opened(source: LogSource) -> AsyncGenerator[EventLog]:
     """Open the log as its owner, with connections of its own and no limit on a statement's time."""
-    pool = await open_owner_pool(source.url, size=_CONNECTIONS, timeout_s=source.timeout_s)
+    pool = await open_owner_pool(
+        source.url, size=_CONNECTIONS, timeout_s=source.timeout_s, schema=source.schema
+    )
+    open_log = EventLog.open if source.schema == SCHEMA else EventLog.open_older
     try:
-        yield await EventLog.open(pool, source.master())
+        yield await open_log(pool, source.master())
         await pool.close()
     finally:
         pool.terminate()

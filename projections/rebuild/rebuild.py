@@ -58,6 +58,7 @@ class Plan(msgspec.Struct, frozen=True):
     `patience_s` is how long to wait for shards that another session has locked, such as one whose
     client has just died. An active generation that is more than `behind_max` events behind, as
     after an import, is not brought level to be compared: the new one is proven by the log instead.
+    If `parking`, a user with an event that can't be projected is parked; else the rebuild fails.
     """
 
     workers: int = 1
@@ -65,6 +66,7 @@ class Plan(msgspec.Struct, frozen=True):
     fresh: bool = False
     patience_s: float = 3.0
     behind_max: int = _BEHIND_EVENTS
+    parking: bool = False
 
 
 class Rebuilt(msgspec.Struct, frozen=True):
@@ -95,7 +97,7 @@ async def rebuild(
         await generations.finish(connection, number)
         await generations.set_phase(connection, number, "catching up")
         old = await generations.active(connection)
-        await _project_past_erasures(log, number)
+        await _project_past_erasures(log, number, parking=plan.parking)
         abandoned = await _lead(log, number, old) > plan.behind_max
         if not abandoned:
             await _align(log, number, old)
@@ -140,13 +142,14 @@ async def _build(
         if time.monotonic() > patient_until:
             raise LogError("not every shard was loaded; another rebuild may be at work")
         workers = min(plan.workers, left)
-        jobs = [Load(number, n * log.partitions // workers) for n in range(workers)]
+        starts = [n * log.partitions // workers for n in range(workers)]
+        jobs = [Load(number, start, plan.parking) for start in starts]
         await run_all(jobs, source, log, lambda _: None)
         patient_until = min(patient_until, time.monotonic() + plan.patience_s)
         await asyncio.sleep(_TURN_S)
 
 
-async def _project_past_erasures(log: EventLog, number: int) -> None:
+async def _project_past_erasures(log: EventLog, number: int, *, parking: bool) -> None:
     """Project everything from before the new tables became a part of the read models.
 
     An erasure from then on takes its rows from them; one from before could not. The head's lock is
@@ -155,7 +158,7 @@ async def _project_past_erasures(log: EventLog, number: int) -> None:
     for partition in range(log.partitions):
         async with log.connection() as connection:
             head: int = await connection.fetchval(_SQL["head_settled"], partition)
-        await _advance(log, Generation(partition, number), head)
+        await _advance(log, Generation(partition, number), head, live=parking)
 
 
 async def _prove(connection: Connection, log: EventLog, number: int, old: int) -> Differences:

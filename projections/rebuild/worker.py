@@ -34,10 +34,11 @@ _GARBAGE = 50_000
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
-    """Load open shards of a generation, beginning with one partition."""
+    """Load open shards of a generation, beginning with one partition; `parking` as in the plan."""
 
     generation: int
     begin: int
+    parking: bool = False
 
 
 class Prove(msgspec.Struct, frozen=True, tag=True):
@@ -74,7 +75,7 @@ async def run_job(job: Job, log: EventLog, report: Callable[[Report], None]) -> 
     """Do a job, in whatever process."""
     match job:
         case Load():
-            await load_open(log, job.generation, job.begin)
+            await load_open(log, job.generation, job.begin, parking=job.parking)
         case Prove():
             for users in job.ranges:
                 report(Proved(await prove(log, users, job.generation)))

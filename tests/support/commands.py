@@ -118,6 +118,7 @@ def _width(columns: int) -> Generator[None]:
     finally:
         for console, width in zip(consoles, before, strict=True):
             console._width = width
+            console._buffer.clear()  # of what a reader that had gone did not take
 
 
 @contextlib.contextmanager

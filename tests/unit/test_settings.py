@@ -20,6 +20,7 @@ from api.config.settings import (
     shown,
     traces_wanted,
 )
+from eventstore.postgres.url import EXAMPLE
 from tests.support.parameters import short
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def test_examples_are_good_values(field: msgspec.structs.FieldInfo) -> None:
     meaning, example = about(field)
     assert meaning
     value = KEY if field.name.endswith("master_key") else example
-    settings, origins = load({PREFIX + field.name.upper(): value})
+    needed = {"USERLOG_DATABASE_URL": EXAMPLE} if field.name == "owner_database_url" else {}
+    settings, origins = load({**needed, PREFIX + field.name.upper(): value})
     assert str(getattr(settings, field.name)) == str(
         msgspec.convert(value, field.type, strict=False)
     )

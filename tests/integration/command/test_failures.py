@@ -138,7 +138,7 @@ async def test_no_rights(terminal: Terminal, database_url: str) -> None:
             *(("token", "list"), ("rebuild", "--workers", "1"), ("rotate-master-key",)),
         ):
             done = await there.run(*arguments)
-            assert_one_line(done, FAILED, "permission denied", "userlog_app")
+            assert_one_line(done, FAILED, "may not use userlog there", "GRANT userlog_app TO")
 
 
 async def test_rights_of_the_service_alone(filled: Terminal, database_url: str) -> None:

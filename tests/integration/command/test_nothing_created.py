@@ -20,6 +20,7 @@ UUID = str(uuid.UUID(int=1))
 ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("serve",): ("--port", "0"),
     ("project",): ("--once",),
+    ("upgrade",): (),
     ("send",): (),
     ("status",): (),
     ("user",): (APP, "u"),

@@ -1,0 +1,113 @@
+"""The command that brings the schema of a database to this version."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from api.cli import output
+from api.cli.shared import (
+    SERVICE,
+    FailedError,
+    Json,
+    StoppedError,
+    new_group,
+    read_settings,
+    run,
+    secrets_there,
+)
+from api.runtime import connected, database_urls, source_of
+from eventstore.postgres import schema, upgrade
+from projections.upgrade import Upgraded, Watcher, upgrade_schema
+
+if TYPE_CHECKING:
+    from eventstore.postgres.upgrade import Step
+    from projections.rebuild.progress import Progress
+
+app = new_group()
+
+
+class _Printing(Watcher):
+    """Prints what goes on to standard error, each thing once."""
+
+    def __init__(self) -> None:
+        self._printed = ""
+
+    def say(self, text: str) -> None:
+        if text != self._printed:
+            output.error(text)
+            self._printed = text
+
+    def filled(self, found: Progress) -> None:
+        self.say(output.rebuild_line(found))
+
+
+@app.command("upgrade", rich_help_panel=SERVICE)
+def upgrade_command(
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Change nothing; print what would be done.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that fold; default: one for each CPU.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Bring the database to this version, in place.
+
+    The log stays as it is; read models are made anew from it if the version needs that, while the
+    old version goes on serving. An interrupted upgrade goes on where it stopped. There is no
+    downgrade: the way back is a backup from before.
+    """
+    settings = read_settings()
+    secrets = secrets_there(settings)
+    if plan:
+        _plan(run(_version()), json=json)
+        return
+
+    async def work() -> Upgraded | None:
+        async with database_urls(settings) as urls:
+            source = source_of(urls, settings, secrets)
+            return await upgrade_schema(source, workers or os.cpu_count() or 1, _Printing())
+
+    try:
+        done = run(work())
+    except StoppedError:
+        raise FailedError("interrupted; `userlog upgrade` goes on where it stopped") from None
+    if json:
+        output.as_json(done)
+    elif done is None:
+        output.plain(f"nothing to do: the database has schema version {schema.SCHEMA_VERSION}")
+    else:
+        output.plain(f"upgraded: schema version {done.before} is {done.after} now")
+        if done.parked:
+            output.plain(f"{done.parked} users are parked; see `userlog parked`")
+
+
+async def _version() -> int:
+    settings = read_settings()
+    async with database_urls(settings) as urls, connected(urls.owner, settings) as connection:
+        return await schema.installed(connection)
+
+
+def _plan(version: int, *, json: bool) -> None:
+    steps = upgrade.steps_after(version)
+    if json:
+        output.as_json([step._asdict() for step in steps])
+    elif not steps:
+        output.plain(f"nothing to do: the database has schema version {version}")
+    else:
+        for step in steps:
+            _print(step)
+
+
+def _print(step: Step) -> None:
+    output.plain(f"-- {step.file}: {step.about}")
+    if step.makes_read_models:
+        output.plain("-- before: new read models are filled from the log beside the old")
+    output.plain(f"-- locked until it is committed: {step.locks}")
+    for statement in step.statements:
+        output.plain("")
+        for line in statement.rstrip().splitlines():
+            output.plain(line)

@@ -1,0 +1,24 @@
+-- Statements about the read models that an upgrade makes, in a schema of their own.
+
+-- [next_note] What is noted of them; null if there are none.
+SELECT obj_description(to_regnamespace('userlog_next'), 'pg_namespace');
+
+-- [next_checkpoints] A checkpoint for each partition.
+INSERT INTO userlog_next.checkpoints (partition, generation)
+SELECT partition, 1 FROM userlog.log_head WHERE partition > 0;
+
+-- [next_generation] Numbers go on from those of the old read models, so that no old projector takes
+-- a new generation for one of its own.
+UPDATE userlog_next.generations SET generation = (SELECT max(generation) FROM userlog.generations);
+
+-- [next_active] Likewise.
+UPDATE userlog_next.active_generation
+SET generation = (SELECT max(generation) FROM userlog.generations);
+
+-- [next_checkpoint_generations] Likewise.
+UPDATE userlog_next.checkpoints SET generation = (SELECT max(generation) FROM userlog.generations);
+
+-- [next_moves] What moves the tables into their place.
+SELECT format('ALTER TABLE %I.%I SET SCHEMA userlog', $1::text, c.relname) AS statement
+FROM pg_class c WHERE c.relnamespace = $1::text::regnamespace AND c.relkind IN ('r', 'p')
+ORDER BY c.oid;

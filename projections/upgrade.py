@@ -1,0 +1,174 @@
+"""Upgrade: brings an installed schema to this version, in place, while the old one goes on serving.
+
+  fill      new read models, in a schema of their own, are rebuilt from the log
+  prove     all their rows are compared with the log
+  follow    they are kept up to date, until services that would not notice the switch have stopped
+  switch    one transaction: no append is under way, the new read models have all there is; the
+            files of eventstore/postgres/upgrades run, and the new take the place of the old
+
+What is done is in the database: an upgrade that was interrupted goes on where it stopped. Without
+a change of the read models there is the switch alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import asyncpg
+import msgspec
+
+from eventstore.errors import LogError, database_errors
+from eventstore.postgres import failover, schema, sessions, upgrade
+from eventstore.postgres.upgrade import NEXT, UNAWARE
+from projections.project import parked
+from projections.project.projector import catch_up
+from projections.rebuild import progress
+from projections.rebuild.generations import code_version
+from projections.rebuild.log_source import LogSource, opened
+from projections.rebuild.rebuild import Plan, rebuild
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from eventstore.log import EventLog
+    from eventstore.postgres.sessions import Connection
+    from eventstore.postgres.upgrade import Step
+    from projections.rebuild.progress import Progress
+
+_BATCH = 500
+_LOOK_S = 0.5
+_PAUSE_S = 1.0
+
+
+class Upgraded(msgspec.Struct, frozen=True):
+    """From which version to which, and how many users are parked in the new read models."""
+
+    before: int
+    after: int
+    parked: int
+
+
+class Watcher:
+    """Hears what an upgrade does; the methods do nothing here."""
+
+    def say(self, text: str) -> None:
+        """Take a sentence about what is going on."""
+
+    def filled(self, found: Progress) -> None:
+        """Take how far the new read models are."""
+
+    def execute(self, statement: str) -> None:
+        """Take the statement that is executed next."""
+
+
+async def upgrade_schema(source: LogSource, workers: int, watcher: Watcher) -> Upgraded | None:
+    """Bring the schema to this version; return None if it is of this version already.
+
+    `source` is the log's as its owner. What stands in the way for good is an error of `begin`, or a
+    LogError; what passes is waited for, with a sentence to the watcher.
+    """
+    async with _connected(source) as connection:
+        before = await upgrade.begin(connection)
+        if before == schema.SCHEMA_VERSION:
+            await schema.check(connection)
+            return None
+        steps = upgrade.steps_after(before)
+        beside = msgspec.structs.replace(source, schema=NEXT)
+        if any(step.makes_read_models for step in steps):
+            await _fill(connection, beside, workers, watcher)
+            async with opened(beside) as log:
+                await _switch_when_possible(connection, log, steps, before, watcher)
+        else:
+            await _switch_when_possible(connection, None, steps, before, watcher)
+        await schema.check(connection)
+    async with opened(source) as log, log.connection() as connection:
+        return Upgraded(before, schema.SCHEMA_VERSION, await parked.count(connection))
+
+
+@contextlib.asynccontextmanager
+async def _connected(source: LogSource) -> AsyncGenerator[Connection]:
+    with database_errors():
+        connection = await failover.connect(source.url, timeout=source.timeout_s)
+        try:
+            await sessions.set_up_owner(connection, NEXT)
+            yield connection
+        finally:
+            await connection.close()
+
+
+async def _fill(connection: Connection, beside: LogSource, workers: int, watcher: Watcher) -> None:
+    mark = f"{code_version()} {schema.digest()}"
+    await upgrade.make_next(connection, mark)
+    if await upgrade.is_proven(connection, mark):
+        return
+    watcher.say("new read models are filled from the log; the old version can go on serving")
+    plan = Plan(workers=workers, behind_max=-1, parking=True)
+    async with _watched(beside, watcher):
+        done = await rebuild(beside, plan)
+    if done.proof.differing:
+        await upgrade.drop_next(connection)
+        raise LogError(
+            f"{done.proof.differing} rows of the new read models differ from the log; they were"
+            " removed, and nothing else was changed: this is a defect of userlog"
+        )
+    await upgrade.set_proven(connection, mark)
+    watcher.say(f"{done.proof.rows} rows of {done.proof.users} users: all equal to the log")
+
+
+@contextlib.asynccontextmanager
+async def _watched(beside: LogSource, watcher: Watcher) -> AsyncGenerator[None]:
+    async def look() -> None:
+        async with opened(beside) as log:
+            while True:
+                async with log.connection() as connection:
+                    found = await progress.read(connection)
+                if found:
+                    watcher.filled(found)
+                await asyncio.sleep(_LOOK_S)
+
+    task = asyncio.create_task(look())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _switch_when_possible(
+    connection: Connection, log: EventLog | None, steps: list[Step], before: int, watcher: Watcher
+) -> None:
+    said = ""
+    while True:
+        waiting = await _waiting_for(connection, before)
+        if log:
+            await catch_up(log, _BATCH)
+        if not waiting:
+            try:
+                await _switch(connection, log, steps, watcher)
+            except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+                waiting = "something long is read or written; the switch waits for its end"
+            else:
+                return
+        if waiting != said:
+            watcher.say(waiting)
+            said = waiting
+        await asyncio.sleep(_PAUSE_S)
+
+
+async def _waiting_for(connection: Connection, before: int) -> str:
+    """Return what has to end before the switch; empty if nothing has to."""
+    if before not in UNAWARE or not await upgrade.old_sessions(connection):
+        return ""
+    return f"stop all services and commands of version {before}: the switch waits for their end"
+
+
+async def _switch(
+    connection: Connection, log: EventLog | None, steps: list[Step], watcher: Watcher
+) -> None:
+    async with connection.transaction():
+        await upgrade.hold_log(connection)
+        if log:
+            await catch_up(log, _BATCH)
+        await upgrade.switch(connection, steps, watcher.execute)

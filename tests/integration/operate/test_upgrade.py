@@ -1,0 +1,329 @@
+"""Upgrades: from each released schema to this one, in place, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import pytest
+
+from eventstore.errors import LogError, OtherVersionError, SchemaError
+from eventstore.postgres import catalogue as catalogues
+from eventstore.postgres import schema, upgrade
+from eventstore.verify import verify
+from projections.project import parked
+from projections.project.projector import catch_up
+from projections.rebuild.log_source import LogSource
+from projections.rebuild.rebuild import Plan, prove_all
+from projections.upgrade import Watcher, upgrade_schema
+from tests.conftest import MASTER_KEY, Stack
+from tests.support.database import connected, holding
+from tests.support.deliveries import APP, delivery
+from tests.support.events import only
+from tests.support.older import (
+    ERASED,
+    OLDEST,
+    PARKED,
+    PARKED_SINCE,
+    SCHEMAS,
+    USERS,
+    catalogue,
+    fill,
+    install,
+    log_rows,
+    older_log,
+)
+from tests.support.waiting import meanwhile, until
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from tests.support.server import Server
+
+NOW = schema.SCHEMA_VERSION
+SERVICE = {"application_name": "userlog"}
+# Tables of the oldest version that are no read models.
+KEPT = {"events", "log_head", "meta", "quarantine", "scrubs", "streams", "tokens", "verifications"}
+
+
+class Listening(Watcher):
+    """Keeps what it is told; calls `at` with the number of each statement."""
+
+    def __init__(self, at: Callable[[int], None] = lambda _: None) -> None:
+        self.said: list[str] = []
+        self.executed = 0
+        self._at = at
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def execute(self, statement: str) -> None:
+        self._at(self.executed)
+        self.executed += 1
+
+
+def source_of(url: str) -> LogSource:
+    """How the owner opens the log."""
+    return LogSource(url, MASTER_KEY, None, 30)
+
+
+async def version(source: Any) -> int:
+    """Return the version that a database says."""
+    found: int = await source.fetchval("SELECT schema_version FROM userlog.meta")
+    return found
+
+
+@pytest.fixture
+async def old_url(empty_database_url: str, partitions: int) -> str:
+    """The URL of a database of the oldest version with something of everything in it."""
+    await install(empty_database_url, OLDEST, partitions)
+    await fill(empty_database_url)
+    return empty_database_url
+
+
+@pytest.mark.parametrize("partitions", [1, 3], indirect=True)
+async def test_equals_a_new_installation(
+    server: Server, old_url: str, partitions: int, open_stack: Callable[[str], Awaitable[Stack]]
+) -> None:
+    """Schema and upgrades of each version are what this version installs; the log is untouched."""
+    async with connected(old_url) as admin, server.database(partitions) as new_url:
+        before = await log_rows(admin)
+        done = await upgrade_schema(source_of(old_url), 1, Watcher())
+        assert done
+        assert (done.before, done.after, done.parked) == (OLDEST, NOW, 1)
+        assert await log_rows(admin) == before
+        async with connected(new_url) as other:
+            assert await catalogue(admin) == await catalogue(other)
+        assert await upgrade_schema(source_of(old_url), 1, Watcher()) is None
+    stack = await open_stack(old_url)
+    findings = await verify(stack.log, notes=[], progress=lambda _done, _all: None)
+    broken = [found.position.number for found in findings]
+    parked_at = await parked.reason_for(stack.pool, stack.log.stream(APP, PARKED))
+    assert parked_at
+    assert broken == [parked_at[0].number], "only the event that the test has altered"
+    assert parked_at[2].isoformat(" ")[:16] == PARKED_SINCE[:16]
+    await _answers(stack)
+
+
+async def _answers(stack: Stack) -> None:
+    users = [
+        await stack.read_model.user(stack.log.stream(APP, f"u{number}")) for number in range(USERS)
+    ]
+    assert sum(user is not None for user in users) == USERS - 1
+    assert await stack.read_model.user(stack.log.stream(APP, ERASED)) is None
+    assert await stack.quarantine.count() == 3
+    totals = await stack.pool.fetchrow("SELECT sum(deliveries), sum(bytes) FROM quarantine_totals")
+    counted = await stack.pool.fetchrow("SELECT count(*), sum(bytes) FROM quarantine")
+    assert totals == counted
+    await stack.log.append([only(delivery("u1", "update", 99, first_name="new"))])
+    assert await catch_up(stack.log, 10) == 1
+    found = await prove_all(stack.source, Plan(), lambda _done, _all: None)
+    assert (found.users, found.differing) == (USERS - 1, 0), "all but the parked"
+
+
+async def test_stopped_at_any_statement(server: Server, old_url: str, partitions: int) -> None:
+    """Wherever it stops, it is still the old version, and another try ends the same."""
+
+    class StopError(Exception):
+        pass
+
+    last = 0
+
+    def stop(number: int) -> None:
+        if number == last:
+            raise StopError
+
+    async with connected(old_url) as admin, server.database(partitions) as new_url:
+        before = await log_rows(admin)
+        while True:
+            try:
+                await upgrade_schema(source_of(old_url), 1, Listening(stop))
+            except StopError:
+                assert await version(admin) == OLDEST
+                assert await log_rows(admin) == before
+                assert await admin.fetchval("SELECT count(*) FROM userlog.set_aside") == 1
+            else:
+                break
+            last += 1
+        assert last > len(upgrade.steps_after(OLDEST)[0].statements)
+        async with connected(new_url) as other:
+            assert await catalogue(admin) == await catalogue(other)
+
+
+async def test_filled_once(old_url: str) -> None:
+    """What is filled and proven is not filled again; what other code has begun is thrown away."""
+    first, second = Listening(_refuse), Listening(_refuse)
+    for watcher in (first, second):
+        with pytest.raises(LogError, match="stopped"):
+            await upgrade_schema(source_of(old_url), 1, watcher)
+    assert len(first.said) == 2
+    assert first.said[1].endswith("all equal to the log")
+    assert second.said == []
+    async with connected(old_url) as admin:
+        await admin.execute("COMMENT ON SCHEMA userlog_next IS 'proven by something else'")
+        await admin.execute("DELETE FROM userlog_next.users")
+        third = Listening()
+        assert await upgrade_schema(source_of(old_url), 1, third)
+        assert third.said == first.said
+        assert await admin.fetchval("SELECT count(*) FROM userlog.users") == USERS - 1
+
+
+def _refuse(_number: int) -> None:
+    raise LogError("stopped by the test")
+
+
+@pytest.fixture
+async def waiting(old_url: str) -> AsyncIterator[tuple[Any, Listening, asyncio.Task[Any]]]:
+    """An upgrade that waits for a service of the old version, whose session is yielded too."""
+    watcher = Listening()
+    service = await asyncpg.connect(old_url, server_settings=SERVICE)
+    async with meanwhile(upgrade_schema(source_of(old_url), 1, watcher)) as upgrading:
+        await until(lambda: any("stop all services" in text for text in watcher.said))
+        yield service, watcher, upgrading
+    await service.close()
+
+
+async def test_the_old_version_goes_on_meanwhile(
+    waiting: Any, old_url: str, open_stack: Callable[[str], Awaitable[Stack]]
+) -> None:
+    """Until its services are stopped they append, erase and read; the switch has all of it."""
+    service, watcher, upgrading = waiting
+    async with older_log(old_url) as log:
+        await log.append([only(delivery("u1", "update", 50, first_name="late"))])
+        await log.append([only(delivery("other", "create", 51, first_name="new"))])
+        await log.erase(log.stream(APP, "u2"))
+    assert await service.fetchval("SELECT count(*) FROM userlog.set_aside") == 1
+    assert await version(service) == OLDEST
+    assert watcher.executed == 0
+    await service.close()
+    done = await upgrading
+    assert (done.before, done.after) == (OLDEST, NOW)
+    stack = await open_stack(old_url)
+    heads = {head.position for head in await stack.log.heads()}
+    rows = await stack.pool.fetch("SELECT partition, position FROM checkpoints")
+    assert {(row["partition"], row["position"]) for row in rows} == set(heads)
+    assert not await stack.pool.fetchval("SELECT count(*) FROM users WHERE user_id = 'u2'")
+    for user_id, name in (("u1", "late"), ("other", "new")):
+        found = await stack.read_model.user(stack.log.stream(APP, user_id))
+        assert found
+        assert name.encode() in bytes(found.state)
+
+
+async def test_only_one_at_a_time(waiting: Any, old_url: str) -> None:
+    """Another upgrade of the database is refused meanwhile."""
+    with pytest.raises(upgrade.UpgradeRunningError):
+        await upgrade_schema(source_of(old_url), 1, Watcher())
+
+
+async def test_a_long_reader_stops_no_append(old_url: str) -> None:
+    """The switch waits for who reads the old tables, and lets appends pass between two tries."""
+    watcher = Listening()
+    upgrading = upgrade_schema(source_of(old_url), 1, watcher)
+    async with contextlib.AsyncExitStack() as stack:
+        lock = "LOCK TABLE userlog.users IN ACCESS SHARE MODE"
+        reader = await stack.enter_async_context(holding(old_url, lock))
+        task = await stack.enter_async_context(meanwhile(upgrading))
+        await until(lambda: any("something long" in text for text in watcher.said))
+        async with older_log(old_url) as log:
+            await log.append([only(delivery("u1", "update", 50))])
+        assert await version(reader) == OLDEST
+        assert not task.done()
+        await reader.execute("COMMIT")
+        done = await task
+        assert done
+        assert done.after == NOW
+        await reader.execute("BEGIN")
+
+
+@pytest.mark.parametrize("damage", ["DROP TABLE userlog.scrubs", "DROP FUNCTION userlog.erase"])
+async def test_an_unreleased_schema_is_refused(old_url: str, damage: str) -> None:
+    """Earlier schemas called themselves version 1 too; what is missing is named."""
+    async with connected(old_url) as admin:
+        await admin.execute(damage)
+        with pytest.raises(SchemaError, match=rf"{damage.rpartition('.')[2]} is missing"):
+            await upgrade_schema(source_of(old_url), 1, Watcher())
+        assert await admin.fetchval("SELECT to_regnamespace('userlog_next')") is None
+
+
+async def test_no_downgrade(database_url: str) -> None:
+    """A database of a later version is refused, with the way out."""
+    async with connected(database_url) as admin:
+        await admin.execute(f"UPDATE userlog.meta SET schema_version = {NOW + 1}")
+    with pytest.raises(OtherVersionError, match="there is no downgrade"):
+        await upgrade_schema(source_of(database_url), 1, Watcher())
+
+
+async def test_what_is_said_to_be_locked_is(old_url: str) -> None:
+    """`upgrade --plan` names the tables that nobody else can read until the commit."""
+    (step,) = upgrade.steps_after(OLDEST)
+    with pytest.raises(LogError, match="stopped"):
+        await upgrade_schema(source_of(old_url), 1, Listening(_refuse))
+    async with connected(old_url) as admin:
+        transaction = admin.transaction()
+        await transaction.start()
+        await upgrade.hold_log(admin)
+        await upgrade.switch(admin, [step], lambda _: None)
+        rows = await admin.fetch(_LOCKED)
+        await transaction.rollback()
+    *names, models = step.locks.split(", ")
+    assert models == "the old read models"
+    assert {row["relname"] for row in rows} & KEPT == set(names)
+
+
+_LOCKED = """
+SELECT c.relname FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+WHERE l.pid = pg_backend_pid() AND c.relkind IN ('r', 'p') AND l.mode IN
+    ('AccessExclusiveLock', 'RowExclusiveLock', 'ShareRowExclusiveLock', 'RowShareLock')
+    AND c.relnamespace = 'userlog'::regnamespace
+"""
+
+
+@pytest.mark.parametrize("number", range(OLDEST, NOW + 1))
+async def test_catalogues(empty_database_url: str, number: int) -> None:
+    """What a database is compared with is what the version installs."""
+    async with connected(empty_database_url) as admin:
+        if number == NOW:
+            await schema.install(admin)
+        else:
+            assert (SCHEMAS / f"{number}-schema.sql").is_file()
+            await install(empty_database_url, number, 1)
+        assert await catalogues.read(admin) == catalogues.expected(number)
+
+
+_REPLACED = """
+CREATE OR REPLACE FUNCTION userlog.token_revoke(in_id text) RETURNS text
+LANGUAGE sql AS 'SELECT in_id'
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("DROP FUNCTION userlog.token_used", "function token_used is missing or different"),
+        (_REPLACED, "function token_revoke is missing or different"),
+        (
+            "ALTER TABLE userlog.streams DROP COLUMN erased_at",
+            "column streams.erased_at is missing",
+        ),
+        ("ALTER TABLE userlog.tokens ALTER name TYPE varchar", "column tokens.name has another"),
+        ("DROP TABLE userlog.parked", "table parked is missing"),
+    ],
+)
+async def test_a_damaged_schema_is_refused(database_url: str, change: str, problem: str) -> None:
+    """What is missing or different from its version is named, and nothing is served."""
+    async with connected(database_url) as admin:
+        await admin.execute(change)
+        with pytest.raises(SchemaError, match=re.escape(problem)):
+            await schema.check(admin)
+
+
+async def test_more_than_the_schema_is_no_error(database_url: str) -> None:
+    """Tables, columns and functions beyond it are named for a warning."""
+    async with connected(database_url) as admin:
+        await admin.execute("CREATE TABLE userlog.mine (a integer)")
+        await admin.execute("ALTER TABLE userlog.tokens ADD COLUMN mine integer")
+        await admin.execute("CREATE FUNCTION userlog.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+        assert (await schema.check(admin)).additional == ["mine", "tokens.mine", "mine()"]

@@ -1,0 +1,144 @@
+"""Databases with the schema of an earlier version, as that version made them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from api.webhook.decode import decode
+from eventstore.log import EventLog
+from eventstore.postgres import schema
+from eventstore.postgres.pool import open_owner_pool
+from eventstore.sealing.keys import MasterKey
+from tests.conftest import MASTER_KEY
+from tests.support.database import connected
+from tests.support.deliveries import APP, delivery
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from eventstore.events import Stream
+    from tests.support.database import Source
+
+SCHEMAS = Path(__file__).parents[1] / "schemas"
+OLDEST = 1
+USERS = 20
+ERASED, PARKED = "u3", "u5"
+PARKED_SINCE = "2025-03-01 10:00:00+00"
+_GENERATION = re.compile(r"_g\d+")
+# Everything that a catalogue says of a schema, a line for each, in no order.
+_EVERYTHING = """
+SELECT concat_ws(' ', 'column', c.relname, attname, format_type(atttypid, atttypmod), attnotnull,
+    pg_get_expr(d.adbin, d.adrelid))
+FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid AND c.relkind IN ('r', 'p')
+LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = attnum
+WHERE relnamespace = 'userlog'::regnamespace AND attnum > 0 AND NOT attisdropped
+UNION ALL SELECT concat_ws(' ', 'table', relname, relkind, relispartition,
+    CASE WHEN NOT relispartition THEN relacl END, pg_get_expr(relpartbound, oid))
+FROM pg_class WHERE relnamespace = 'userlog'::regnamespace
+UNION ALL SELECT concat_ws(' ', 'index', indexdef) FROM pg_indexes WHERE schemaname = 'userlog'
+UNION ALL SELECT concat_ws(' ', 'constraint', conname, conrelid::regclass,
+    pg_get_constraintdef(oid)) FROM pg_constraint
+WHERE connamespace = 'userlog'::regnamespace AND contype <> 'n'
+UNION ALL SELECT concat_ws(' ', 'function', proname, pg_get_function_arguments(oid), prosecdef,
+    proconfig, proacl, provolatile, prosrc) FROM pg_proc
+WHERE pronamespace = 'userlog'::regnamespace
+UNION ALL SELECT concat_ws(' ', 'trigger', pg_get_triggerdef(oid)) FROM pg_trigger
+WHERE NOT tgisinternal
+UNION ALL SELECT concat_ws(' ', 'schema', nspname, nspacl) FROM pg_namespace
+WHERE nspname LIKE 'userlog%'
+UNION ALL SELECT concat_ws(' ', 'meta', to_jsonb(m)) FROM userlog.meta m
+UNION ALL SELECT concat_ws(' ', 'head', partition) FROM userlog.log_head
+UNION ALL SELECT concat_ws(' ', 'checkpoint', partition) FROM userlog.checkpoints
+UNION ALL SELECT concat_ws(' ', 'generation', state, fold) FROM userlog.generations
+"""
+
+
+async def catalogue(source: Source) -> list[str]:
+    """Return everything that a schema is made of, without the numbers of generations."""
+    rows = await source.fetch(_EVERYTHING)
+    lines = [_GENERATION.sub("_g", row[0]) for row in rows]
+    return sorted(re.sub(r"FOR VALUES IN \(\d+\)", "FOR VALUES IN ()", line) for line in lines)
+
+
+async def install(url: str, version: int, partitions: int) -> None:
+    """Install the schema of an earlier version."""
+    async with connected(url) as connection:
+        for name in ("schema", "guard"):
+            for statement in schema.statements_of(SCHEMAS / f"{version}-{name}.sql"):
+                await connection.execute(statement)
+        await connection.execute("UPDATE userlog.meta SET partitions = $1", partitions)
+        await connection.execute(
+            "INSERT INTO userlog.log_head (partition) SELECT generate_series(1, $1::int - 1)",
+            partitions,
+        )
+        await connection.execute(
+            "INSERT INTO userlog.checkpoints (partition, projection, generation)"
+            " SELECT generate_series(1, $1::int - 1), 'users', 1",
+            partitions,
+        )
+
+
+@contextlib.asynccontextmanager
+async def older_log(url: str) -> AsyncGenerator[EventLog]:
+    """Open a log of an earlier version, which append() and erase() of that version write."""
+    pool = await open_owner_pool(url, size=3, timeout_s=30, schema="userlog_test")
+    yield await EventLog.open_older(pool, MasterKey(MASTER_KEY))
+    await pool.close()
+
+
+async def fill(url: str, events_each: int = 4) -> None:
+    """Write what a service of version 1 would have: events, an erased and a parked user, and more.
+
+    Its read models have a row only for the user who is parked.
+    """
+    async with older_log(url) as log:
+        for n in range(events_each):
+            bodies = (delivery(f"u{user}", "update", n, first_name=f"{n}") for user in range(USERS))
+            await log.append([event for body in bodies for event in decode(body).events])
+        await log.erase(log.stream(APP, ERASED))
+        parked = log.stream(APP, PARKED)
+    async with connected(url) as admin:
+        await admin.execute("SET session_replication_role = replica")
+        await admin.execute(
+            "UPDATE userlog.events e SET payload = payload || '\\x00' WHERE position ="
+            " (SELECT max(position) FROM userlog.events WHERE stream_id = $1) AND stream_id = $1",
+            parked.stream_id,
+        )
+        await _park(admin, parked)
+        await admin.execute(
+            "INSERT INTO userlog.quarantine"
+            " (partition, id, reason, detail, headers, data_key, body)"
+            " SELECT 0, gen_random_uuid(), 'no-users', 'd', '{}', 'abc', 'body'"
+            " FROM generate_series(1, 3)"
+        )
+        await admin.execute(
+            "INSERT INTO userlog.tokens (id, hash, name, scopes) VALUES ('t', 'h', 'n', '{read}')"
+        )
+
+
+async def _park(admin: Any, user: Stream) -> None:
+    await admin.execute(
+        "INSERT INTO userlog.set_aside (partition, generation, stream_id, position, reason, since)"
+        " SELECT $1, 1, $2, max(position), 'seal-broken', $3::text::timestamptz"
+        " FROM userlog.events WHERE stream_id = $2",
+        *(user.partition, user.stream_id, PARKED_SINCE),
+    )
+
+
+async def log_rows(source: Source) -> dict[str, list[tuple[Any, ...]]]:
+    """Return every row of the log and of what is kept beside it."""
+    found: dict[str, list[tuple[Any, ...]]] = {}
+    wanted: dict[str, Callable[[str], bool]] = {
+        "events": lambda _: True,
+        "streams": lambda _: True,
+        "log_head": lambda _: True,
+        "tokens": lambda _: True,
+        "quarantine": lambda name: name != "bytes",
+    }
+    for table, keep in wanted.items():
+        rows = await source.fetch(f"SELECT * FROM userlog.{table} t ORDER BY t::text")
+        found[table] = [tuple(v for k, v in row.items() if keep(k)) for row in rows]
+    return found

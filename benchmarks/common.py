@@ -84,8 +84,9 @@ async def userlog_in(url: str, partitions: int = 1) -> AsyncGenerator[Userlog]:
     """Install userlog in a database, and open it."""
     connection = await asyncpg.connect(url)
     await schema.install(connection, partitions)
+    service_url = await embedded.service_url(connection, url)
     await connection.close()
-    pool = await open_pool(url, size=_POOL_SIZE, timeout_s=60)
+    pool = await open_pool(service_url, size=_POOL_SIZE, timeout_s=60)
     key = MasterKey(MASTER_KEY)
     log = await EventLog.open(pool, key)
     ingest = Ingest(log, Quarantine(pool, partitions, key))

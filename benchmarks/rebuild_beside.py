@@ -48,9 +48,10 @@ async def new_log(partitions: int) -> AsyncGenerator[tuple[LogSource, EventLog, 
         async with embedded.running(Path(folder), notice=lambda _: None) as url:
             connection = await asyncpg.connect(url)
             await schema.install(connection, partitions)
+            service_url = await embedded.service_url(connection, url)
             await connection.close()
             source = LogSource(url, KEY, None, 60)
-            pool = await open_pool(url, size=8, timeout_s=60)
+            pool = await open_pool(service_url, size=8, timeout_s=60)
             log = await EventLog.open(pool, source.master())
             yield source, log, pool
             await log.close()

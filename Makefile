@@ -36,7 +36,7 @@ run: setup ## Serve, in the foreground until Ctrl-C; ARGS="--port 9000" passes o
 test: setup ## Run the tests in three processes; ARGS="-k rebuild" passes options on
 	$(BIN)/pytest --numprocesses 3 --dist worksteal $(ARGS)
 
-property-test: setup ## Try 1,000 examples of each property instead of 30, and others each time
+property-test: setup ## Try 1,000 examples of each property instead of 20, and others each time
 	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest --numprocesses 2 --timeout 7200 tests/properties $(ARGS)
 
 attack-test: setup ## Attack a service, beside an honest sender; ARGS="--short" for a quick look

@@ -10,7 +10,9 @@ traceback; `failures` has them all.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import sys
 from typing import Any, NoReturn
 
@@ -78,6 +80,7 @@ app.add_typer(
 
 def main() -> NoReturn:
     """Run the command line; the exit code tells how it went."""
+    atexit.register(gc.freeze)  # else the end of each command goes through all that was imported
     streams.prepare()
     try:
         code = _run(sys.argv[1:])

@@ -18,8 +18,8 @@ async def test_any_process_shows_all(tmp_path: Path, made_home: Home) -> None:
     shared.mkdir()
     home = made_home.alone().where(PROMETHEUS_MULTIPROC_DIR=str(shared))
     async with home.serving() as one, home.serving() as other:
-        await home.send(one)
-        await home.send(other)
+        await made_home.send(one)
+        await made_home.send(other)
         found, also = [await scraped(each.base, home.token) for each in (one, other)]
     for values in (found, also):
         assert values["userlog_deliveries_total", "taken"] == 6

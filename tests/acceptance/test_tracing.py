@@ -69,8 +69,8 @@ def _spans(received: list[bytes]) -> dict[str, list[dict[str, Any]]]:
 async def test_requests_and_batches_are_traced(home: Home) -> None:
     """A collector gets spans of requests, appends and projections, and nobody's data."""
     async with collector() as (address, received):
-        home = home.alone().where(OTEL_EXPORTER_OTLP_ENDPOINT=address)
-        async with home.serving() as service:
+        traced = home.alone().where(OTEL_EXPORTER_OTLP_ENDPOINT=address)
+        async with traced.serving() as service:
             await home.send(service)
             assert (await service.get(f"{USER_PATH}?min_position=0:3")).status == 200
             await service.get("/v1/applications/a/users?email=someone@example.com")

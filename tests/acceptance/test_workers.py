@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from tests.support.waiting import PATIENCE_S, until
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
+    from tests.support.nursery import Nursery
     from tests.support.processes import Home
     from tests.support.proxy import Proxy
 
@@ -82,14 +84,14 @@ async def test_processes_end_with_their_supervisor(home: Home) -> None:
         await service.stop(signal.SIGKILL)
         await until(lambda: ended(left))
         await until(lambda: not metrics.exists())
-    async with home.serving("--workers", "2") as service:
+    async with home.serving() as service:
         assert (await service.get("/health/ready")).status == 200
 
 
 @WORKERS
 async def test_requests_in_flight_are_answered(home: Home, workers: str) -> None:
     """A delivery that is being received when the service is told to stop gets its 200."""
-    async with home.serving("--workers", workers) as service:
+    async with home.serving("--workers", workers, "--no-projector") as service:
         host, port = service.base.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         body = b'{"event": {"name": "ping"}}'
@@ -157,7 +159,7 @@ async def starting(home: Home, *options: str) -> AsyncGenerator[Service]:
         port = free.getsockname()[1]
     log = home.folder.with_suffix(".log")
     with log.open("ab") as stderr:
-        process = await home.start("serve", "--port", str(port), *options, stderr=stderr)
+        process = await home._begin("serve", "--port", str(port), *options, stderr=stderr)
     service = Service(process, f"http://127.0.0.1:{port}", "token")
     try:
         await until(lambda: "waiting for the database" in log.read_text())
@@ -167,11 +169,11 @@ async def starting(home: Home, *options: str) -> AsyncGenerator[Service]:
 
 
 @pytest.fixture
-def server_home(own_home: Home) -> Callable[..., Home]:
+def server_home(own_home: Home, nursery: Nursery) -> Callable[..., Home]:
     """Make homes on a database behind a proxy."""
 
     def make(proxy: Proxy, key: bytes = MASTER_KEY) -> Home:
-        return own_home.where(**configured(proxy.url, key))
+        return replace(own_home.where(**configured(proxy.url, key)), nursery=nursery)
 
     return make
 
@@ -230,7 +232,7 @@ async def test_processes_that_can_not_start(
 @WORKERS
 async def test_a_port_in_use(home: Home, workers: str) -> None:
     """A port that somebody else has is named, before anything is started."""
-    async with home.serving("--workers", workers) as service:
+    async with home.serving("--workers", workers, "--no-projector") as service:
         port = service.base.rpartition(":")[2]
         for count in ("1", "2"):
             done = await home.run("serve", "--port", port, "--workers", count)

@@ -36,6 +36,8 @@ class Projectors(Crash):
     """A run in which one process serves and two others project."""
 
     command = ("serve", "--no-projector")
+    # Who appends is not killed here, and a reader without pauses takes half of the processors.
+    reader_pause_s = 0.05
 
     def __init__(self, folder: Path, seed: int, kills: int, connections: int) -> None:
         super().__init__(folder, seed, connections)

@@ -51,6 +51,8 @@ class Crash:
     """One run: a service on a data directory of its own, its sender and its reader."""
 
     command: tuple[str, ...] = ("serve",)
+    # Between two looks of the reader: none, so that it sees whatever can be seen for a moment.
+    reader_pause_s = 0.0
 
     def __init__(self, folder: Path, seed: int, connections: int = 16) -> None:
         self.random = random.Random(seed)
@@ -159,6 +161,7 @@ class Crash:
                             if row["position"] != len(self._seen) + 1:
                                 raise CrashError(f"a reader saw a gap at {len(self._seen) + 1}")
                             self._seen.append(row["leaf"])
+                        await asyncio.sleep(self.reader_pause_s)
                 finally:
                     connection.terminate()
             await asyncio.sleep(0.05)

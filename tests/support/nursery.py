@@ -160,6 +160,8 @@ def _become(order: bytes, descriptors: list[int]) -> list[str]:
 
 def main() -> None:
     """Import all that commands need, and be forked."""
+    from typer import _adapters  # noqa: F401, PLC0415 - what typer imports when it reads arguments
+
     from api.cli import main as cli  # noqa: PLC0415 - only here, not in the tests' process
     from api.server import serve  # noqa: F401, PLC0415 - what the commands import that speak HTTP
     from api.webhook import send  # noqa: F401, PLC0415 - likewise

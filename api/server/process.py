@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from api.observe.tracing import Tracing
     from api.runtime import Runtime
 
-# So many new objects make it worth looking for garbage.
-_GARBAGE = 10_000
 _AS_OWNER = (
     "the service logs in as the owner of the schema, so an attacker in it could change the log;"
     " docs/operations.md, Two roles, has the steps for a login of its own"
 )
+# So many new objects make it worth looking for garbage: more than all connections have that wait.
+_GARBAGE = 50_000
+# Twice as much freed memory is kept for what comes next.
+_FREED_AT_ONCE = 8 << 20
 _log = structlog.stdlib.get_logger("userlog")
 
 
@@ -66,6 +68,7 @@ async def answering(
         app = App(runtime, secrets, scrubber, traces)
         await stack.enter_async_context(serving(app, settings, sockets))
         _spare_the_collector()
+        _keep_freed_memory()
         yield runtime
         _log.info("stopping")
 
@@ -97,6 +100,15 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GARBAGE)
+
+
+def _keep_freed_memory() -> None:
+    """Let the memory of one large body serve the next, instead of giving it back each time.
+
+    glibc learns how much to keep from the largest block that it gave back. Until then each 4 KiB
+    of a piece of a body cost page faults, two fifths of what a mebibyte took that had to be hashed.
+    """
+    bytes(_FREED_AT_ONCE)
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,68 @@
+"""A body that is refused by its head: whoever sends it all the same gets to know why."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from api.webhook.verify import HEADER
+from tests.support.serving import serving
+from tests.support.waiting import PATIENCE_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.serving import Service
+
+MEBIBYTE = 1 << 20
+# More than the kernel keeps of what nobody reads.
+MUCH = 16 * MEBIBYTE
+PIECE = 1 << 16
+SIGNED = f"{HEADER}: {64 * '0'}\r\n"
+
+
+def send_first(connection: socket.socket, body: bytes) -> bytes:
+    """Read nothing before everything was sent."""
+    connection.sendall(body)
+    return connection.recv(PIECE)
+
+
+def look_meanwhile(connection: socket.socket, body: bytes) -> bytes:
+    """Stop sending as soon as there is an answer."""
+    rest = memoryview(body)
+    while rest:
+        readable, _, _ = select.select([connection], [connection], [], PATIENCE_S)
+        if readable:
+            break
+        rest = rest[connection.send(rest[:PIECE]) :]
+    return connection.recv(PIECE)
+
+
+def posted(
+    service: Service, head: str, length: int, send: Callable[[socket.socket, bytes], bytes]
+) -> int:
+    """Post on a connection that waits until it can send; return the status."""
+    lines = f"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\n{head}Content-Length: {length}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), PATIENCE_S) as connection:
+        connection.sendall(lines.encode())
+        return int(send(connection, bytes(length)).split()[1])
+
+
+@pytest.mark.parametrize("send", [send_first, look_meanwhile])
+async def test_the_answer_is_read(
+    database_url: str, send: Callable[[socket.socket, bytes], bytes]
+) -> None:
+    """The answer arrives, whether it is looked for while the body is sent or only then."""
+    async with serving(database_url, body_bytes_max=MEBIBYTE) as service:
+        for head, length, status in (
+            ("", MEBIBYTE, 401),
+            (SIGNED, MEBIBYTE, 401),
+            ("", MUCH, 413),
+            (SIGNED, MUCH, 413),
+            ("Content-Encoding: gzip\r\n", MUCH, 415),
+        ):
+            assert await asyncio.to_thread(posted, service, head, length, send) == status

@@ -139,6 +139,13 @@ def source_of(urls: Urls, settings: Settings, secrets: Secrets) -> LogSource:
     return LogSource(urls.owner, *keys, settings.database_timeout_s)
 
 
+async def check_database(url: str, settings: Settings) -> None:
+    """Raise what waiting for a server can't mend; that it is away, or not ready, is no error."""
+    with contextlib.suppress(UnavailableError):
+        async with connected(url, settings) as connection:
+            await schema.check(connection)
+
+
 @contextlib.asynccontextmanager
 async def connected(url: str, settings: Settings) -> AsyncGenerator[Connection]:
     """Yield a connection for the work of the schema's owner."""

@@ -58,8 +58,11 @@ def writing(path: Path | None) -> Generator[Callable[[bytes], object]]:
         yield show
         sys.stdout.flush()
         return
+    # A device or a pipe is written to as it is.
+    whole = path.is_file() or not path.exists()
+    partial = path.with_name(f"{path.name}.partial") if whole else path
     with naming(path):
-        file = _packing(path)
+        file = _packing(partial, path.suffix)
 
     def write(line: bytes) -> None:
         with naming(path):
@@ -67,15 +70,22 @@ def writing(path: Path | None) -> Generator[Callable[[bytes], object]]:
 
     try:
         yield write
-    finally:
         with naming(path):
             file.close()
+            if whole:
+                partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            file.close()
+        if whole:
+            partial.unlink(missing_ok=True)
+        raise
 
 
-def _packing(path: Path) -> _Writer:
-    if path.suffix == ".gz":
+def _packing(path: Path, suffix: str) -> _Writer:
+    if suffix == ".gz":
         return gzip.GzipFile(path, "wb")
-    if path.suffix == ".zst":
+    if suffix == ".zst":
         return zstandard.ZstdCompressor().stream_writer(path.open("wb"))
     return path.open("wb")
 

@@ -14,7 +14,8 @@ import atexit
 import contextlib
 import gc
 import sys
-from typing import Any, NoReturn
+from importlib import metadata
+from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
@@ -34,6 +35,8 @@ from api.cli import (
 from api.cli.failures import failure_of
 from api.cli.shared import ACCESS, GROUPS, WATCH, UsageError
 from api.observe.visible import visible
+from eventstore.postgres.schema import SCHEMA_VERSION
+from projections.fold.state import FOLD_VERSION
 
 
 class _Grouped(typer.core.TyperGroup):
@@ -59,7 +62,6 @@ def _title(command: Any) -> str:  # noqa: ANN401 - typer's own click
 app = typer.Typer(
     name="userlog",
     cls=_Grouped,
-    help="Who your users are, what happened to them, and what was known when.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -76,6 +78,25 @@ app.add_typer(
 app.add_typer(
     token.app, name="token", help="Tokens for the HTTP interface.", rich_help_panel=ACCESS
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        program = metadata.version("userlog")
+        output.plain(f"userlog {program}, schema {SCHEMA_VERSION}, fold {FOLD_VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the versions and exit.", callback=_show_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Who your users are, what happened to them, and what was known when."""
 
 
 def main() -> NoReturn:

@@ -68,6 +68,9 @@ def replay_command(
     """
 
     async def work(runtime: Runtime) -> dict[str, int]:
+        for key in keys or []:
+            if await runtime.quarantine.show(key) is None:
+                raise FailedError(f"there is no delivery {key} in quarantine; nothing was changed")
         chosen = keys or await _chosen(runtime, reason, everything=everything)
         taken = [await runtime.ingest.replay(key) for key in chosen]
         return {"taken": sum(taken), "left": len(taken) - sum(taken)}

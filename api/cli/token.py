@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from api.web.tokens import Token
 
 app = new_group()
+_NAME_MAX = 200
 Name = Annotated[str, typer.Option(help="What it is for, as `list` shows it.")]
 Applications = Annotated[
     list[str] | None, typer.Option("--application", help="Only this one; can be given repeatedly.")
@@ -30,6 +31,9 @@ def create_command(
     name: Name, application: Applications = None, scope: Scopes = None, json: Json = False
 ) -> None:
     """Make a token and print it once."""
+    if not (name.strip() and len(name) <= _NAME_MAX):
+        problem = f"a name has 1 to {_NAME_MAX} characters"
+        raise typer.BadParameter(problem, param_hint="--name")
 
     async def work(runtime: Runtime) -> str:
         tokens = Tokens(runtime.pool, runtime.master_key)

@@ -92,8 +92,8 @@ class Tokens:
         self._secrets = secrets
         self._known: dict[bytes, Access] = {}
         self._read_at = -float("inf")
-        self._noted_at = time.monotonic()
         self._used: dict[str, datetime] = {}
+        self._noting: asyncio.Task[None] | None = None
         self._reading = SingleFlight(self._read, _PAUSE_S)
         self._watched: dict[asyncio.Event, bytes] = {}
         self._watching: asyncio.Task[None] | None = None
@@ -115,7 +115,18 @@ class Tokens:
         access = self._known.get(digest)
         if access is not None:
             self._used[access.token_id] = datetime.now(UTC)
+            if self._noting is None:
+                self._noting = asyncio.create_task(self._note_soon(), name="tokens used")
         return access
+
+    async def _note_soon(self) -> None:
+        """Note the use of a while at once."""
+        try:
+            await asyncio.sleep(_NOTE_USE_S)
+            with contextlib.suppress(UnavailableError):
+                await self.note_use()
+        finally:
+            self._noting = None
 
     def _configured(self, digest: bytes) -> Access | None:
         configured = self._secrets.api_token if self._secrets else None
@@ -171,9 +182,9 @@ class Tokens:
 
     async def close(self) -> None:
         """End what runs in the background, and note which tokens were used."""
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
+        for task in filter(None, (self._watching, self._noting)):
+            task.cancel()
+            await asyncio.wait([task])
         await self._reading.close()
         await self.note_use()
 
@@ -184,8 +195,6 @@ class Tokens:
 
     async def _read(self) -> None:
         read_at = time.monotonic()
-        if self._used and read_at - self._noted_at > _NOTE_USE_S:
-            await self.note_use()
         with database_errors():
             rows = await self._pool.fetch(_SQL["tokens"])
         self._known = {row["hash"]: _access(row) for row in rows if row["revoked_at"] is None}
@@ -193,11 +202,12 @@ class Tokens:
 
     async def note_use(self) -> None:
         """Write down which tokens were used since the last time."""
-        used, self._used = self._used, {}
-        self._noted_at = time.monotonic()
-        if used:
+        if used := dict(self._used):
             with database_errors():
                 await self._pool.execute(_SQL["tokens_used"], list(used), list(used.values()))
+            for token_id, at in used.items():
+                if self._used[token_id] == at:
+                    del self._used[token_id]
 
     async def create(
         self, name: str, scopes: Sequence[Scope], applications: Sequence[str] | None

@@ -146,7 +146,7 @@ async def test_all_that_is_shown(terminal: Terminal, stack: Stack) -> None:
     await _check(terminal, [("rebuild", "--parked")], value=False)
     await _damage(stack)
     await _check(terminal, [("user", APPLICATION, "v")])
-    done = await terminal.run("token", "create", "--name", TEXT[1:], "--json")
+    done = await terminal.run("token", "create", "--name", ID, "--json")
     assert (done.code, raw_in(done.out)) == (0, [])
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
 
 from api.cli.failures import FAILED, WRONG_USE
 from tests.support.commands import Terminal
+from tests.support.database import alter, restore
+from tests.support.deliveries import delivery
+from tests.support.events import only
 from tests.support.processes import configured
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.conftest import Stack
 
 HUGE = "9" * 20
 QUARANTINED = (
@@ -70,3 +77,51 @@ async def test_the_login_of_an_endpoint_is_not_shown(terminal: Terminal) -> None
     assert done.code == FAILED
     assert "127.0.0.1:1" in done.out
     assert "hunter2" not in done.out + done.err
+
+
+async def test_version(terminal: Terminal) -> None:
+    """What is asked for when something is reported."""
+    done = await terminal.run("--version")
+    assert (done.code, done.err) == (0, "")
+    assert re.fullmatch(r"userlog \d\S*, schema \d+, fold \d+\n", done.out)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "n" * 201])
+async def test_names_of_tokens(terminal: Terminal, name: str) -> None:
+    """A token has a name that can be read in a list."""
+    done = await terminal.run("token", "create", "--name", name)
+    assert done.code == WRONG_USE
+    assert "1 to 200 characters" in done.err
+    assert (await terminal.run("token", "list", "--json")).out == "[]\n"
+
+
+async def test_replay_of_what_is_not_there(terminal: Terminal) -> None:
+    """It is named, and not counted as still in quarantine."""
+    key = str(uuid.UUID(int=1))
+    done = await terminal.run("quarantine", "replay", key)
+    assert (done.code, done.out) == (FAILED, "")
+    assert f"no delivery {key} in quarantine" in done.err
+
+
+def files_in(folder: Path) -> list[Path]:
+    """What is in a folder."""
+    return list(folder.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+async def test_an_export_is_whole_or_not_there(
+    terminal: Terminal, stack: Stack, tmp_path: Path, suffix: str
+) -> None:
+    """One that fails leaves the file of before as it was, and nothing beside it."""
+    path = tmp_path / f"log.jsonl{suffix}"
+    path.write_bytes(b"before")
+    await stack.log.append([only(delivery("u1")), only(delivery("u2"))])
+    await alter(stack, 2)
+    failed = await terminal.run("export", "--out", str(path))
+    assert failed.code == FAILED
+    assert (path.read_bytes(), files_in(tmp_path)) == (b"before", [path])
+    await restore(stack, 2)
+    assert (await terminal.run("export", "--out", str(path))).code == 0
+    assert files_in(tmp_path) == [path]
+    done = await terminal.run("import", str(path))
+    assert done.out.startswith("appended: 0, duplicates: 2")

@@ -156,6 +156,20 @@ async def test_last_use(stack: Stack) -> None:
     assert listed.last_used_at >= listed.created_at
 
 
+async def test_a_single_use_is_noted(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the token is never used again, while the service runs on."""
+    monkeypatch.setattr(tokens_module, "_NOTE_USE_S", 0.01)
+    token = await made(stack, "x", [Scope.READ], None)
+    tokens = Tokens(stack.pool, MasterKey(MASTER_KEY))
+    assert await tokens.access(token)
+
+    async def noted() -> bool:
+        return (await tokens.all())[0].last_used_at is not None
+
+    await until(noted)
+    await tokens.close()
+
+
 class Counting:
     """A pool that counts what it is asked for."""
 

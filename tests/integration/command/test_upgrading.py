@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 
 NOW = schema.SCHEMA_VERSION
 SERVICE = {"application_name": "userlog"}
+OTHERS = [
+    ("serve", "--port", "0"),
+    ("serve", "--port", "0", "--workers", "2"),
+    ("project",),
+    ("status",),
+]
 FIRST = f"/v1/applications/{APP}/users/u1"
 
 
@@ -63,7 +69,7 @@ async def test_the_command(old_url: str) -> None:
     assert "nothing to do" in (await where.run("upgrade", "--plan")).out
 
 
-@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("project",), ("status",)], ids=str)
+@pytest.mark.parametrize("command", OTHERS, ids=" ".join)
 async def test_on_a_server_others_name_the_command(
     old_url: str, tmp_path: Path, command: tuple[str, ...]
 ) -> None:

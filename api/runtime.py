@@ -15,7 +15,11 @@ from eventstore.errors import NotThereError, UnavailableError, database_errors
 from eventstore.group_commit import QueueLimits
 from eventstore.log import EventLog
 from eventstore.postgres import embedded, failover, schema, sessions
-from eventstore.postgres.pool import open_owner_pool, open_pool
+from eventstore.postgres.pool import (
+    open_owner_pool,
+    open_pool,
+    refuse_transaction_pooler,
+)
 from eventstore.quarantine import Quarantine
 from projections.query.users import ReadModel
 from projections.rebuild.log_source import LogSource
@@ -93,6 +97,8 @@ async def database_urls(settings: Settings) -> AsyncGenerator[Urls]:
 async def install(url: str, settings: Settings, partitions: int = 1) -> bool:
     """Install the schema in an empty database, as its owner; return whether it was empty."""
     async with _connected(url, settings) as connection:
+        async with _connected(url, settings) as other:
+            await refuse_transaction_pooler(connection, other)
         return await schema.install(connection, partitions)
 
 

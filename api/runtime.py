@@ -186,6 +186,8 @@ async def _open(
         await prepare(urls, settings)
     async with _connected(urls.service or urls.owner, settings) as connection:
         checked = await schema.check(connection)
+        # The embedded database's service logs in as another than this connection.
+        as_owner = checked.as_owner and urls.service is not None
         service = urls.service or await embedded.service_url(connection, urls.owner)
     if checked.additional:
         _log.warning("the schema has more than userlog made", additional=checked.additional)
@@ -203,7 +205,7 @@ async def _open(
     except BaseException:
         pool.terminate()
         raise
-    return Runtime(settings, source, pool, log, as_owner=checked.as_owner)
+    return Runtime(settings, source, pool, log, as_owner=as_owner)
 
 
 async def _close(pool: Pool, timeout_s: float) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # So many new objects make it worth looking for garbage.
 _GARBAGE = 10_000
 _AS_OWNER = (
-    "the service logs in as the owner of the schema, so whoever takes it over can change the log;"
+    "the service logs in as the owner of the schema, so who takes it over can change the log;"
     " docs/operations.md, Two roles, has the steps for a login of its own"
 )
 _log = structlog.stdlib.get_logger("userlog")

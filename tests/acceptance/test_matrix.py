@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.support import kinds
-from tests.support.commands import said
+from tests.support.commands import Terminal, said
 from tests.support.journey import EVENTS, EVENTS_AGAIN, Journey
 from tests.support.kinds import APART, HOSTED, NO_ROLES, SUPERUSER, Kind
 from tests.support.pgbouncer import PROGRAM
@@ -48,7 +48,7 @@ CELLS = {
     "serializable": Cell(
         Kind(before=(NO_ROLES,), settings=SERIALIZABLE), ("--workers", "3"), again=9
     ),
-    "kolkata-german": Cell(Kind(before=(NO_ROLES,), settings=ODD)),
+    "kolkata-german": Cell(Kind(before=(NO_ROLES,), settings=ODD, set_for_users=True)),
     "pgbouncer-session": Cell(Kind(before=(NO_ROLES,), pool_mode="session")),
     "all-at-once": Cell(
         Kind(before=(NO_ROLES, APART), encoding="SQL_ASCII", settings=SERIALIZABLE | ODD),
@@ -134,13 +134,15 @@ async def test_a_pooler_in_transaction_mode(
     plain = Kind(before=(NO_ROLES,), pool_mode="transaction")
     async with kinds.database(cluster, plain, tmp_path) as database:
         journey = users(database)
-        past = journey.owner.where(USERLOG_OWNER_DATABASE_URL=database.unpooled)
+        owner, service = (Terminal(dict(home.environ)) for home in (journey.owner, journey.service))
+        past = owner.where(USERLOG_OWNER_DATABASE_URL=database.unpooled)
         assert (await past.run("init")).code == 0
-        for one, command in (
-            *((journey.owner, words) for words in (("init",), ("rebuild",))),
-            *((journey.service, words) for words in (("serve", "--port", "0"), ("status",))),
+        for command, done in (
+            ("init", await owner.run("init")),
+            ("rebuild", await owner.run("rebuild")),
+            ("status", await service.run("status")),
+            ("serve", await journey.service.run("serve", "--port", "0")),
         ):
-            done = await one.run(*command)
             (line,) = said(done)
             assert (done.code, done.out) == (2, ""), command
             assert "transaction mode" in line

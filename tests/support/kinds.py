@@ -33,7 +33,8 @@ class Kind(NamedTuple):
     """A kind of database.
 
     `before` and `after` are sections of the documentation: what an administrator runs before
-    userlog is installed, and its owner afterwards. Without any, the service has no login.
+    userlog is installed, and its owner afterwards. Without any, the service has no login. The
+    `settings` are those of the database, or of its users.
     """
 
     before: tuple[str, ...] = ()
@@ -41,6 +42,7 @@ class Kind(NamedTuple):
     owner: str = ""
     encoding: str = "UTF8"
     settings: Mapping[str, str] = {}
+    set_for_users: bool = False
     pool_mode: str = ""
 
 
@@ -69,8 +71,10 @@ async def database(cluster: Cluster, kind: Kind, folder: Path) -> AsyncGenerator
             whose = "" if NO_ROLES in kind.before else f"OWNER {_OWNER}"
             await _run(admin, f"CREATE DATABASE {_DATABASE} {whose} {how}")
         await _run_sections(admin, kind.before)
-        for setting, value in kind.settings.items():
-            await _run(admin, f"ALTER DATABASE {_DATABASE} SET {setting} = '{value}'")
+        roles = (f"ROLE {_OWNER}", f"ROLE {_SERVICE}")
+        for what in roles if kind.set_for_users else (f"DATABASE {_DATABASE}",):
+            for setting, value in kind.settings.items():
+                await _run(admin, f"ALTER {what} SET {setting} = '{value}'")
         unpooled = url = cluster.url(_OWNER, _DATABASE)
         if kind.pool_mode:
             users = (_OWNER, _SERVICE)

@@ -13,7 +13,7 @@ INSTALL := $(PIP) install --quiet --no-deps
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test property-test attack-test crash-test bench bench-smoke check format lock build clean
+.PHONY: help setup run test test-matrix property-test attack-test crash-test bench bench-smoke check format lock build clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ run: setup ## Serve, in the foreground until Ctrl-C; ARGS="--port 9000" passes o
 
 test: setup ## Run the tests in three processes; ARGS="-k rebuild" passes options on
 	$(BIN)/pytest --numprocesses 3 --dist worksteal $(ARGS)
+
+test-matrix: setup ## Try every kind of database on PostgreSQL 18 and 15; needs pgbouncer
+	$(BIN)/pytest --matrix --numprocesses 2 --dist worksteal tests/acceptance/test_matrix.py $(ARGS)
+	.ci/with-postgres15 $(BIN)/pytest --matrix --numprocesses 2 --dist worksteal tests/acceptance/test_matrix.py $(ARGS)
 
 property-test: setup ## Try 1,000 examples of each property instead of 20, and others each time
 	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest --numprocesses 2 --timeout 7200 tests/properties $(ARGS)

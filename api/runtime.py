@@ -16,7 +16,11 @@ from eventstore.errors import NotThereError, UnavailableError, database_errors
 from eventstore.group_commit import QueueLimits
 from eventstore.log import EventLog
 from eventstore.postgres import embedded, failover, schema, sessions
-from eventstore.postgres.pool import open_owner_pool, open_pool
+from eventstore.postgres.pool import (
+    open_owner_pool,
+    open_pool,
+    refuse_transaction_pooler,
+)
 from eventstore.quarantine import Quarantine
 from projections.query.users import ReadModel
 from projections.rebuild.log_source import LogSource
@@ -97,6 +101,8 @@ async def database_urls(settings: Settings) -> AsyncGenerator[Urls]:
 async def install(url: str, settings: Settings, partitions: int = 1) -> bool:
     """Install the schema in an empty database, as its owner; return whether it was empty."""
     async with connected(url, settings) as connection:
+        async with connected(url, settings) as other:
+            await refuse_transaction_pooler(connection, other)
         return await schema.install(connection, partitions)
 
 
@@ -137,13 +143,6 @@ def source_of(urls: Urls, settings: Settings, secrets: Secrets) -> LogSource:
     """Return how another process, or pool, opens the log as its owner."""
     keys = (secrets.master_key, secrets.previous_master_key)
     return LogSource(urls.owner, *keys, settings.database_timeout_s)
-
-
-async def check_database(url: str, settings: Settings) -> None:
-    """Raise what waiting for a server can't mend; that it is away, or not ready, is no error."""
-    with contextlib.suppress(UnavailableError):
-        async with connected(url, settings) as connection:
-            await schema.check(connection)
 
 
 @contextlib.asynccontextmanager
@@ -248,8 +247,9 @@ async def until_set(work: Coroutine[Any, Any, T], stopping: asyncio.Event) -> T:
 async def _open(urls: Urls, settings: Settings, secrets: Secrets, *, owner: bool) -> Runtime:
     async with connected(urls.service or urls.owner, settings) as connection:
         checked = await schema.check(connection)
+        # The embedded database's service logs in as another than this connection.
+        as_owner = checked.as_owner and urls.service is not None
         service = urls.service or await embedded.service_url(connection, urls.owner)
-    as_owner = checked.as_owner and urls.service is not None
     if checked.additional:
         _log.warning("the schema has more than userlog made", additional=checked.additional)
     size, timeout_s = settings.pool_connections_max, settings.database_timeout_s

@@ -21,6 +21,7 @@ import msgspec
 
 from eventstore.errors import LogError, database_errors
 from eventstore.postgres import failover, schema, sessions, upgrade
+from eventstore.postgres.pool import refuse_transaction_pooler
 from eventstore.postgres.upgrade import NEXT, UNAWARE
 from projections.project import parked
 from projections.project.projector import catch_up
@@ -70,6 +71,8 @@ async def upgrade_schema(source: LogSource, workers: int, watcher: Watcher) -> U
     LogError; what passes is waited for, with a sentence to the watcher.
     """
     async with _connected(source) as connection:
+        async with _connected(source) as other:
+            await refuse_transaction_pooler(connection, other)
         before = await upgrade.begin(connection)
         if before == schema.SCHEMA_VERSION:
             await schema.check(connection)

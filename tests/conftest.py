@@ -45,8 +45,9 @@ def pytest_configure() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the tests that kill processes go on for longer."""
+    """Let some tests go on for longer."""
     parser.addoption("--kills", type=int, default=3, help="how often projectors are killed")
+    parser.addoption("--matrix", action="store_true", help="try every kind of database")
 
 
 def pytest_collection_finish() -> None:

@@ -80,7 +80,7 @@ def _previous(settings: Settings) -> bytes | None:
     path = previous_file(settings)
     with _explained(path):
         if settings.master_key is UNSET and path.exists():
-            return key_bytes(path.read_text(encoding="utf-8").strip())
+            return key_bytes(path.read_text(encoding="utf-8").strip(), str(path))
     return None
 
 

@@ -262,7 +262,7 @@ def _check_secrets(settings: Settings) -> None:
     if settings.master_key is not UNSET:
         key_bytes(settings.master_key)
     if settings.previous_master_key is not None:
-        key_bytes(settings.previous_master_key)
+        key_bytes(settings.previous_master_key, f"{PREFIX}PREVIOUS_MASTER_KEY")
 
 
 def secrets_of(text: str) -> list[str]:
@@ -270,7 +270,7 @@ def secrets_of(text: str) -> list[str]:
     return [secret.strip() for secret in text.split(",") if secret.strip()]
 
 
-def key_bytes(text: str) -> bytes:
+def key_bytes(text: str, name: str = f"{PREFIX}MASTER_KEY") -> bytes:
     """Return the 32 bytes of a master key; SettingsError if it is not base64 of so many."""
     try:
         key = base64.b64decode(text, validate=True)
@@ -278,7 +278,7 @@ def key_bytes(text: str) -> bytes:
         key = b""
     if len(key) != _MASTER_KEY_BYTES:
         make = "python3 -c 'import base64,os; print(base64.b64encode(os.urandom(32)).decode())'"
-        raise SettingsError(f"{PREFIX}MASTER_KEY is not base64 of 32 bytes; make one with: {make}")
+        raise SettingsError(f"{name} is not base64 of 32 bytes; make one with: {make}")
     return key
 
 

@@ -21,7 +21,6 @@ from api.routes import WEBHOOK_PATH
 from api.runtime import (
     StoppedWaitingError,
     Waiting,
-    check_database,
     database_urls,
     opened,
     prepare,
@@ -69,8 +68,6 @@ async def serve(
                 async with unready(sockets, settings) as reached:
                     with contextlib.suppress(StoppedWaitingError):
                         url = await until_set(prepare(urls, settings, secrets, reached), stopping)
-            else:
-                await check_database(url, settings)
             if url is None:
                 return
             there = msgspec.structs.replace(settings, database_url=url)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from api.server.worker import READY, WorkerConfig
+from api.server.worker import READY, WRONG_SETTINGS, WorkerConfig
+from eventstore.errors import LoginError
 from projections.subprocesses import WorkerError, command, how_ended
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ _PAUSE_S_MAX = 5.0
 _STEADY_S = 60.0
 # What a process may take to end beyond the time for the requests in flight.
 _GRACE_S = 5.0
+_UNKNOWN = "a worker process did not start; its own log line has the reason"
 _log = structlog.stdlib.get_logger("userlog.supervisor")
 
 
@@ -66,7 +68,8 @@ class Supervisor:
     async def run(self, stopping: asyncio.Event, ready: Callable[[], None]) -> None:
         """Run the processes until `stopping`; call `ready` once when all are.
 
-        WorkerError if one ends before it was ready for the first time.
+        WorkerError if one ends before it was ready for the first time, and LoginError if no other
+        start would end otherwise.
         """
         with (
             _pipe() as (reading, writing),
@@ -124,6 +127,8 @@ class _Slot:
         self._config = config
         self._metrics = metrics
         self._process: Process | None = None
+        # Why the last one ended, if it knew.
+        self._problem: str | None = None
         # Set once a process of this slot has begun its work.
         self.ready = asyncio.Event()
 
@@ -137,20 +142,24 @@ class _Slot:
         pause_s = _PAUSE_S
         while not stopping.is_set():
             began = time.monotonic()
-            how = await self._run(stopping)
+            process = await self._run(stopping)
             if stopping.is_set():
                 return
             if not self.ready.is_set():
                 stopping.set()
-                raise WorkerError("a worker process did not start; its own log line has the reason")
-            _log.error("worker died; replacing it", how=how, projects=not self._config.sockets)
+                kind = LoginError if process.returncode == WRONG_SETTINGS else WorkerError
+                raise kind(self._problem or _UNKNOWN)
+            how = f"process {process.pid} {how_ended(process.returncode or 0)}"
+            about = {"problem": self._problem} if self._problem else {}
+            projects = not self._config.sockets
+            _log.error("worker died; replacing it", how=how, projects=projects, **about)
             pause_s = _PAUSE_S if time.monotonic() - began > _STEADY_S else pause_s
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), pause_s)
             pause_s = min(2 * pause_s, _PAUSE_S_MAX)
 
-    async def _run(self, stopping: asyncio.Event) -> str:
-        """Run a process to its end, which is soon if it is `stopping`; return how it ended."""
+    async def _run(self, stopping: asyncio.Event) -> Process:
+        """Run a process to its end, which is soon if it is `stopping`."""
         self._process = process = await asyncio.create_subprocess_exec(
             *command("api.server.worker"),
             stdin=asyncio.subprocess.PIPE,
@@ -170,18 +179,22 @@ class _Slot:
         patience_s = self._config.settings.shutdown_timeout_s + _GRACE_S
         if not (await asyncio.wait((ended,), timeout=patience_s))[0]:
             process.kill()
-        code = await ended
+        await ended
         process.stdin.close()
         self._forget_gauges(process.pid)
-        return f"process {process.pid} {how_ended(code)}"
+        return process
 
     def _forget_gauges(self, pid: int) -> None:
         """Do as prometheus_client's mark_process_dead, which has no types."""
         for file in Path(self._metrics).glob(f"gauge_live*_{pid}.db"):
             file.unlink()
 
-    async def _follow(self, process: Process) -> int:
+    async def _follow(self, process: Process) -> None:
         assert process.stdout  # noqa: S101 - likewise
-        if await process.stdout.readline() == READY:
+        line = await process.stdout.readline()
+        if line == READY:
             self.ready.set()
-        return await process.wait()
+            line = await process.stdout.readline()
+        whole = line.endswith(b"\n")  # or it was killed while it wrote
+        self._problem = msgspec.json.decode(line, type=str) if whole else None
+        await process.wait()

@@ -3,7 +3,8 @@
 It reads its configuration from the first line of standard input, and from each later one the
 secrets that are valid from then on. An empty line means to stop. The end of the input means that
 the supervisor was killed: the worker stops too, and removes the folder that the supervisor had made
-for metrics. Once a worker does its work it writes one line to standard output.
+for metrics. Once a worker does its work it writes one line to standard output. If it ends because
+of what an operator has to mend, it writes that there as JSON.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ from api.config.settings import Settings
 from api.observe import logs
 from api.runtime import StoppedWaitingError, Waiting, opened
 from api.server.process import answering, projecting, traced
-from eventstore.errors import explained
+from eventstore.errors import LoginError, NotThereError, OtherVersionError, explained
 
 if TYPE_CHECKING:
     from eventstore.group_commit import Observer
 
 READY = b"ready\n"
+# How a worker ends that can't work with these settings, however often it is started.
+WRONG_SETTINGS = 2
+_SETTINGS = (LoginError, NotThereError, OtherVersionError)
 _LINE_BYTES_MAX = 1 << 20
 _WAKES_MAX = 1 << 16
 _log = structlog.stdlib.get_logger("userlog")
@@ -70,7 +74,7 @@ async def _answer(config: WorkerConfig, stopping: asyncio.Event) -> None:
     service = answering(config.settings, config.secrets, sockets, stopping, project=False)
     async with service as runtime:
         runtime.log.observers.append(_waking(config.wake))
-        _report_ready()
+        _report(READY)
         await stopping.wait()
 
 
@@ -87,7 +91,7 @@ async def _project(config: WorkerConfig, stopping: asyncio.Event) -> None:
             background.projector.wake()
 
         asyncio.get_running_loop().add_reader(config.wake, woken)
-        _report_ready()
+        _report(READY)
         await stopping.wait()
 
 
@@ -122,8 +126,8 @@ def _until_signal() -> asyncio.Event:
     return stopping
 
 
-def _report_ready() -> None:
-    sys.stdout.buffer.write(READY)
+def _report(line: bytes) -> None:
+    sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
 
 
@@ -132,10 +136,10 @@ def main() -> NoReturn:
     try:
         uvloop.run(_work())
     except Exception as error:  # noqa: BLE001 - a traceback may quote data
-        if expected := explained(error):
-            _log.error("worker can't go on", problem=str(expected))
-        else:
+        expected = explained(error)
+        if expected is None:
             _log.error("worker failed", exc_info=error)
-    else:
-        sys.exit(0)
-    sys.exit(1)
+            sys.exit(1)
+        _report(msgspec.json.encode(str(expected)) + b"\n")
+        sys.exit(WRONG_SETTINGS if isinstance(expected, _SETTINGS) else 1)
+    sys.exit(0)

@@ -55,7 +55,8 @@ async def _open(url: str, size: int, timeout_s: float, how: dict[str, Any]) -> P
             url, connect=connect, min_size=1, max_size=size, timeout=timeout_s, **how
         )
         try:
-            await _refuse_transaction_pooler(pool)
+            async with pool.acquire() as one, pool.acquire() as other:
+                await refuse_transaction_pooler(one, other)
         except BaseException:
             pool.terminate()
             raise
@@ -69,20 +70,19 @@ async def _keep(_connection: Connection) -> None:
     """
 
 
-async def _refuse_transaction_pooler(pool: Pool) -> None:
+async def refuse_transaction_pooler(one: Connection, other: Connection) -> None:
     """LoginError if a pooler gives each transaction another session.
 
     What one session was set to is looked for while another client has a transaction open, which
     such a pooler gives the session that was last free.
     """
-    async with pool.acquire() as one, pool.acquire() as other:
-        for number in range(_PROBES):
-            await one.execute(f"SET {_PROBE} = '{number}'")
-            async with other.transaction():
-                try:
-                    await one.execute(
-                        f"SELECT 1 / (coalesce(current_setting('{_PROBE}', true), '')"
-                        f" = '{number}')::integer"
-                    )
-                except asyncpg.DivisionByZeroError:
-                    raise LoginError(NOT_KEPT) from None
+    for number in range(_PROBES):
+        await one.execute(f"SET {_PROBE} = '{number}'")
+        async with other.transaction():
+            try:
+                await one.execute(
+                    f"SELECT 1 / (coalesce(current_setting('{_PROBE}', true), '')"
+                    f" = '{number}')::integer"
+                )
+            except asyncpg.DivisionByZeroError:
+                raise LoginError(NOT_KEPT) from None

@@ -9,19 +9,29 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.cluster import running_cluster
 from tests.support.nursery import running_nursery
 from tests.support.processes import Home, configured, environment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from tests.support.cluster import Cluster
     from tests.support.nursery import Nursery
+    from tests.support.server import Server
 
 
 @pytest.fixture(scope="session")
 async def nursery() -> AsyncIterator[Nursery]:
     """What the commands of `home` are forked from."""
     async with running_nursery(environment()) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def cluster(server: Server) -> AsyncIterator[Cluster]:
+    """A server of the same version that asks for passwords, with no roles of anybody's."""
+    async with running_cluster(server.url) as running:
         yield running
 
 

@@ -55,7 +55,6 @@ async def test_dump_and_restore(tmp_path: Path, home: Home, database_url: str) -
     async with embedded.running(tmp_path / "cluster", notice=lambda _: None) as cluster:
         async with connected(cluster) as connection:
             await connection.execute("CREATE ROLE userlog_app NOLOGIN")
-            await connection.execute("GRANT userlog_app TO CURRENT_USER")
         url = await _restore(cluster, "whole", whole)
         wrong = await home.where(**configured(url, OTHER_KEY)).run("verify")
         assert wrong.code != 0

@@ -20,7 +20,10 @@ LAST = "min_position=0:3"
 
 
 async def test_the_samples_become_a_deleted_user(own_home: Home) -> None:
-    """First start, `userlog send`, and every question that a newcomer asks is answered."""
+    """First start, `userlog send`, every question that a newcomer asks, and nothing to worry about.
+
+    So the embedded database does not let the service in as its owner either.
+    """
     async with own_home.serving() as service:
         sent = await own_home.send(service)
         assert [one["answer"]["positions"] for one in sent] == [["0:1"], ["0:2"], ["0:3"]]
@@ -41,6 +44,7 @@ async def test_the_samples_become_a_deleted_user(own_home: Home) -> None:
         assert "deleted" in shown.out
         assert "salmansaudagar@gofynd.com (primary, verified)" in shown.out
         assert (await own_home.run("history", APP, SAMPLE_USER)).out.count("[0:") == 3
+    assert own_home.warnings() == []
 
 
 async def test_the_verbatim_delete_sample_waits_in_quarantine(home: Home) -> None:

@@ -14,17 +14,18 @@ from urllib.parse import parse_qs, urlsplit
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterable
 
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 _INI = """
 [databases]
-* = host={host} port={port} user=postgres
+* = host={host} port={port} {login}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {listening}
 unix_socket_dir =
-auth_type = any
+auth_type = {auth}
+auth_file = {folder}/users
 pool_mode = {mode}
 default_pool_size = 20
 logfile = {folder}/log
@@ -33,8 +34,13 @@ pidfile = {folder}/pid
 
 
 @asynccontextmanager
-async def pooled(url: str, mode: str, folder: Path) -> AsyncGenerator[str]:
-    """Run a pooler before the database of a URL; yield the URL through it."""
+async def pooled(
+    url: str, mode: str, folder: Path, users: Iterable[str] = (), password: str = ""
+) -> AsyncGenerator[str]:
+    """Run a pooler before the database of a URL; yield the URL through it, as `postgres`.
+
+    With users it asks for their password, and logs in to the server as who it was asked by.
+    """
     assert PROGRAM
     parts = urlsplit(url)
     query = parse_qs(parts.query)
@@ -43,14 +49,15 @@ async def pooled(url: str, mode: str, folder: Path) -> AsyncGenerator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         listening = free.getsockname()[1]
     ini = folder / "pgbouncer.ini"
-    ini.write_text(
-        _INI.format(host=host, port=port, listening=listening, mode=mode, folder=folder),
-        encoding="utf-8",
-    )
+    logins = folder / "users"
+    logins.write_text("".join(f'"{user}" "{password}"\n' for user in users), encoding="utf-8")
+    auth, login = ("scram-sha-256", "") if password else ("any", "user=postgres")
+    about = {"host": host, "port": port, "login": login, "listening": listening, "auth": auth}
+    ini.write_text(_INI.format(**about, mode=mode, folder=folder), encoding="utf-8")
     # It does not run as root, and must pass into the folder of the socket.
     account = _owner(host)
     if account:
-        for path in (folder, ini):
+        for path in (folder, ini, logins):
             os.chown(path, *account)
     process = await asyncio.create_subprocess_exec(
         PROGRAM,

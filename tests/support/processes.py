@@ -172,6 +172,17 @@ class Home:
         finally:
             await _stop(process, signal.SIGINT)
 
+    def warnings(self) -> list[str]:
+        """What services have logged here that is more than information."""
+        text = self.folder.with_suffix(".log").read_text(encoding="utf-8")
+        lines = map(msgspec.json.decode, text.splitlines())
+        # In debug mode asyncio says what took long.
+        return [
+            line["event"]
+            for line in lines
+            if line["level"] != "info" and line.get("logger") != "asyncio"
+        ]
+
     async def send(self, service: Service, *files: str) -> Any:
         """Post deliveries, the samples if none are named."""
         return await self.json("send", "--url", f"{service.base}/webhooks/fynd", *files)

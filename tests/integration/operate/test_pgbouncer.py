@@ -49,7 +49,8 @@ async def test_transaction_mode(
     async with pooled(database_url, "transaction", tmp_path) as url:
         with pytest.raises(LoginError, match="transaction mode"):
             await open_stack(url)
-        done = await Terminal(configured(url)).run("status")
-        assert (done.code, done.out) == (2, "")
-        assert "transaction mode" in done.err
-        assert len(said(done)) == 1
+        for command in ("status", "init"):
+            done = await Terminal(configured(url)).run(command)
+            assert (done.code, done.out) == (2, "")
+            assert "transaction mode" in done.err
+            assert len(said(done)) == 1

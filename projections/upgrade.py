@@ -150,6 +150,12 @@ async def _switch_when_possible(
         if not waiting:
             try:
                 await _switch(connection, log, steps, watcher)
+            except asyncpg.DependentObjectsStillExistError as error:
+                raise LogError(
+                    "something that userlog did not make depends on a table of the old version"
+                    f" ({' '.join((error.detail or '').split())}): drop it, and run `userlog"
+                    " upgrade` again; nothing was switched"
+                ) from error
             except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
                 waiting = "something long is read or written; the switch waits for its end"
             else:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
 
 from eventstore.errors import LogError, OtherVersionError, SchemaError
-from eventstore.postgres import catalogue as catalogues
 from eventstore.postgres import schema, upgrade
 from eventstore.verify import verify
 from projections.project import parked
@@ -27,7 +25,6 @@ from tests.support.older import (
     OLDEST,
     PARKED,
     PARKED_SINCE,
-    SCHEMAS,
     USERS,
     catalogue,
     fill,
@@ -238,6 +235,19 @@ async def test_a_long_reader_stops_no_append(old_url: str) -> None:
         await reader.execute("BEGIN")
 
 
+async def test_what_depends_on_an_old_table_is_named(old_url: str) -> None:
+    """A view of the operator's stops the switch, with its name, and not what was filled."""
+    async with connected(old_url) as admin:
+        await admin.execute("CREATE VIEW public.mine AS SELECT user_id FROM userlog.users")
+        with pytest.raises(LogError, match=r"view public\.mine depends on .* drop it"):
+            await upgrade_schema(source_of(old_url), 1, Watcher())
+        assert await version(admin) == OLDEST
+        await admin.execute("DROP VIEW public.mine")
+        watcher = Listening()
+        assert await upgrade_schema(source_of(old_url), 1, watcher)
+        assert watcher.said == []
+
+
 @pytest.mark.parametrize("damage", ["DROP TABLE userlog.scrubs", "DROP FUNCTION userlog.erase"])
 async def test_an_unreleased_schema_is_refused(old_url: str, damage: str) -> None:
     """Earlier schemas called themselves version 1 too; what is missing is named."""
@@ -279,51 +289,3 @@ WHERE l.pid = pg_backend_pid() AND c.relkind IN ('r', 'p') AND l.mode IN
     ('AccessExclusiveLock', 'RowExclusiveLock', 'ShareRowExclusiveLock', 'RowShareLock')
     AND c.relnamespace = 'userlog'::regnamespace
 """
-
-
-@pytest.mark.parametrize("number", range(OLDEST, NOW + 1))
-async def test_catalogues(empty_database_url: str, number: int) -> None:
-    """What a database is compared with is what the version installs."""
-    async with connected(empty_database_url) as admin:
-        if number == NOW:
-            await schema.install(admin)
-        else:
-            assert (SCHEMAS / f"{number}-schema.sql").is_file()
-            await install(empty_database_url, number, 1)
-        assert await catalogues.read(admin) == catalogues.expected(number)
-
-
-_REPLACED = """
-CREATE OR REPLACE FUNCTION userlog.token_revoke(in_id text) RETURNS text
-LANGUAGE sql AS 'SELECT in_id'
-"""
-
-
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        ("DROP FUNCTION userlog.token_used", "function token_used is missing or different"),
-        (_REPLACED, "function token_revoke is missing or different"),
-        (
-            "ALTER TABLE userlog.streams DROP COLUMN erased_at",
-            "column streams.erased_at is missing",
-        ),
-        ("ALTER TABLE userlog.tokens ALTER name TYPE varchar", "column tokens.name has another"),
-        ("DROP TABLE userlog.parked", "table parked is missing"),
-    ],
-)
-async def test_a_damaged_schema_is_refused(database_url: str, change: str, problem: str) -> None:
-    """What is missing or different from its version is named, and nothing is served."""
-    async with connected(database_url) as admin:
-        await admin.execute(change)
-        with pytest.raises(SchemaError, match=re.escape(problem)):
-            await schema.check(admin)
-
-
-async def test_more_than_the_schema_is_no_error(database_url: str) -> None:
-    """Tables, columns and functions beyond it are named for a warning."""
-    async with connected(database_url) as admin:
-        await admin.execute("CREATE TABLE userlog.mine (a integer)")
-        await admin.execute("ALTER TABLE userlog.tokens ADD COLUMN mine integer")
-        await admin.execute("CREATE FUNCTION userlog.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'")
-        assert (await schema.check(admin)).additional == ["mine", "tokens.mine", "mine()"]

@@ -121,11 +121,10 @@ def _greeting(settings: Settings, secrets: Secrets, base: str) -> str:
         f"userlog {version('userlog')} serves at {base}",
         f"  webhook     {base}{WEBHOOK_PATH}",
     ]
-    if "webhook_secrets" in secrets.made:
-        lines.append(f"  secret      in {folder / FILES['webhook_secrets']}, made just now")
-    if "api_token" in secrets.made:
-        lines.append(f"  token       {secrets.api_token}")
-        lines.append(f"              kept in {folder / FILES['api_token']}")
+    # Whatever keeps this output, a journal for one, would keep the secrets too.
+    for name, label in (("webhook_secrets", "secret"), ("api_token", "token")):
+        if name in secrets.made:
+            lines.append(f"  {label:<11} in {folder / FILES[name]}, made just now")
     if secrets.made:
         lines.append("  try it      userlog send")
     return "\n".join(lines)

@@ -47,6 +47,19 @@ async def test_the_samples_become_a_deleted_user(own_home: Home) -> None:
     assert own_home.warnings() == []
 
 
+async def test_what_is_printed_first_keeps_no_secret(own_home: Home) -> None:
+    """A journal keeps it: it names the files of the secrets, and not what is in them."""
+    process = await own_home.start("serve", "--port", "0")
+    assert process.stdout
+    lines = [await process.stdout.readline() for _ in range(5)]
+    process.send_signal(signal.SIGTERM)
+    rest, _ = await process.communicate()
+    printed = b"".join([*lines, rest]).decode()
+    for name, secret in (("api-token", own_home.token), ("webhook-secret", own_home.secret)):
+        assert f"in {own_home.folder / name}, made just now" in printed
+        assert secret not in printed
+
+
 async def test_the_verbatim_delete_sample_waits_in_quarantine(home: Home) -> None:
     """The documented delete sample is no JSON: it is kept, and shown with the error's place."""
     async with home.serving() as service:

@@ -112,6 +112,19 @@ async def test_all_works(
     assert [AS_OWNER in line for line in journey.service.warnings()] == [True] * as_owner
 
 
+async def test_a_role_that_nobody_has_made(
+    cluster: Cluster, tmp_path: Path, users: Callable[[Database], Journey]
+) -> None:
+    """An owner who may create none is told in a line to have it made, and nothing is left."""
+    async with kinds.database(cluster, Kind(), tmp_path) as database:
+        terminal = Terminal(dict(users(database).owner.environ))
+        done = await terminal.run("init")
+        (line,) = said(done)
+        assert (done.code, done.out) == (1, "")
+        assert "the role userlog_app unless an administrator has created it" in line
+        assert "has no userlog in it" in (await terminal.run("status")).err
+
+
 async def test_latin1(
     cluster: Cluster, tmp_path: Path, users: Callable[[Database], Journey]
 ) -> None:

@@ -150,15 +150,16 @@ _REFUSALS: tuple[tuple[tuple[type[Exception], ...], Callable[[Exception], LogErr
     (
         (asyncpg.InvalidCatalogNameError,),
         lambda _: LoginError(
-            "the server has no database of the name in USERLOG_DATABASE_URL;"
-            " create it, or correct the name"
+            "the server has no database of the name in USERLOG_DATABASE_URL (for the owner's work"
+            " USERLOG_OWNER_DATABASE_URL); create it, or correct the name"
         ),
     ),
     (
         (asyncpg.InvalidAuthorizationSpecificationError,),
         lambda error: LoginError(
             f"the database server refuses the login ({type(error).__name__}); check user and"
-            " password in USERLOG_DATABASE_URL, and pg_hba.conf on the server"
+            " password in USERLOG_DATABASE_URL (for the owner's work USERLOG_OWNER_DATABASE_URL),"
+            " and pg_hba.conf on the server"
         ),
     ),
     (

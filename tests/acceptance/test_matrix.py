@@ -55,7 +55,7 @@ CELLS = {
         ("--workers", "3"),
     ),
 }
-SHORT = {"createrole", "all-at-once"}
+SHORT = {"all-at-once"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -106,10 +106,35 @@ async def test_all_works(
         await database.let_service_in()
         await journey.use()
         for number in range(again):
-            await journey.serve_again(number)
+            await journey.serve_briefly(number)
         await journey.verify_and_rotate(EVENTS + EVENTS_AGAIN * again)
     as_owner = journey.service is journey.owner
     assert [AS_OWNER in line for line in journey.service.warnings()] == [True] * as_owner
+
+
+async def test_a_hosted_database(
+    cluster: Cluster, tmp_path: Path, users: Callable[[Database], Journey]
+) -> None:
+    """An owner who may create roles makes all that the service needs, and it works and stops."""
+    async with kinds.database(cluster, CELLS["createrole"].kind, tmp_path) as database:
+        journey = users(database)
+        await journey.install()
+        await database.let_service_in()
+        await journey.serve_briefly(0)
+    assert journey.service.warnings() == []
+
+
+async def test_a_role_that_nobody_has_made(
+    cluster: Cluster, tmp_path: Path, users: Callable[[Database], Journey]
+) -> None:
+    """An owner who may create none is told in a line to have it made, and nothing is left."""
+    async with kinds.database(cluster, Kind(), tmp_path) as database:
+        terminal = Terminal(dict(users(database).owner.environ))
+        done = await terminal.run("init")
+        (line,) = said(done)
+        assert (done.code, done.out) == (1, "")
+        assert "the role userlog_app unless an administrator has created it" in line
+        assert "has no userlog in it" in (await terminal.run("status")).err
 
 
 async def test_latin1(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NAME = "अनुष्का"
 NEW_KEY = b"another master key of just 32 b."
 SAMPLE_PATH, NAME_PATH = (f"/v1/applications/{APP}/users/{user}" for user in (SAMPLE_USER, NAME))
-# How many events there are after `use`, and how many more after each `serve_again`.
+# How many events there are after `use`, and how many more after each `serve_briefly`.
 EVENTS, EVENTS_AGAIN = 6, 8
 # An evening on which the next day has begun in Kolkata.
 _EVENING = timedelta(hours=12)
@@ -48,8 +48,8 @@ class Journey(NamedTuple):
             await self._rebuild(service)
             assert await service.stop(signal.SIGTERM) == 0
 
-    async def serve_again(self, number: int) -> None:
-        """Start once more, and take a user from each of several senders at once."""
+    async def serve_briefly(self, number: int) -> None:
+        """Take users of this number from several senders at once, project them, and stop."""
         async with self.service.serving(*self.serve) as service:
             bodies = [
                 delivery(f"{number}-{i}", "create", first_name=NAME) for i in range(EVENTS_AGAIN)

@@ -21,6 +21,7 @@ from eventstore.postgres.pool import (
     open_pool,
     refuse_transaction_pooler,
 )
+from eventstore.postgres.upgrade import UpgradeRunningError
 from eventstore.quarantine import Quarantine
 from projections.query.users import ReadModel
 from projections.rebuild.log_source import LogSource
@@ -115,7 +116,7 @@ async def prepare(
     """
     async with connected(urls.owner, settings) as connection:
         there = await connection.fetchval("SELECT to_regnamespace('userlog') IS NOT NULL")
-        old = there and await schema.installed(connection) < schema.SCHEMA_VERSION
+        old = there and (await schema.installed(connection)).version < schema.SCHEMA_VERSION
     if old:  # which waits for all other sessions to end
         source = source_of(urls, settings, secrets)
         await upgrade_schema(source, os.cpu_count() or 1, _Logging(reached))
@@ -195,7 +196,7 @@ async def opened(
                 await prepare(urls, settings, secrets, reached)
             return await _open(urls, settings, secrets, owner=owner)
 
-        runtime = await (_wait(open_it, waiting.stopping) if waiting else open_it())
+        runtime = await (wait_for(open_it, waiting.stopping) if waiting else open_it())
         try:
             yield runtime
             await runtime.log.close()
@@ -214,14 +215,13 @@ def require_data(settings: Settings) -> None:
         )
 
 
-async def _wait(
-    open_it: Callable[[], Coroutine[Any, Any, Runtime]], stopping: asyncio.Event
-) -> Runtime:
+async def wait_for(work: Callable[[], Coroutine[Any, Any, T]], stopping: asyncio.Event) -> T:
+    """Do some work as soon as the database lets it; StoppedWaitingError if stopped before."""
     waiting = False
     while not stopping.is_set():
         try:
-            return await until_set(open_it(), stopping)
-        except UnavailableError as error:
+            return await _until_set(work(), stopping)
+        except (UnavailableError, UpgradeRunningError) as error:
             if not waiting:
                 _log.warning("waiting for the database", problem=str(error))
             waiting = True
@@ -230,7 +230,7 @@ async def _wait(
     raise StoppedWaitingError
 
 
-async def until_set(work: Coroutine[Any, Any, T], stopping: asyncio.Event) -> T:
+async def _until_set(work: Coroutine[Any, Any, T], stopping: asyncio.Event) -> T:
     """Do some work, unless the service is stopped first (StoppedWaitingError)."""
     task = asyncio.ensure_future(work)
     stopped = asyncio.ensure_future(stopping.wait())

@@ -81,11 +81,16 @@ class EventLog:
 
     @classmethod
     async def open_older(cls, pool: Pool, master_key: MasterKey) -> EventLog:
-        """Open the log of a schema that is being upgraded, to fill new read models from it."""
+        """Open the log of a schema that is being upgraded, to fill new read models from it.
+
+        WrongKeyError if the master key does not fit.
+        """
         with database_errors():
             async with pool.acquire() as connection:
                 partitions = await schema.partitions_of(connection)
-        return cls(pool, partitions, master_key, QueueLimits())
+        log = cls(pool, partitions, master_key, QueueLimits())
+        await log.keyring.check_master_key()
+        return log
 
     def stream(self, application_id: str, user_id: str) -> Stream:
         """Return the stream of a user in this log."""

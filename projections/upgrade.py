@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 _BATCH = 500
 _LOOK_S = 0.5
 _PAUSE_S = 1.0
+_SHOWN = 3
 
 
 class Upgraded(msgspec.Struct, frozen=True):
@@ -64,23 +65,31 @@ class Watcher:
         """Take the statement that is executed next."""
 
 
-async def upgrade_schema(source: LogSource, workers: int, watcher: Watcher) -> Upgraded | None:
+async def upgrade_schema(
+    source: LogSource, workers: int, watcher: Watcher, *, parking: bool = False
+) -> Upgraded | None:
     """Bring the schema to this version; return None if it is of this version already.
 
-    `source` is the log's as its owner. What stands in the way for good is an error of `begin`, or a
-    LogError; what passes is waited for, with a sentence to the watcher.
+    `source` is the log's as its owner. What stands in the way for good is an error of `inspect` or
+    `begin`, or a LogError: among them that users would be parked who were not before, unless
+    `parking`. What passes is waited for, with a sentence to the watcher.
     """
     async with _connected(source) as connection:
         async with _connected(source) as other:
             await refuse_transaction_pooler(connection, other)
-        before = await upgrade.begin(connection)
+        before, beyond = await upgrade.inspect(connection)
         if before == schema.SCHEMA_VERSION:
             await schema.check(connection)
             return None
+        await upgrade.begin(connection)
+        if beyond:
+            watcher.say(f"the schema has more than userlog made: {', '.join(beyond)}")
         steps = upgrade.steps_after(before)
         beside = msgspec.structs.replace(source, schema=NEXT)
         if any(step.makes_read_models for step in steps):
             await _fill(connection, beside, workers, watcher)
+            if not parking:
+                await _refuse_parked(connection, before)
             async with opened(beside) as log:
                 await _switch_when_possible(connection, log, steps, before, watcher)
         else:
@@ -101,7 +110,26 @@ async def _connected(source: LogSource) -> AsyncGenerator[Connection]:
             await connection.close()
 
 
+async def _refuse_parked(connection: Connection, before: int) -> None:
+    if count := await upgrade.newly_parked(connection, before):
+        raise LogError(
+            f"{count} users with an event that can't be read would be parked, and were not before:"
+            " is a former master key missing (USERLOG_PREVIOUS_MASTER_KEY)? Nothing was switched."
+            " `userlog upgrade --drop`, and another upgrade reads them again; `userlog upgrade"
+            " --park` goes on without them"
+        )
+
+
+async def drop_unfinished(source: LogSource) -> bool:
+    """Remove what an unfinished upgrade has made; return whether there was something."""
+    async with _connected(source) as connection:
+        await upgrade.begin(connection)
+        return await upgrade.drop_next(connection)
+
+
 async def _fill(connection: Connection, beside: LogSource, workers: int, watcher: Watcher) -> None:
+    async with opened(beside):  # before anything is made: the master key fits
+        pass
     mark = f"{code_version()} {schema.digest()}"
     await upgrade.make_next(connection, mark)
     if await upgrade.is_proven(connection, mark):
@@ -153,8 +181,8 @@ async def _switch_when_possible(
             except asyncpg.DependentObjectsStillExistError as error:
                 raise LogError(
                     "something that userlog did not make depends on a table of the old version"
-                    f" ({' '.join((error.detail or '').split())}): drop it, and run `userlog"
-                    " upgrade` again; nothing was switched"
+                    f" ({' '.join((error.detail or '').split())}): take it away until `userlog"
+                    " upgrade` has been run again; nothing was switched"
                 ) from error
             except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
                 waiting = "something long is read or written; the switch waits for its end"
@@ -168,9 +196,14 @@ async def _switch_when_possible(
 
 async def _waiting_for(connection: Connection, before: int) -> str:
     """Return what has to end before the switch; empty if nothing has to."""
-    if before not in UNAWARE or not await upgrade.old_sessions(connection):
+    sessions_left = await upgrade.old_sessions(connection) if before in UNAWARE else []
+    if not sessions_left:
         return ""
-    return f"stop all services and commands of version {before}: the switch waits for their end"
+    shown = ", ".join(sessions_left[:_SHOWN])
+    return (
+        f"stop all services and commands of version {before}: the switch waits for the end of their"
+        f" sessions ({len(sessions_left)}: {shown})"
+    )
 
 
 async def _switch(

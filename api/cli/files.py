@@ -90,6 +90,14 @@ def _packing(path: Path, suffix: str) -> _Writer:
     return path.open("wb")
 
 
+def check(names: list[str]) -> None:
+    """Look whether files can be read, before anything is made for what is in them."""
+    for name in names:
+        if name != "-":
+            with naming(Path(name)), Path(name).open("rb"):
+                pass
+
+
 def lines(name: str, update: Callable[[int, int], None]) -> Iterator[bytes]:
     """Yield a file's lines, telling how many bytes of how many are read; `-` is standard input."""
     if name == "-":

@@ -12,6 +12,7 @@ from api.cli import output
 from api.cli.shared import LOG, FailedError, Json, new_group, progress, read_settings, with_runtime
 from api.config.secret_files import prepare_rotation, previous_file
 from api.export_import import Importer, chunks, export_lines
+from api.runtime import require_data
 from eventstore.events import Position
 from eventstore.sealing.rotation import rotate
 from eventstore.verify import Finding, Note, verify
@@ -73,7 +74,9 @@ def rotate_command(
     stay as they are. It can be stopped and run again.
     """
     if prepare:
-        prepare_rotation(read_settings())
+        settings = read_settings()
+        require_data(settings)
+        prepare_rotation(settings)
         output.plain("prepared: restart the service, then run this again without --prepare")
         return
 
@@ -141,6 +144,7 @@ def import_command(
                     await importer.take(chunk)
         return importer.done
 
+    line_files.check(files)
     done = with_runtime(work, create=True)
     if json:
         output.as_json(done)

@@ -20,13 +20,19 @@ from api.cli.shared import (
 )
 from api.runtime import connected, database_urls, source_of
 from eventstore.postgres import schema, upgrade
-from projections.upgrade import Upgraded, Watcher, upgrade_schema
+from projections.upgrade import Upgraded, Watcher, drop_unfinished, upgrade_schema
 
 if TYPE_CHECKING:
+    from api.config.secret_files import Secrets
+    from api.config.settings import Settings
     from eventstore.postgres.upgrade import Step
     from projections.rebuild.progress import Progress
 
 app = new_group()
+_INTERRUPTED = (
+    "interrupted; `userlog upgrade` goes on where it stopped. Until then erasures by the old"
+    " version don't reach the new read models: `userlog upgrade --drop` removes them"
+)
 
 
 class _Printing(Watcher):
@@ -52,6 +58,12 @@ def upgrade_command(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that fold; default: one for each CPU.")
     ] = None,
+    park: Annotated[
+        bool, typer.Option("--park", help="Go on although users are parked who were not before.")
+    ] = False,
+    drop: Annotated[
+        bool, typer.Option("--drop", help="Remove what an unfinished upgrade has made.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Bring the database to this version, in place.
@@ -66,15 +78,20 @@ def upgrade_command(
         _plan(run(_version()), json=json)
         return
 
+    if drop:
+        _drop(settings, secrets)
+        return
+
     async def work() -> Upgraded | None:
         async with database_urls(settings) as urls:
             source = source_of(urls, settings, secrets)
-            return await upgrade_schema(source, workers or os.cpu_count() or 1, _Printing())
+            processes = workers or os.cpu_count() or 1
+            return await upgrade_schema(source, processes, _Printing(), parking=park)
 
     try:
         done = run(work())
     except StoppedError:
-        raise FailedError("interrupted; `userlog upgrade` goes on where it stopped") from None
+        raise FailedError(_INTERRUPTED) from None
     if json:
         output.as_json(done)
     elif done is None:
@@ -85,10 +102,19 @@ def upgrade_command(
             output.plain(f"{done.parked} users are parked; see `userlog parked`")
 
 
+def _drop(settings: Settings, secrets: Secrets) -> None:
+    async def work() -> bool:
+        async with database_urls(settings) as urls:
+            return await drop_unfinished(source_of(urls, settings, secrets))
+
+    output.plain("removed" if run(work()) else "nothing to remove")
+
+
 async def _version() -> int:
     settings = read_settings()
     async with database_urls(settings) as urls, connected(urls.owner, settings) as connection:
-        return await schema.installed(connection)
+        version, _ = await upgrade.inspect(connection)
+        return version
 
 
 def _plan(version: int, *, json: bool) -> None:

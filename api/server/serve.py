@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from api.runtime import (
     database_urls,
     opened,
     prepare,
-    until_set,
+    wait_for,
 )
 from api.server.process import answering, projecting, traced
 from api.server.sockets import listening
@@ -67,7 +68,8 @@ async def serve(
                 sockets = [one for each in listeners for one in each]
                 async with unready(sockets, settings) as reached:
                     with contextlib.suppress(StoppedWaitingError):
-                        url = await until_set(prepare(urls, settings, secrets, reached), stopping)
+                        prepared = partial(prepare, urls, settings, secrets, reached)
+                        url = await wait_for(prepared, stopping)
             if url is None:
                 return
             there = msgspec.structs.replace(settings, database_url=url)

@@ -51,6 +51,14 @@ def expected(version: int) -> Catalogue:
     return msgspec.json.decode(path.read_bytes(), type=Catalogue)
 
 
+def names(version: int) -> set[str]:
+    """Return the names of a version as `additional` writes them."""
+    found = expected(version)
+    return {*additional(Catalogue({}, {}), found)}.union(
+        f"{table}.{column}" for table, columns in found.tables.items() for column in columns
+    )
+
+
 def faults(right: Catalogue, found: Catalogue) -> list[str]:
     """Name what is missing or different, in words."""
     tables = [

@@ -3,6 +3,13 @@
 -- [next_note] What is noted of them; null if there are none.
 SELECT obj_description(to_regnamespace('userlog_next'), 'pg_namespace');
 
+-- [next_is_there] Whether there is a schema of that name.
+SELECT to_regnamespace('userlog_next') IS NOT NULL;
+
+-- [next_newly_parked] How many users are parked there, and not in the old read models.
+SELECT count(*) FROM userlog_next.parked p WHERE NOT EXISTS (
+    SELECT FROM userlog.{old} o WHERE o.partition = p.partition AND o.stream_id = p.stream_id);
+
 -- [next_checkpoints] A checkpoint for each partition.
 INSERT INTO userlog_next.checkpoints (partition, generation)
 SELECT partition, 1 FROM userlog.log_head WHERE partition > 0;

@@ -29,6 +29,7 @@ SELECT pg_try_advisory_xact_lock(hashtext('userlog rebuild'));
 -- [heads_hold] No append and no erasure is under way until the transaction ends.
 SELECT FROM userlog.log_head ORDER BY partition FOR UPDATE;
 
--- [old_sessions] How many sessions of services and commands there are.
-SELECT count(*) FROM pg_stat_activity
-WHERE datname = current_database() AND application_name = $1 AND pid <> pg_backend_pid();
+-- [old_sessions] The sessions of services and commands.
+SELECT pid, usename, coalesce('at ' || client_addr, '') AS client FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = $1 AND pid <> pg_backend_pid()
+ORDER BY pid;

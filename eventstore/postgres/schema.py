@@ -92,7 +92,7 @@ async def install(connection: Connection, partitions: int = 1) -> bool:
     if server < SERVER_VERSION_MIN:
         msg = f"PostgreSQL {server} is too old; userlog needs {SERVER_VERSION_MIN} or newer"
         raise SchemaError(msg)
-    _check_encoding(connection)
+    check_encoding(connection)
     # After the wait for the lock a statement must see what others did meanwhile.
     async with connection.transaction(isolation="read_committed"):
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _INSTALL_LOCK)
@@ -107,7 +107,8 @@ async def install(connection: Connection, partitions: int = 1) -> bool:
     return True
 
 
-def _check_encoding(connection: Connection) -> None:
+def check_encoding(connection: Connection) -> None:
+    """SchemaError if the database can't hold every name."""
     encoding = connection.get_settings().server_encoding
     if encoding not in _ENCODINGS:
         msg = (
@@ -141,8 +142,15 @@ async def _add_partitions(connection: Connection, partitions: int) -> None:
     )
 
 
-async def installed(connection: Connection) -> int:
-    """Return the version of the schema in a database.
+class Installed(NamedTuple):
+    """The version of a schema, and whether the login has the rights of its owner."""
+
+    version: int
+    as_owner: bool
+
+
+async def installed(connection: Connection) -> Installed:
+    """Return what schema is in a database.
 
     Raises:
         NotThereError: there is none.
@@ -150,12 +158,6 @@ async def installed(connection: Connection) -> int:
         SchemaError: it is not userlog's, or of a later version than this one.
 
     """
-    version, _ = await _installed(connection)
-    return version
-
-
-async def _installed(connection: Connection) -> tuple[int, bool]:
-    """Return the version, and whether the login has the rights of the schema's owner."""
     rights = await connection.fetchrow(_SQL["rights"])
     if rights is None:
         name = await connection.fetchval("SELECT current_database()")
@@ -177,7 +179,7 @@ async def _installed(connection: Connection) -> tuple[int, bool]:
         raise SchemaError(msg)
     if version > SCHEMA_VERSION:
         raise OtherVersionError(version, SCHEMA_VERSION)
-    return version, rights["is_owner"]
+    return Installed(version, rights["is_owner"])
 
 
 async def check(connection: Connection) -> Checked:
@@ -186,7 +188,7 @@ async def check(connection: Connection) -> Checked:
     Errors as of `installed`; OtherVersionError too if it is of an earlier version, SchemaError if a
     part of it is missing or different.
     """
-    version, as_owner = await _installed(connection)
+    version, as_owner = await installed(connection)
     if version != SCHEMA_VERSION:
         raise OtherVersionError(version, SCHEMA_VERSION)
     found = await _meta(connection)
@@ -211,7 +213,8 @@ async def check_catalogue(connection: Connection, version: int) -> list[str]:
     if wrong := catalogue.faults(right, found):
         msg = (
             f"the database is not as schema version {version} made it: {'; '.join(wrong)}."
-            " If it was made by an unreleased userlog, run that one; else restore what was changed"
+            " If an unreleased userlog made it, export with that one and import into a new"
+            " database; else restore what was changed"
         )
         raise SchemaError(msg)
     return catalogue.additional(right, found)

@@ -32,6 +32,7 @@ _MEANING = {
     "statement_timeout": "0",
     "lock_timeout": "0",
     "transaction_timeout": "0",
+    "quote_all_identifiers": "off",
     "idle_session_timeout": "0",
 }
 
@@ -42,6 +43,12 @@ SELECT set_config('plan_cache_mode', 'force_generic_plan', false)
 WHERE NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')
 """
 _CHECK_S = 0.5
+# What a superuser or a member of the owner's role makes belongs to the owner, as whom erase() runs.
+_AS_OWNER = f"""
+SELECT set_config('role', r.rolname, false)
+FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner
+WHERE n.nspname = '{SCHEMA}' AND r.rolname <> current_user AND pg_has_role(r.oid, 'USAGE')
+"""  # noqa: S608 - a name of ours
 
 
 async def set_up_owner(connection: Connection, schema: str = SCHEMA) -> None:
@@ -50,7 +57,9 @@ async def set_up_owner(connection: Connection, schema: str = SCHEMA) -> None:
     The statements of projections name read models alone, so they are those of this schema, after
     which the session is named too.
     """
-    await connection.execute(_set(_MEANING | _path(schema)))
+    unbounded = {"idle_in_transaction_session_timeout": "0"}
+    await connection.execute(_set(_MEANING | _path(schema) | unbounded))
+    await connection.execute(_AS_OWNER)
     await _notice_client(connection, _CHECK_S)
 
 

@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from eventstore.errors import LogError
-from eventstore.postgres import schema, statements
+from eventstore.errors import LogError, RightsError, SchemaError
+from eventstore.postgres import catalogue, schema, statements
 from eventstore.postgres.sessions import SCHEMA
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ UNAWARE = (1,)
 _ABOUT = re.compile(r"-- To version \d+: (.*)\n-- Locks: (.*)\n-- Read models: (made anew|kept)\n")
 _NUMBERED = ("next_checkpoints", "next_generation", "next_active", "next_checkpoint_generations")
 _PROVEN, _FILLING = "proven", "filling"
+_OF_PARKED = {"stream_id", "position", "reason", "since"}
 _LOCK_WAIT = "2s"
 _SQL = statements.load("eventstore.postgres")
 _NEXT_SQL = statements.load("eventstore.postgres", "next.sql")
@@ -62,26 +63,49 @@ def _read(number: int, path: Path) -> Step:
     return Step(number, path.name, about, locks, models == "made anew", schema.statements_of(path))
 
 
-async def begin(connection: Connection) -> int:
-    """Keep other upgrades away for as long as the connection is open; return the schema's version.
+async def inspect(connection: Connection) -> tuple[int, list[str]]:
+    """Return the schema's version, and what is there beyond it.
 
     Raises:
-        UpgradeRunningError: another one is running.
-        SchemaError: the schema is not as a version made it, or is of a later one.
+        RightsError: the login has not the rights of the schema's owner.
+        SchemaError: the schema is not as a version made it, or is of a later one; or what is there
+            beyond it has a name that the new version needs.
 
     """
-    version = await schema.installed(connection)
-    if version < schema.SCHEMA_VERSION:
-        await schema.check_catalogue(connection, version)
-        if not await connection.fetchval(_SQL["upgrade_lock"]):
-            raise UpgradeRunningError("another upgrade of this database is running")
-    return version
+    schema.check_encoding(connection)
+    version, as_owner = await schema.installed(connection)
+    if version == schema.SCHEMA_VERSION:
+        return version, []
+    if not as_owner:
+        raise RightsError(
+            "an upgrade needs the login of the schema's owner: USERLOG_OWNER_DATABASE_URL"
+        )
+    beyond = await schema.check_catalogue(connection, version)
+    if taken := [name for name in beyond if name in catalogue.names(schema.SCHEMA_VERSION)]:
+        raise SchemaError(
+            f"userlog did not make {', '.join(taken)} in the schema userlog, and the new version"
+            " has something of that name; rename it, and run `userlog upgrade` again"
+        )
+    return version, beyond
+
+
+async def begin(connection: Connection) -> None:
+    """Keep other upgrades away for as long as the connection is open, or UpgradeRunningError."""
+    if not await connection.fetchval(_SQL["upgrade_lock"]):
+        raise UpgradeRunningError("another upgrade of this database is running")
 
 
 async def make_next(connection: Connection, mark: str) -> None:
     """Make the new read models, empty, unless code of the same mark has done so."""
-    if mark in await _note(connection):
+    note = await _note(connection)
+    if mark in note:
         return
+    foreign = await connection.fetchval(_NEXT_SQL["next_is_there"])
+    if foreign and not note.startswith((_PROVEN, _FILLING)):
+        raise SchemaError(
+            f"there is a schema {NEXT} that userlog did not make; rename it, and run `userlog"
+            " upgrade` again"
+        )
     async with connection.transaction():
         await connection.execute(f"DROP SCHEMA IF EXISTS {NEXT} CASCADE")
         await connection.execute(f"CREATE SCHEMA {NEXT}")
@@ -92,9 +116,12 @@ async def make_next(connection: Connection, mark: str) -> None:
         await _set_note(connection, f"{_FILLING} {mark}")
 
 
-async def drop_next(connection: Connection) -> None:
-    """Throw the new read models away."""
-    await connection.execute(f"DROP SCHEMA IF EXISTS {NEXT} CASCADE")
+async def drop_next(connection: Connection) -> bool:
+    """Throw the new read models away; return whether there were some."""
+    if not await _note(connection):
+        return False
+    await connection.execute(f"DROP SCHEMA {NEXT} CASCADE")
+    return True
 
 
 async def is_proven(connection: Connection, mark: str) -> bool:
@@ -116,9 +143,17 @@ async def _set_note(connection: Connection, note: str) -> None:
     await connection.execute(f"COMMENT ON SCHEMA {NEXT} IS {quoted}")
 
 
-async def old_sessions(connection: Connection) -> int:
-    """Count the sessions of services and commands; those of an upgrade have another name."""
-    count: int = await connection.fetchval(_SQL["old_sessions"], SCHEMA)
+async def old_sessions(connection: Connection) -> list[str]:
+    """Name the sessions of services and commands; those of an upgrade have another name."""
+    rows = await connection.fetch(_SQL["old_sessions"], SCHEMA)
+    return [f"pid {row['pid']} of {row['usename']} {row['client']}".rstrip() for row in rows]
+
+
+async def newly_parked(connection: Connection, version: int) -> int:
+    """Count the users who are parked in the new read models, and not in those of a version."""
+    tables = catalogue.expected(version).tables  # by its columns, whatever the version called it
+    old = next(name for name, has in tables.items() if has.keys() >= _OF_PARKED)
+    count: int = await connection.fetchval(_NEXT_SQL["next_newly_parked"].format(old=old))
     return count
 
 

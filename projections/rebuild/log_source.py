@@ -26,7 +26,7 @@ class LogSource(msgspec.Struct, frozen=True):
     master_key: bytes
     previous_master_key: bytes | None
     timeout_s: float
-    # Where the read models are; another one is filled by an upgrade.
+    # Where the read models are; another one is filled by an upgrade, from a log that may be older.
     schema: str = SCHEMA
 
     def master(self) -> MasterKey:

@@ -97,6 +97,10 @@ BEGIN
                 RAISE EXCEPTION 'recorded_at is more than five minutes ahead of the server''s clock'
                     USING ERRCODE = 'datetime_field_overflow';
             END IF;
+            IF item.occurred_at < '0001-01-01 00:00:00+00' THEN
+                RAISE EXCEPTION 'occurred_at is no time that a calendar has'
+                    USING ERRCODE = 'datetime_field_overflow';
+            END IF;
             head.position := head.position + 1;
             head.recorded_at := greatest(head.recorded_at, coalesce(item.recorded_at, now_recorded));
             occurred := CASE WHEN item.occurred_at > head.recorded_at + interval '5 minutes'
@@ -149,7 +153,7 @@ SET enable_seqscan = off
 SET enable_bitmapscan = off
 AS $$
 DECLARE
-    appended_at bigint;
+    appended record;
     read_model text;
     now_erased timestamptz := coalesce(in_recorded_at, date_trunc('milliseconds', clock_timestamp()));
 BEGIN
@@ -159,18 +163,24 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-    SELECT a.positions[1] INTO appended_at FROM userlog.append(
+    SELECT a.positions[1] AS position, a.outcomes[1] AS outcome INTO appended FROM userlog.append(
         in_partition, ARRAY[in_recorded_at], '{}', '{}', '{}', '{}', '{}', ARRAY[in_stream_id],
         ARRAY[in_key_id], ARRAY[4::smallint], ARRAY[now_erased], ARRAY[in_identity],
         ARRAY[in_digest], ARRAY[''::bytea]) a;
-    UPDATE userlog.streams s SET erased_position = appended_at
+    IF appended.outcome <> 'appended' THEN -- no erasure without its event
+        RAISE EXCEPTION 'an erasure has the identity of another event'
+            USING ERRCODE = 'unique_violation';
+    END IF;
+    UPDATE userlog.streams s SET erased_position = appended.position
     WHERE s.partition = in_partition AND s.stream_id = in_stream_id;
-    -- Each generation of each read model, also one that DETACH PARTITION CONCURRENTLY was stopped
-    -- in: its rows are there, but no statement on the whole table sees them. The order is that in
-    -- which the tables were made, which is the projector's: no two can wait for each other.
+    -- Each generation of each read model, also of those that an upgrade fills, and one that DETACH
+    -- PARTITION CONCURRENTLY was stopped in: its rows are there, but no statement on the whole table
+    -- sees them. The order is that in which the tables were made, which is the projector's: no two
+    -- can wait for each other.
     FOR read_model IN SELECT i.inhrelid::regclass::text FROM pg_inherits i
         JOIN pg_partitioned_table p ON p.partrelid = i.inhparent
-        JOIN pg_class c ON c.oid = p.partrelid AND c.relnamespace = 'userlog'::regnamespace
+        JOIN pg_class c ON c.oid = p.partrelid
+        JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname IN ('userlog', 'userlog_next')
         ORDER BY i.inhrelid
     LOOP
         BEGIN
@@ -181,7 +191,7 @@ BEGIN
         END;
     END LOOP;
     DELETE FROM userlog.parked p WHERE p.partition = in_partition AND p.stream_id = in_stream_id;
-    RETURN appended_at;
+    RETURN appended.position;
 END
 $$;
 
@@ -263,4 +273,4 @@ $$;
 DROP TABLE userlog.users, userlog.history, userlog.activity, userlog.terms, userlog.set_aside,
     userlog.projections, userlog.generations, userlog.checkpoints, userlog.rebuild_shards;
 
-UPDATE userlog.meta SET schema_version = 2, digest = 'b1210ea578e60a5f';
+UPDATE userlog.meta SET schema_version = 2, digest = 'd6719652d299eb91';

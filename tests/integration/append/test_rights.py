@@ -107,6 +107,30 @@ async def test_nobody_sets_the_clock_forward(stack: Stack, source: str) -> None:
     assert not await log.is_erased(stream)
 
 
+async def test_no_erasure_without_its_event(stack: Stack) -> None:
+    """With an identity that is in the log already it is refused as a whole."""
+    await stack.ingest.deliver(SAMPLE)
+    known = await stack.pool.fetchrow("SELECT stream_id, identity FROM userlog.events")
+    assert known
+    with pytest.raises(asyncpg.UniqueViolationError, match="identity of another event"):
+        await stack.pool.execute(
+            "SELECT userlog.erase(0, '9999-01-01', $1, 1, $2, '12345678')", *known
+        )
+    assert not await stack.log.is_erased(stack.log.stream("app", "1"))
+
+
+async def test_no_time_that_no_calendar_has(stack: Stack) -> None:
+    """It could never be read again, and would end every proof of the log."""
+    (event,) = decode(SAMPLE).events
+    await stack.log.append([event])
+    with pytest.raises(asyncpg.DatetimeFieldOverflowError, match="calendar"):
+        await stack.pool.execute(
+            "SELECT userlog.append(0, NULL, '{}', '{}', '{}', '{}', '{}', ARRAY[stream_id],"
+            " ARRAY[key_id], '{2}', '{-infinity}', ARRAY['1234567890123456'::bytea],"
+            " ARRAY['12345678'::bytea], ARRAY['x'::bytea]) FROM userlog.streams"
+        )
+
+
 async def test_a_head_that_is_ahead_refuses_nothing(stack: Stack) -> None:
     """After the clock was set back the log goes on, at the time of its head."""
     await stack.admin.execute("UPDATE userlog.log_head SET recorded_at = now() + interval '1 day'")

@@ -34,6 +34,8 @@ ODD = {
     "lock_timeout": "1ms",
     "extra_float_digits": "-15",
     "enable_indexscan": "off",
+    "quote_all_identifiers": "on",
+    "idle_in_transaction_session_timeout": "1ms",
 }
 
 

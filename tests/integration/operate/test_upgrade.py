@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 
-from eventstore.errors import LogError, OtherVersionError, SchemaError
+from eventstore.errors import LogError, OtherVersionError, SchemaError, WrongKeyError
 from eventstore.postgres import schema, upgrade
 from eventstore.verify import verify
 from projections.project import parked
 from projections.project.projector import catch_up
 from projections.rebuild.log_source import LogSource
-from projections.rebuild.rebuild import Plan, prove_all
-from projections.upgrade import Watcher, upgrade_schema
+from projections.rebuild.rebuild import Plan, prove_all, rebuild
+from projections.upgrade import Watcher, drop_unfinished, upgrade_schema
 from tests.conftest import MASTER_KEY, Stack
 from tests.support.database import connected, holding
 from tests.support.deliveries import APP, delivery
@@ -32,6 +32,7 @@ from tests.support.older import (
     log_rows,
     older_log,
 )
+from tests.support.server import with_user
 from tests.support.waiting import meanwhile, until
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ async def test_what_depends_on_an_old_table_is_named(old_url: str) -> None:
     """A view of the operator's stops the switch, with its name, and not what was filled."""
     async with connected(old_url) as admin:
         await admin.execute("CREATE VIEW public.mine AS SELECT user_id FROM userlog.users")
-        with pytest.raises(LogError, match=r"view public\.mine depends on .* drop it"):
+        with pytest.raises(LogError, match=r"view public\.mine depends on .* take it away"):
             await upgrade_schema(source_of(old_url), 1, Watcher())
         assert await version(admin) == OLDEST
         await admin.execute("DROP VIEW public.mine")
@@ -256,6 +257,83 @@ async def test_an_unreleased_schema_is_refused(old_url: str, damage: str) -> Non
         with pytest.raises(SchemaError, match=rf"{damage.rpartition('.')[2]} is missing"):
             await upgrade_schema(source_of(old_url), 1, Watcher())
         assert await admin.fetchval("SELECT to_regnamespace('userlog_next')") is None
+
+
+async def test_a_wrong_key_changes_nothing(old_url: str) -> None:
+    """It is refused before anything is made: under it every user would be unreadable."""
+    wrong = LogSource(old_url, b"w" * 32, None, 30)
+    with pytest.raises(WrongKeyError):
+        await upgrade_schema(wrong, 1, Watcher())
+    async with connected(old_url) as admin:
+        assert await admin.fetchval("SELECT to_regnamespace('userlog_next')") is None
+
+
+async def test_who_was_readable_is_not_parked_in_silence(old_url: str) -> None:
+    """A user who would be parked, and was not, stops the switch, unless that is asked for."""
+    async with connected(old_url) as admin:
+        await admin.execute("DELETE FROM userlog.set_aside")
+        for _ in range(2):
+            with pytest.raises(LogError, match=r"1 users .* would be parked"):
+                await upgrade_schema(source_of(old_url), 1, Watcher())
+        assert await version(admin) == OLDEST
+        assert await drop_unfinished(source_of(old_url))
+        assert not await drop_unfinished(source_of(old_url))
+        done = await upgrade_schema(source_of(old_url), 1, Watcher(), parking=True)
+    assert done
+    assert done.parked == 1
+
+
+@pytest.mark.parametrize(
+    "taken", ["TABLE userlog.parked (a int)", "FUNCTION userlog.token_revoke(in_id text)", "SCHEMA"]
+)
+async def test_names_that_are_taken(old_url: str, taken: str) -> None:
+    """What an operator has made with a name that is needed is named first, and stays."""
+    body = " RETURNS text LANGUAGE sql AS 'SELECT 1::text'" if "FUNCTION" in taken else ""
+    made = f"{taken} userlog_next" if taken == "SCHEMA" else taken
+    async with connected(old_url) as admin:
+        await admin.execute(f"CREATE {made}{body}")
+        watcher = Listening()
+        with pytest.raises(SchemaError, match="userlog did not make"):
+            await upgrade_schema(source_of(old_url), 1, watcher)
+        await admin.execute(f"DROP {made.partition(' (')[0]}")
+
+
+async def test_all_belongs_to_the_owner_of_the_schema(
+    empty_database_url: str, open_stack: Callable[[str], Awaitable[Stack]]
+) -> None:
+    """Whoever of those who may upgrades or rebuilds: erase() goes on working."""
+    async with connected(empty_database_url) as admin:
+        name = await admin.fetchval("SELECT current_database()")
+        role = f"{name}_owner"
+        await admin.execute(
+            f"CREATE ROLE {role} LOGIN CREATEROLE; GRANT userlog_app TO {role};"
+            f"ALTER DATABASE {name} OWNER TO {role}"
+        )
+        await install(with_user(empty_database_url, role), OLDEST, 1)
+        await fill(empty_database_url)
+        assert await upgrade_schema(source_of(empty_database_url), 1, Watcher())
+        stack = await open_stack(empty_database_url)
+        await rebuild(stack.source, Plan(parking=True))
+        owners = "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class WHERE relnamespace = $1"
+        space = await admin.fetchval("SELECT 'userlog'::regnamespace::oid")
+        assert [row[0] for row in await admin.fetch(owners, space)] == [role]
+        assert (await stack.log.erase(stack.log.stream(APP, "u1"))).position
+        await stack.close()
+        await admin.execute(f"ALTER DATABASE {name} OWNER TO postgres")
+        await admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def test_an_erasure_reaches_what_an_upgrade_fills(stack: Stack) -> None:
+    """The rows of an erased user go from new read models that wait for their switch too."""
+    await stack.log.append([only(delivery("u1"))])
+    stream = stack.log.stream(APP, "u1")
+    async with stack.admin.acquire() as connection:
+        await upgrade.make_next(connection, "mark")
+    await stack.admin.execute(
+        "INSERT INTO userlog_next.terms VALUES (0, 1, $1, 'x')", stream.stream_id
+    )
+    await stack.log.erase(stream)
+    assert await stack.admin.fetchval("SELECT count(*) FROM userlog_next.terms") == 0
 
 
 async def test_no_downgrade(database_url: str) -> None:

@@ -118,7 +118,7 @@ async def make_next(connection: Connection, mark: str) -> None:
 
 async def drop_next(connection: Connection) -> bool:
     """Throw the new read models away; return whether there were some."""
-    if not await _note(connection):
+    if not (await _note(connection)).startswith((_PROVEN, _FILLING)):
         return False
     await connection.execute(f"DROP SCHEMA {NEXT} CASCADE")
     return True

@@ -137,10 +137,12 @@ async def test_too_large(database_url: str, tmp_path: Path) -> None:
 
 
 async def test_defect(stack: Stack, tmp_path: Path) -> None:
-    """An error that nobody has foreseen: here a right that was taken away."""
+    """An error that no code foresees: here a column of another type."""
     async with healthy(stack.url) as client:
         before = await scrape(client)
-        await stack.admin.execute("REVOKE SELECT ON userlog.users FROM userlog_app")
+        await stack.admin.execute(
+            "ALTER TABLE userlog.users ALTER COLUMN state TYPE bytea USING ''::bytea"
+        )
         assert (await client.get(f"/v1/applications/{APP}/users/{SAMPLE_USER}")).status == 500
         during = await scrape(client)
     await assert_fires(tmp_path, before, during, {"UserlogDefect"})

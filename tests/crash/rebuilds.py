@@ -28,7 +28,7 @@ from run import CrashError
 from api.config.settings import key_bytes
 from eventstore import read
 from eventstore.log import EventLog
-from eventstore.postgres import embedded
+from eventstore.postgres import embedded, sessions
 from eventstore.postgres.pool import open_owner_pool
 from eventstore.sealing.keys import MasterKey
 from projections.project.projector import catch_up
@@ -123,6 +123,7 @@ async def crash(folder: Path, key: bytes, args: argparse.Namespace) -> None:
     async with embedded.running(folder, notice=lambda _: None) as url:
         await fill(url, key, args.users, args.events_each)
         connection = await asyncpg.connect(url)
+        await sessions.set_up_owner(connection)
         rebuilds = Rebuilds(folder, connection)
         events = args.users * args.events_each
         plan = shards.plan(await read.heads(connection), -(-events // SHARDS), 2)

@@ -110,3 +110,14 @@ async def test_import_makes_a_new_home_only(tmp_path: Path) -> None:
     for _ in range(2):
         done = await Terminal({"USERLOG_DATA_DIR": str(tmp_path / "new")}).run("import", str(file))
         assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("command", [("import", "none.jsonl"), ("rotate-master-key", "--prepare")])
+async def test_before_something_is_made(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """A file that is not there, and a key to a log that is not there, leave the folder empty."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    done = await Terminal({"USERLOG_DATA_DIR": str(folder)}).run(*command)
+    assert done.code in (1, 2)
+    assert len(done.err.splitlines()) == 1
+    assert names_in(folder) == []

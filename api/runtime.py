@@ -15,10 +15,11 @@ from api.webhook.ingest import Ingest
 from eventstore.errors import NotThereError, UnavailableError, database_errors
 from eventstore.group_commit import QueueLimits
 from eventstore.log import EventLog
-from eventstore.postgres import embedded, failover, schema, sessions
+from eventstore.postgres import embedded, schema
 from eventstore.postgres.pool import (
     open_owner_pool,
     open_pool,
+    owner_connection,
     refuse_transaction_pooler,
 )
 from eventstore.postgres.upgrade import UpgradeRunningError
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from api.config.secret_files import Secrets
     from api.config.settings import Settings
     from eventstore.postgres.pool import Pool
-    from eventstore.postgres.sessions import Connection
     from projections.rebuild.progress import Progress
 
 T = TypeVar("T")
@@ -101,8 +101,8 @@ async def database_urls(settings: Settings) -> AsyncGenerator[Urls]:
 
 async def install(url: str, settings: Settings, partitions: int = 1) -> bool:
     """Install the schema in an empty database, as its owner; return whether it was empty."""
-    async with connected(url, settings) as connection:
-        async with connected(url, settings) as other:
+    async with owner_connection(url, settings.database_timeout_s) as connection:
+        async with owner_connection(url, settings.database_timeout_s) as other:
             await refuse_transaction_pooler(connection, other)
         return await schema.install(connection, partitions)
 
@@ -114,13 +114,13 @@ async def prepare(
 
     An upgrade is logged, and `reached` is called with how far it is.
     """
-    async with connected(urls.owner, settings) as connection:
+    async with owner_connection(urls.owner, settings.database_timeout_s) as connection:
         there = await connection.fetchval("SELECT to_regnamespace('userlog') IS NOT NULL")
         old = there and (await schema.installed(connection)).version < schema.SCHEMA_VERSION
     if old:  # which waits for all other sessions to end
         source = source_of(urls, settings, secrets)
         await upgrade_schema(source, os.cpu_count() or 1, _Logging(reached))
-    async with connected(urls.owner, settings) as connection:
+    async with owner_connection(urls.owner, settings.database_timeout_s) as connection:
         if await schema.install(connection):
             _log.info("schema installed", version=schema.SCHEMA_VERSION)
         return await embedded.service_url(connection, urls.owner)
@@ -144,18 +144,6 @@ def source_of(urls: Urls, settings: Settings, secrets: Secrets) -> LogSource:
     """Return how another process, or pool, opens the log as its owner."""
     keys = (secrets.master_key, secrets.previous_master_key)
     return LogSource(urls.owner, *keys, settings.database_timeout_s)
-
-
-@contextlib.asynccontextmanager
-async def connected(url: str, settings: Settings) -> AsyncGenerator[Connection]:
-    """Yield a connection for the work of the schema's owner."""
-    with database_errors():
-        connection = await failover.connect(url, timeout=settings.database_timeout_s)
-        try:
-            await sessions.set_up_owner(connection)
-            yield connection
-        finally:
-            await connection.close()
 
 
 def _nothing(_text: str) -> None:
@@ -245,7 +233,9 @@ async def _until_set(work: Coroutine[Any, Any, T], stopping: asyncio.Event) -> T
 
 
 async def _open(urls: Urls, settings: Settings, secrets: Secrets, *, owner: bool) -> Runtime:
-    async with connected(urls.service or urls.owner, settings) as connection:
+    async with owner_connection(
+        urls.service or urls.owner, settings.database_timeout_s
+    ) as connection:
         checked = await schema.check(connection)
         # The embedded database's service logs in as another than this connection.
         as_owner = checked.as_owner and urls.service is not None

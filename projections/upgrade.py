@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 import asyncpg
 import msgspec
 
-from eventstore.errors import LogError, database_errors
-from eventstore.postgres import failover, schema, sessions, upgrade
-from eventstore.postgres.pool import refuse_transaction_pooler
+from eventstore.errors import LogError
+from eventstore.postgres import schema, upgrade
+from eventstore.postgres.pool import owner_connection, refuse_transaction_pooler
 from eventstore.postgres.upgrade import NEXT, UNAWARE
 from projections.project import parked
 from projections.project.projector import catch_up
@@ -32,6 +32,7 @@ from projections.rebuild.rebuild import Plan, rebuild
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from contextlib import AbstractAsyncContextManager
 
     from eventstore.log import EventLog
     from eventstore.postgres.sessions import Connection
@@ -99,15 +100,8 @@ async def upgrade_schema(
         return Upgraded(before, schema.SCHEMA_VERSION, await parked.count(connection))
 
 
-@contextlib.asynccontextmanager
-async def _connected(source: LogSource) -> AsyncGenerator[Connection]:
-    with database_errors():
-        connection = await failover.connect(source.url, timeout=source.timeout_s)
-        try:
-            await sessions.set_up_owner(connection, NEXT)
-            yield connection
-        finally:
-            await connection.close()
+def _connected(source: LogSource) -> AbstractAsyncContextManager[Connection]:
+    return owner_connection(source.url, source.timeout_s, NEXT)
 
 
 async def _refuse_parked(connection: Connection, before: int) -> None:

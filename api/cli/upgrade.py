@@ -18,8 +18,9 @@ from api.cli.shared import (
     run,
     secrets_there,
 )
-from api.runtime import connected, database_urls, source_of
+from api.runtime import database_urls, source_of
 from eventstore.postgres import schema, upgrade
+from eventstore.postgres.pool import owner_connection
 from projections.upgrade import Upgraded, Watcher, drop_unfinished, upgrade_schema
 
 if TYPE_CHECKING:
@@ -75,9 +76,8 @@ def upgrade_command(
     settings = read_settings()
     secrets = secrets_there(settings)
     if plan:
-        _plan(run(_version()), json=json)
+        _plan(run(_version(settings)), json=json)
         return
-
     if drop:
         _drop(settings, secrets)
         return
@@ -110,9 +110,11 @@ def _drop(settings: Settings, secrets: Secrets) -> None:
     output.plain("removed" if run(work()) else "nothing to remove")
 
 
-async def _version() -> int:
-    settings = read_settings()
-    async with database_urls(settings) as urls, connected(urls.owner, settings) as connection:
+async def _version(settings: Settings) -> int:
+    async with (
+        database_urls(settings) as urls,
+        owner_connection(urls.owner, settings.database_timeout_s) as connection,
+    ):
         version, _ = await upgrade.inspect(connection)
         return version
 

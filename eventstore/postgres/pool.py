@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,6 +12,8 @@ from eventstore.errors import NOT_KEPT, LoginError, database_errors
 from eventstore.postgres import failover, sessions
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from eventstore.postgres.sessions import Connection
 
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
@@ -46,6 +49,20 @@ async def open_owner_pool(
     """
     how = {"setup": partial(sessions.set_up_owner, schema=schema)}
     return await _open(url, size, timeout_s, how)
+
+
+@contextlib.asynccontextmanager
+async def owner_connection(
+    url: str, timeout_s: float, schema: str = sessions.SCHEMA
+) -> AsyncGenerator[Connection]:
+    """Yield a connection for the work of the schema's owner, as of such a pool."""
+    with database_errors():
+        connection = await failover.connect(url, timeout=timeout_s)
+        try:
+            await sessions.set_up_owner(connection, schema)
+            yield connection
+        finally:
+            await connection.close()
 
 
 async def _open(url: str, size: int, timeout_s: float, how: dict[str, Any]) -> Pool:

@@ -58,8 +58,7 @@ async def set_up_owner(connection: Connection, schema: str = SCHEMA) -> None:
     which the session is named too.
     """
     unbounded = {"idle_in_transaction_session_timeout": "0"}
-    await connection.execute(_set(_MEANING | _path(schema) | unbounded))
-    await connection.execute(_AS_OWNER)
+    await connection.execute(f"{_set(_MEANING | _path(schema) | unbounded)}; {_AS_OWNER}")
     await _notice_client(connection, _CHECK_S)
 
 

@@ -124,8 +124,7 @@ class Crash:
     async def disturb(self) -> None:
         """Kill something a few times."""
         for _ in range(KILLS_PER_ROUND):
-            # No signal to wait for: any moment is meant.
-            await asyncio.sleep(self.random.uniform(*KILL_AFTER_S))
+            await asyncio.sleep(self.random.uniform(*KILL_AFTER_S))  # any moment is meant
             await self._kill(self.random.choice(KILLS))
 
     async def _kill(self, what: str) -> None:
@@ -140,7 +139,7 @@ class Crash:
             os.kill(
                 int((self._data / "postgres" / "postmaster.pid").read_text().split()[0]), number
             )
-            await asyncio.sleep(self.random.uniform(0, 0.3))
+            await asyncio.sleep(self.random.uniform(0, 0.3))  # any moment is meant
             self._service.terminate()
         await asyncio.to_thread(self._service.wait)
         await asyncio.to_thread(self.start)
@@ -161,10 +160,10 @@ class Crash:
                             if row["position"] != len(self._seen) + 1:
                                 raise CrashError(f"a reader saw a gap at {len(self._seen) + 1}")
                             self._seen.append(row["leaf"])
-                        await asyncio.sleep(self.reader_pause_s)
+                        await asyncio.sleep(self.reader_pause_s)  # how often it reads
                 finally:
                     connection.terminate()
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # before it connects to a killed database again
 
     def database(self) -> str:
         lines = (self._data / "postgres" / "postmaster.pid").read_text().splitlines()
@@ -216,7 +215,7 @@ class Crash:
             while (await _get(session, base + "status"))["projections"][0]["lag_positions"]:
                 if time.monotonic() > deadline:
                     raise CrashError("the projector does not catch up")
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.05)  # how often one asks another process
             for (application_id, user_id), expected in fold(sent).items():
                 path = f"{base}applications/{application_id}/users/{user_id}"
                 user = await _get(session, path)

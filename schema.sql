@@ -3,11 +3,13 @@
 --
 -- What is here
 --   meta, log_head, streams, events   the log: immutable, numbered without gaps, chained by hash
+--   keys                              which master key the log is written with, and its own keys
 --   quarantine, quarantine_totals     signed deliveries that could not be read, kept sealed, and how
 --                                     much there is of them
 --   verifications, scrubs             what was last proven of the log, and of the read models
 --   tokens                            bearer tokens and their scopes
 --   append(), erase()                 the only ways to change the log
+--   key_begin()                       notes which master key a new log is written with
 --   quarantine_put()                  puts a delivery into quarantine
 --   token_used(), token_revoke()      what the service may do to tokens
 --   userlog_app                       the role that the service is a member of
@@ -44,11 +46,24 @@ CREATE TABLE userlog.meta (
 );
 
 -- The end of each partition of the log. Its row lock is what makes positions gapless.
+-- fingerprint is that of the master key that the partition is written with: append() refuses another.
+-- Null until something is written.
 CREATE TABLE userlog.log_head (
     partition integer PRIMARY KEY,
     position bigint NOT NULL DEFAULT 0,
     chain bytea NOT NULL DEFAULT decode(repeat('00', 32), 'hex'),
-    recorded_at timestamptz NOT NULL DEFAULT 'epoch'
+    recorded_at timestamptz NOT NULL DEFAULT 'epoch',
+    fingerprint bytea
+);
+
+-- Keys. Of the master key, which lives outside the database, there is only the fingerprint: `master`
+-- is the one that the log is written with, `previous` another that still wraps some keys while a
+-- rotation is unfinished. Any other row is a key of the log's own, wrapped by the master key that the
+-- fingerprint names. A fingerprint does not help to find the key.
+CREATE TABLE userlog.keys (
+    name text PRIMARY KEY,
+    fingerprint bytea NOT NULL CHECK (octet_length(fingerprint) = 8),
+    wrapped bytea
 );
 
 -- One row per user. stream_id is the first 16 bytes of SHA-256(application_id, NUL, user_id).
@@ -162,6 +177,8 @@ CREATE TABLE userlog.tokens (
 -- The first statement takes the partition's head, so everything after it is alone with the
 -- partition, and a reader that sees a position sees all below it. Each item costs the same few index
 -- look-ups (docs/planner.md, 1 and 3).
+-- in_fingerprint is that of the master key under which the batch is sealed. Under another than the
+-- partition's it is refused: UL001, as by erase() and quarantine_put().
 -- No identity may be in a batch twice: the unique index would refuse the batch. Items are judged,
 -- numbered and hashed one after the other in variables, which takes a fifth less of a processor than
 -- windows and ordered aggregates over all; the rows are inserted at once, as each INSERT costs.
@@ -172,6 +189,7 @@ CREATE TABLE userlog.tokens (
 -- Its own date stays in its payload.
 CREATE FUNCTION userlog.append(
     in_partition integer,
+    in_fingerprint bytea,
     in_recorded_ats timestamptz[],
     new_stream_ids uuid[],
     new_application_ids text[],
@@ -206,6 +224,9 @@ BEGIN
     SELECT * INTO head FROM userlog.log_head h WHERE h.partition = in_partition FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'userlog has no partition %', in_partition USING ERRCODE = 'no_data_found';
+    END IF;
+    IF head.fingerprint IS DISTINCT FROM in_fingerprint THEN
+        RAISE EXCEPTION 'the log is not written with this master key' USING ERRCODE = 'UL001';
     END IF;
     now_recorded := date_trunc('milliseconds', clock_timestamp());
     IF cardinality(new_stream_ids) > 0 THEN
@@ -280,6 +301,7 @@ $$;
 -- The head is taken first, as append() does, so no append is half way between key and log.
 CREATE FUNCTION userlog.erase(
     in_partition integer,
+    in_fingerprint bytea,
     in_recorded_at timestamptz,
     in_stream_id uuid,
     in_key_id bigint,
@@ -303,7 +325,7 @@ BEGIN
         RETURN NULL;
     END IF;
     SELECT a.positions[1] AS position, a.outcomes[1] AS outcome INTO appended FROM userlog.append(
-        in_partition, ARRAY[in_recorded_at], '{}', '{}', '{}', '{}', '{}', ARRAY[in_stream_id],
+        in_partition, in_fingerprint, ARRAY[in_recorded_at], '{}', '{}', '{}', '{}', '{}', ARRAY[in_stream_id],
         ARRAY[in_key_id], ARRAY[4::smallint], ARRAY[now_erased], ARRAY[in_identity],
         ARRAY[in_digest], ARRAY[''::bytea]) a;
     IF appended.outcome <> 'appended' THEN -- no erasure without its event
@@ -336,8 +358,10 @@ $$;
 
 -- Puts a delivery into quarantine, or counts it once more if it is there; adds it to the totals the
 -- first time. A removal locks the rows in the same order: the delivery's, then the totals'.
+-- The head is held first, so that a rotation of the master key comes before it or after it.
 CREATE FUNCTION userlog.quarantine_put(
     in_partition integer,
+    in_fingerprint bytea,
     in_id uuid,
     in_reason text,
     in_detail text,
@@ -346,12 +370,18 @@ CREATE FUNCTION userlog.quarantine_put(
     in_data_key bytea,
     in_body bytea
 ) RETURNS void
-LANGUAGE plpgsql VOLATILE
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    head_fingerprint bytea;
     seen bigint;
 BEGIN
+    SELECT h.fingerprint INTO head_fingerprint FROM userlog.log_head h
+    WHERE h.partition = in_partition FOR SHARE;
+    IF head_fingerprint IS DISTINCT FROM in_fingerprint THEN
+        RAISE EXCEPTION 'the log is not written with this master key' USING ERRCODE = 'UL001';
+    END IF;
     INSERT INTO userlog.quarantine AS q
         (partition, id, reason, detail, headers, bytes, data_key, body)
     VALUES (in_partition, in_id, in_reason, in_detail, in_headers, in_bytes, in_data_key, in_body)
@@ -365,6 +395,20 @@ BEGIN
         ON CONFLICT (partition) DO UPDATE
         SET deliveries = t.deliveries + 1, bytes = t.bytes + excluded.bytes;
     END IF;
+END
+$$;
+
+-- Notes which master key a new log is written with, unless one is noted: of two who begin at once,
+-- one. A rotation alone changes it later.
+CREATE FUNCTION userlog.key_begin(in_fingerprint bytea) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    INSERT INTO userlog.keys (name, fingerprint) VALUES ('master', in_fingerprint)
+    ON CONFLICT (name) DO NOTHING;
+    UPDATE userlog.log_head h SET fingerprint = k.fingerprint FROM userlog.keys k
+    WHERE k.name = 'master' AND h.fingerprint IS NULL;
 END
 $$;
 
@@ -585,4 +629,4 @@ INSERT INTO userlog.checkpoints (partition, generation) VALUES (0, 1);
 -- [end]
 
 -- The digest is that of eventstore/postgres/schema.py; a test recomputes it.
-INSERT INTO userlog.meta (schema_version, digest, partitions) VALUES (2, 'd6719652d299eb91', 1);
+INSERT INTO userlog.meta (schema_version, digest, partitions) VALUES (3, 'a4ceeb8ba19c9be6', 1);

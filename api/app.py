@@ -50,7 +50,8 @@ class App:
         lasting = Lasting(self._tokens, budgets)
         self.feed = Feed(log, lasting, settings.page_bytes_max)
         arriving = Arriving(settings.arriving_max, settings.arriving_bytes_max)
-        middlewares = Middlewares(self._metrics, self._tokens, budgets, settings.request_timeout_s)
+        timeout_s = settings.request_timeout_s
+        middlewares = Middlewares(self._metrics, self._tokens, budgets, timeout_s, log.ready)
         self.drain = middlewares.drain
         table = routes(
             Webhook(runtime.ingest, secrets, self._metrics, arriving, budgets.deliveries),

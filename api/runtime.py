@@ -24,6 +24,7 @@ from eventstore.postgres.pool import (
 )
 from eventstore.postgres.upgrade import UpgradeRunningError
 from eventstore.quarantine import Quarantine
+from eventstore.sealing import current_key
 from projections.query.users import ReadModel
 from projections.rebuild.log_source import LogSource
 from projections.upgrade import Watcher, upgrade_schema
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from api.config.secret_files import Secrets
     from api.config.settings import Settings
     from eventstore.postgres.pool import Pool
+    from eventstore.postgres.sessions import Connection
     from projections.rebuild.progress import Progress
 
 T = TypeVar("T")
@@ -59,7 +61,7 @@ class Runtime:
         self.as_owner = as_owner
         self.source = source
         self.pool = pool
-        self.master_key = source.master()
+        self.master_key = log.master_key
         self.log = log
         self.quarantine = Quarantine(
             pool, log.partitions, self.master_key, settings.quarantine_bytes_max
@@ -99,12 +101,15 @@ async def database_urls(settings: Settings) -> AsyncGenerator[Urls]:
         yield Urls(url, None)
 
 
-async def install(url: str, settings: Settings, partitions: int = 1) -> bool:
-    """Install the schema in an empty database, as its owner; return whether it was empty."""
+async def install(url: str, settings: Settings, secrets: Secrets, partitions: int = 1) -> bool:
+    """Install the schema in an empty database, as its owner; return whether it was empty.
+
+    The log that is in it then is written with the master key.
+    """
     async with owner_connection(url, settings.database_timeout_s) as connection:
         async with owner_connection(url, settings.database_timeout_s) as other:
             await refuse_transaction_pooler(connection, other)
-        return await schema.install(connection, partitions)
+        return await _install(connection, secrets, partitions)
 
 
 async def prepare(
@@ -121,9 +126,16 @@ async def prepare(
         source = source_of(urls, settings, secrets)
         await upgrade_schema(source, os.cpu_count() or 1, _Logging(reached))
     async with owner_connection(urls.owner, settings.database_timeout_s) as connection:
-        if await schema.install(connection):
+        if await _install(connection, secrets):
             _log.info("schema installed", version=schema.SCHEMA_VERSION)
         return await embedded.service_url(connection, urls.owner)
+
+
+async def _install(connection: Connection, secrets: Secrets, partitions: int = 1) -> bool:
+    installed = await schema.install(connection, partitions)
+    if installed:
+        await current_key.begin(connection, secrets.master)
+    return installed
 
 
 class _Logging(Watcher):
@@ -251,7 +263,7 @@ async def _open(urls: Urls, settings: Settings, secrets: Secrets, *, owner: bool
     source = source_of(urls, settings, secrets)
     limits = QueueLimits(settings.queue_rows_max, settings.batch_rows_max, settings.batch_bytes_max)
     try:
-        log = await EventLog.open(pool, source.master(), limits)
+        log = await EventLog.open(pool, secrets.master, limits)
     except BaseException:
         pool.terminate()
         raise

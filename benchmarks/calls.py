@@ -128,7 +128,7 @@ async def service() -> AsyncGenerator[tuple[Runtime, Streams]]:
     secrets = Secrets([SECRET], MASTER_KEY, None, TOKEN, [])
     async with server() as running:
         settings = Settings(database_url=running.url)
-        await install(running.url, settings)
+        await install(running.url, settings, secrets)
         async with opened(settings, secrets) as runtime, answering(runtime, secrets) as streams:
             yield runtime, streams
 

@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, TypeAlias
 from eventstore.errors import database_errors
 from eventstore.events import Appended, Outcome, Position
 from eventstore.postgres import statements
+from eventstore.sealing.current_key import with_current_key
+from eventstore.sealing.keys import new_key_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    import asyncpg
+
     from eventstore.events import Stream
     from eventstore.postgres.pool import Pool
     from eventstore.postgres.sessions import Connection
-    from eventstore.sealing.keyring import StreamKey
+    from eventstore.sealing.keys import MasterKey
     from eventstore.sealing.seal import SealedEvent
 
 # None: the user's key is not the one that the event was sealed with, so it is not in the log.
@@ -30,26 +34,36 @@ _ERASURE = b"erased"
 
 
 async def append_batch(
-    source: Pool | Connection, partition: int, batch: Sequence[SealedEvent]
+    source: Pool | Connection, master_key: MasterKey, partition: int, batch: Sequence[SealedEvent]
 ) -> list[Answer]:
     """Append in one round trip; return an answer for each event, in order.
 
     The driver's errors come as they are: who runs batches decides what they mean for each event.
+    MasterKeyMovedError if the log is written with a master key that is not held.
     """
     *columns, recorded_ats, _, _ = map(list, zip(*batch, strict=True))
     new = {one.key.key_id: one for one in batch if not one.key.stored}.values()
-    row = await source.fetchrow(
-        _SQL["append"],
-        partition,
-        recorded_ats if any(recorded_ats) else None,
-        [one.stream_id for one in new],
-        [one.stream.application_id for one in new],
-        [one.stream.user_id for one in new],
-        [one.key_id for one in new],
-        [one.key.wrapped for one in new],
-        *columns,
-    )
-    assert row is not None  # noqa: S101 - the function has one answer
+
+    async def call() -> asyncpg.Record | None:
+        current = master_key.current
+        if any(one.key.wrapped_by != current for one in new):
+            return None
+        return await source.fetchrow(
+            _SQL["append"],
+            partition,
+            current,
+            recorded_ats if any(recorded_ats) else None,
+            [one.stream_id for one in new],
+            [one.stream.application_id for one in new],
+            [one.stream.user_id for one in new],
+            [one.key_id for one in new],
+            [one.key.wrapped for one in new],
+            *columns,
+        )
+
+    row = await with_current_key(source, partition, master_key, call)
+    if row is None:  # the log has moved to another master key since they were sealed
+        return [None] * len(batch)
     answers: list[Answer] = []
     for name, number in zip(row["outcomes"], row["positions"], strict=True):
         outcome = _OUTCOMES.get(name)  # none for `stale`
@@ -58,17 +72,26 @@ async def append_batch(
 
 
 async def erase(
-    pool: Pool, stream: Stream, key: StreamKey, recorded_at: datetime | None = None
+    pool: Pool, master_key: MasterKey, stream: Stream, recorded_at: datetime | None = None
 ) -> int | None:
-    """Put a tombstone in a key's place; return the event's number, None if there was no key."""
-    with database_errors():
+    """Put a tombstone in a key's place; return the event's number, None if there was no key.
+
+    The tombstone names what arrives later, and opens nothing.
+    """
+
+    async def call() -> int | None:
+        naming = master_key.tombstone_key(stream.stream_id.bytes)
         number: int | None = await pool.fetchval(
             _SQL["erase"],
             stream.partition,
+            master_key.current,
             recorded_at,
             stream.stream_id,
-            key.key_id,
-            key.data_key.identity(_ERASURE),
-            key.data_key.digest(_ERASURE),
+            new_key_id(),
+            naming.identity(_ERASURE),
+            naming.digest(_ERASURE),
         )
-    return number
+        return number
+
+    with database_errors():
+        return await with_current_key(pool, stream.partition, master_key, call)

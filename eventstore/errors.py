@@ -31,6 +31,26 @@ class SchemaMovedError(UnavailableError):
         )
 
 
+class MasterKeyMovedError(UnavailableError):
+    """The log needs a master key that this process does not have."""
+
+    def __init__(self, needed: bytes, held: list[bytes], name: str = "master") -> None:
+        """Take fingerprints, and which of the log's keys is meant; the text says what to do."""
+        have = " and ".join(one.hex() for one in held)
+        if name == "previous":
+            what = (
+                f"a rotation of the master key is unfinished, and the previous key ({needed.hex()})"
+                f" is not set, only {have}: set USERLOG_PREVIOUS_MASTER_KEY to it and run"
+                " `userlog rotate-master-key`"
+            )
+        else:
+            what = (
+                f"the log is written with the master key {needed.hex()}, and this process has"
+                f" {have}: set USERLOG_MASTER_KEY to that one; if it is being rotated, set both"
+            )
+        super().__init__(f"{what} (the numbers are fingerprints, as `userlog doctor` shows them)")
+
+
 class QueueFullError(UnavailableError):
     """More events wait to be appended than the queue's limit allows."""
 

@@ -12,10 +12,17 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from eventstore import append_call, read
-from eventstore.errors import SchemaMovedError, UnavailableError, database_errors
+from eventstore.errors import (
+    MasterKeyMovedError,
+    SchemaMovedError,
+    UnavailableError,
+    WrongKeyError,
+    database_errors,
+)
 from eventstore.events import Appended, NewEvent, Position, Stream
 from eventstore.group_commit import GroupCommit, QueueLimits
 from eventstore.postgres import schema
+from eventstore.sealing import current_key
 from eventstore.sealing.keyring import Keyring
 from eventstore.sealing.seal import seal, seal_all
 
@@ -57,11 +64,12 @@ class EventLog:
     ) -> None:
         """`partitions` is the number that the database was made with, see `open`."""
         self._pool = pool
+        self._is_older = False
         self.partitions = partitions
         self.keyring = Keyring(pool, master_key)
         self.observers: list[Observer] = []
         self._group_commit = GroupCommit(
-            partial(append_call.append_batch, pool), limits, self.observers
+            partial(append_call.append_batch, pool, master_key), limits, self.observers
         )
 
     @classmethod
@@ -75,6 +83,10 @@ class EventLog:
         with database_errors():
             async with pool.acquire() as connection:
                 checked = await schema.check(connection)
+                try:
+                    await current_key.check(connection, master_key)
+                except MasterKeyMovedError as error:
+                    raise WrongKeyError(str(error)) from None
         log = cls(pool, checked.partitions, master_key, limits or QueueLimits())
         await log.keyring.check_master_key()
         return log
@@ -89,6 +101,7 @@ class EventLog:
             async with pool.acquire() as connection:
                 partitions = await schema.partitions_of(connection)
         log = cls(pool, partitions, master_key, QueueLimits())
+        log._is_older = True
         await log.keyring.check_master_key()
         return log
 
@@ -122,7 +135,7 @@ class EventLog:
             sealed = await seal_all(events, streams, keys, keyring.ciphers)
         answers = await self._group_commit.submit(sealed)
         if not all(map(_is_stored, keys)):
-            keyring.mark_stored(keys)
+            keyring.mark_stored(key for key, answer in zip(keys, answers, strict=True) if answer)
         return answers
 
     async def _write_again(
@@ -142,11 +155,30 @@ class EventLog:
             msg = "a user's key kept changing while their events were sealed; try again"
             raise UnavailableError(msg)
 
+    @property
+    def master_key(self) -> MasterKey:
+        """What wraps the users' keys."""
+        return self.keyring.master
+
     async def ready(self) -> None:
-        """Return if the log can be used; UnavailableError, or SchemaMovedError, if not."""
+        """Return if the log can be used; UnavailableError, or one of its kinds, if not."""
         async with self.connection() as connection:
             if not await schema.is_current(connection):
                 raise SchemaMovedError
+            await self.check_master_key(connection)
+
+    async def check_master_key(self, connection: Connection) -> None:
+        """MasterKeyMovedError if the log is not written with this master key any more.
+
+        Asked before anybody is parked, and nothing opens then: it is no fault of their events.
+        """
+        if not self._is_older:
+            await current_key.check(connection, self.master_key)
+
+    async def begin(self) -> None:
+        """Note which master key the log is written with, if nothing was written to it yet."""
+        async with self.connection() as connection:
+            await current_key.begin(connection, self.master_key)
 
     async def heads(self) -> list[read.Head]:
         """Return the end of every partition."""
@@ -209,8 +241,7 @@ class EventLog:
         payload. Erasing again changes nothing. Only an import brings a `recorded_at`.
         """
         began = time.perf_counter()
-        tombstone = self.keyring.tombstone(stream)
-        number = await append_call.erase(self._pool, stream, tombstone, recorded_at)
+        number = await append_call.erase(self._pool, self.master_key, stream, recorded_at)
         self.keyring.forget(stream)
         position = None
         if number is not None:

@@ -16,6 +16,7 @@ import msgspec
 
 from eventstore.errors import QuarantineFullError, database_errors
 from eventstore.postgres import statements
+from eventstore.sealing.current_key import with_current_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,15 +70,19 @@ class Quarantine:
         """
         digest = hashlib.sha256(body).digest()
         key = uuid.UUID(bytes=digest[:16])
-        wrapped, data_key = self._master.new_data_key(key.bytes)
-        sealed = data_key.seal(body, key.bytes)
         about = (reason, detail, msgspec.json.encode(headers or {}).decode())
-        size = _ROW_BYTES + sum(map(len, (*about, wrapped, sealed)))
-        await self._find_room(key, size)
+        partition = self._partition(key)
+
+        async def put() -> None:
+            wrapped, data_key = self._master.new_data_key(key.bytes)
+            where = (partition, self._master.current, key)
+            sealed = data_key.seal(body, key.bytes)
+            size = _ROW_BYTES + sum(map(len, (*about, wrapped, sealed)))
+            await self._find_room(key, size)
+            await self._pool.execute(_SQL["quarantine_put"], *where, *about, size, wrapped, sealed)
+
         with database_errors():
-            await self._pool.execute(
-                _SQL["quarantine_put"], self._partition(key), key, *about, size, wrapped, sealed
-            )
+            await with_current_key(self._pool, partition, self._master, put)
         return key
 
     async def _find_room(self, key: uuid.UUID, size: int) -> None:

@@ -2,10 +2,10 @@
 
 -- [append] One batch for one partition, in one round trip.
 SELECT outcomes, positions
-FROM userlog.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14);
+FROM userlog.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15);
 
 -- [erase] Destroy a user's key and rows, and append user.erased; null if there is nothing to do.
-SELECT userlog.erase($1, $2, $3, $4, $5, $6);
+SELECT userlog.erase($1, $2, $3, $4, $5, $6, $7);
 
 -- [heads] The end of every partition.
 SELECT partition, position, chain, recorded_at FROM userlog.log_head ORDER BY partition;
@@ -98,7 +98,7 @@ ON CONFLICT (partition) DO UPDATE
 SET position = excluded.position, passed = excluded.passed, verified_at = excluded.verified_at;
 
 -- [quarantine_put] Keep a delivery that could not be read, or count it once more.
-SELECT userlog.quarantine_put($1, $2, $3, $4, $5, $6, $7, $8);
+SELECT userlog.quarantine_put($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- [quarantine_room] How many bytes are in quarantine, and whether this delivery is among them.
 SELECT (SELECT coalesce(sum(bytes), 0)::bigint FROM userlog.quarantine_totals) AS bytes,

@@ -7,7 +7,11 @@ import sys
 
 from eventstore.errors import LogError
 
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]);from {module} import main; main()"
+# What is imported stays, so looking for garbage among it takes a tenth of a start for nothing.
+_START = (
+    "import gc, json, sys; gc.disable(); sys.path[:] = json.loads(sys.argv[1]);"
+    " from {module} import main; gc.enable(); main()"
+)
 
 
 class WorkerError(LogError):

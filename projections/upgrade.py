@@ -97,6 +97,7 @@ async def upgrade_schema(
             await _switch_when_possible(connection, None, steps, before, watcher)
         await schema.check(connection)
     async with opened(source) as log, log.connection() as connection:
+        await log.begin()
         return Upgraded(before, schema.SCHEMA_VERSION, await parked.count(connection))
 
 

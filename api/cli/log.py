@@ -69,15 +69,19 @@ def rotate_command(
 ) -> None:
     """Wrap all keys with a new master key.
 
-    Set the new key as USERLOG_MASTER_KEY and the old one as USERLOG_PREVIOUS_MASTER_KEY (for a
-    generated key: --prepare), restart the service, run this, then delete the old key. Events
-    stay as they are. It can be stopped and run again.
+    Set the new key as USERLOG_MASTER_KEY and the old one as USERLOG_PREVIOUS_MASTER_KEY in all
+    processes (for a generated key: --prepare), and let them read both: SIGHUP, or a restart. Run
+    this, then take the old key away. Nothing is refused meanwhile, and events stay as they are. A
+    process that has the old key alone is refused by the log. It can be stopped and run again.
     """
     if prepare:
         settings = read_settings()
         require_data(settings)
         prepare_rotation(settings)
-        output.plain("prepared: restart the service, then run this again without --prepare")
+        output.plain(
+            "prepared: let the service read both keys (SIGHUP, or restart it), then run this again"
+            " without --prepare"
+        )
         return
 
     async def work(runtime: Runtime) -> int:
@@ -96,7 +100,8 @@ def rotate_command(
         return done
 
     output.plain(
-        f"rotated: {with_runtime(work, owner=True)} keys; the old master key is not needed"
+        f"rotated: {with_runtime(work, owner=True)} keys; the old master key opens nothing any"
+        " more: take it away"
     )
 
 

@@ -52,11 +52,11 @@ def init_command(
     partition.
     """
     settings = read_settings()
-    obtain(settings)
+    secrets = obtain(settings)
 
     async def work() -> bool:
         async with database_urls(settings) as urls:
-            return await install(urls.owner, settings, partitions)
+            return await install(urls.owner, settings, secrets, partitions)
 
     output.plain("schema installed" if run(work()) else "the schema is already installed")
 

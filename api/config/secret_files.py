@@ -7,6 +7,7 @@ import contextlib
 import os
 import secrets
 import tempfile
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import msgspec
 from msgspec import UNSET
 
 from api.config.settings import PREFIX, Settings, SettingsError, key_bytes, secrets_of
+from eventstore.sealing.keys import MasterKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -25,7 +27,7 @@ FILES = {
 }
 
 
-class Secrets(msgspec.Struct):
+class Secrets(msgspec.Struct, dict=True):
     """The secrets in force; `made` names those that this start has generated.
 
     Without an `api_token`, only the tokens in the database open anything.
@@ -37,10 +39,17 @@ class Secrets(msgspec.Struct):
     api_token: str | None
     made: list[str]
 
+    @cached_property
+    def master(self) -> MasterKey:
+        """The master keys, ready for use."""
+        return MasterKey(self.master_key, self.previous_master_key)
+
     def renew(self, other: Secrets) -> None:
-        """Take over what may change while the service runs: all but the master keys."""
+        """Take over others while the service runs; who uses `master` notices."""
         self.webhook_secrets = other.webhook_secrets
         self.api_token = other.api_token
+        self.master_key, self.previous_master_key = other.master_key, other.previous_master_key
+        self.master.renew(self.master_key, self.previous_master_key)
 
     def __repr__(self) -> str:
         """Show no secret."""

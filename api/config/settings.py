@@ -2,7 +2,8 @@
 
 The only module that reads the environment. Each setting is a field of `Settings`; its variable
 is the field's name in capitals after `USERLOG_`. A secret may also come from a file named by the
-same variable with `_FILE` at its end.
+same variable with `_FILE` at its end, and a master key from what a command prints, named by the one
+with `_COMMAND`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,6 +27,8 @@ PREFIX = "USERLOG_"
 SECRETS = ("webhook_secrets", "master_key", "previous_master_key", "api_token")
 _URLS = ("database_url", "owner_database_url")
 _HIDDEN = (*_URLS, *SECRETS)
+_KEYS = ("master_key", "previous_master_key")
+_COMMAND_S = 30
 _MASTER_KEY_BYTES = 32
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -207,7 +211,37 @@ def _find(name: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
     path = environ.get(f"{variable}_FILE")
     if path and name in _HIDDEN:
         return "file", _content(f"{variable}_FILE", path)
+    command = environ.get(f"{variable}_COMMAND")
+    if command and name in _KEYS:
+        return "command", _printed(f"{variable}_COMMAND", command, environ)
     return "default", None
+
+
+def _printed(variable: str, command: str, environ: Mapping[str, str]) -> str:
+    """Return what a command of the operator's prints; what it says besides goes to the terminal."""
+    example = f"example: {variable}='aws kms decrypt … --output text --query Plaintext'"
+    try:
+        done = subprocess.run(  # noqa: S602 - who sets it runs userlog
+            command,
+            shell=True,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            timeout=_COMMAND_S,
+            check=True,
+        )
+        text = done.stdout.decode().strip()
+    except subprocess.CalledProcessError as error:
+        problem = f"ended with exit code {error.returncode}"
+    except subprocess.TimeoutExpired:
+        problem = f"took longer than {_COMMAND_S} seconds"
+    except UnicodeDecodeError:
+        problem = "printed what is no text"
+    else:
+        if text:
+            return text
+        problem = "printed nothing"
+    raise SettingsError(f"{variable} {problem}; {example}") from None
 
 
 def _content(variable: str, path: str) -> str:

@@ -169,6 +169,8 @@ class Feed:
         events = await Timeslices().run(
             opening(rows, after.partition, folder, self._page_bytes_max)
         )
+        if any(event.dataerror for event in events):  # of the events, or is it the master key?
+            await self._log.ready()
         return Events(events, events[-1].id if events else str(after))
 
     async def _stream(self, request: web.Request, page: Events) -> web.StreamResponse:

@@ -12,6 +12,7 @@ from aiohttp import hdrs, web
 from api.web.problems import Problem, unavailable, unreadable
 from eventstore.errors import (
     LoginError,
+    MasterKeyMovedError,
     QuarantineFullError,
     QueueFullError,
     SchemaMovedError,
@@ -73,8 +74,8 @@ def _unavailable(error: UnavailableError, throttled: ThrottledLog) -> Problem:
             throttled.warning(_log, "quarantine is full", problem=str(error))
             detail = "this can't be read, and there is no room to keep it; send it again"
             return unavailable(detail, _RETRY_AFTER_ROOM_S)
-        case SchemaMovedError():
-            throttled.warning(_log, "database was upgraded", problem=str(error))
+        case SchemaMovedError() | MasterKeyMovedError():
+            throttled.warning(_log, "service does not fit the database", problem=str(error))
             return unavailable(str(error), _RETRY_AFTER_S)
         case _:
             throttled.warning(_log, "database not available", problem=str(error))

@@ -27,6 +27,8 @@ from api.web.posted import posted
 from api.web.problems import Problem, token_wrong
 from api.web.route import JSON
 from api.web.tokens import Scope
+from eventstore.errors import LogError, SealBrokenError
+from projections.fold.poison import PoisonError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -78,12 +80,17 @@ class Middlewares:
         tokens: Tokens,
         budgets: Budgets,
         timeout_s: float,
+        ready: Callable[[], Awaitable[None]],
     ) -> None:
-        """`timeout_s` is for a request, from its head to its answer."""
+        """`timeout_s` is for a request, from its head to its answer.
+
+        `ready` raises a LogError if the log can't be used, with another master key for one.
+        """
         self._metrics = metrics
         self._tokens = tokens
         self._reads = budgets.reads
         self._timeout_s = timeout_s
+        self._ready = ready
         self._open_paths: frozenset[str] = frozenset()
         self._delivery_path = ""
         self._inflight = 0
@@ -118,7 +125,8 @@ class Middlewares:
         try:
             try:
                 response = await self._limited(request, handler)
-            except Exception as error:  # noqa: BLE001 - the last place to turn it into an answer
+            except Exception as found:  # noqa: BLE001 - the last place to turn it into an answer
+                error = await self._cause(found)
                 if request.path == self._delivery_path:
                     self._metrics.refused(refusal_of(error))
                 response = self._problem(error, request).response()
@@ -146,6 +154,15 @@ class Middlewares:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
+
+    async def _cause(self, error: Exception) -> Exception:
+        """Return why something does not open: a master key that was rotated, it may be."""
+        if isinstance(error, (PoisonError, SealBrokenError)):
+            try:
+                await self._ready()
+            except LogError as found:
+                return found
+        return error
 
     def _problem(self, error: Exception, request: web.Request) -> Problem:
         if isinstance(error, web.HTTPNotFound) and looks_like(request.path, self._delivery_path):

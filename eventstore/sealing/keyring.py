@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
@@ -13,7 +12,15 @@ from eventstore.errors import SealBrokenError, WrongKeyError, database_errors
 from eventstore.group_commit import Batcher
 from eventstore.postgres import statements
 from eventstore.sealing.compact_table import CompactTable
-from eventstore.sealing.keys import KEY_BYTES, NO_PAYLOAD, Ciphers, DataKey, MasterKey, context_of
+from eventstore.sealing.keys import (
+    KEY_BYTES,
+    NO_PAYLOAD,
+    Ciphers,
+    DataKey,
+    MasterKey,
+    context_of,
+    new_key_id,
+)
 
 if TYPE_CHECKING:
     import uuid
@@ -28,7 +35,6 @@ if TYPE_CHECKING:
     _Found: TypeAlias = dict[uuid.UUID, "StreamKey"]
 
 _SQL = statements.load("eventstore.sealing")
-_KEY_ID_BITS = 63
 _KEY_ID_BYTES = 8
 _ROUNDS_MAX = 8
 
@@ -37,12 +43,15 @@ class StreamKey(msgspec.Struct, gc=False):
     """A user's key.
 
     While `stored` is false it exists in this process alone, and `wrapped` is what an append will
-    write. Of an erased user only a key to name events with is left.
+    write, unless the log moves to another master key before. Of an erased user only a key to name
+    events with is left.
     """
 
     key_id: int
     data_key: DataKey
     wrapped: bytes | None = None
+    # The fingerprint of the master key that wrapped it.
+    wrapped_by: bytes | None = None
     stored: bool = True
     erased: bool = False
 
@@ -79,7 +88,7 @@ class Keyring:
     ) -> None:
         limits = limits or KeyringLimits()
         self._pool = pool
-        self._master = master_key
+        self.master = master_key
         self._recent_max = limits.recent
         # By the bytes of their streams' ids, of which the garbage collector knows nothing; the
         # least recently used first. A plain dict would look past all that have left.
@@ -102,9 +111,12 @@ class Keyring:
         return found
 
     def _find(self, name: bytes) -> StreamKey | None:
-        """Return a cached key, and make it the most recently used."""
+        """Return a cached key, and make it the most recently used.
+
+        Not one that was to be stored and is wrapped with another master key.
+        """
         key = self._recent.get(name)
-        if key is not None:
+        if key is not None and (key.stored or key.wrapped_by == self.master.current):
             self._recent.move_to_end(name)
             return key
         packed = self._compact.take(name)
@@ -168,15 +180,15 @@ class Keyring:
     def _stored(self, stream: Stream, row: asyncpg.Record) -> StreamKey:
         wrapped: bytes | None = row["data_key"]
         if wrapped is None:
-            tombstone = self._master.tombstone_key(stream.stream_id.bytes)
+            tombstone = self.master.tombstone_key(stream.stream_id.bytes)
             return StreamKey(row["key_id"], tombstone, erased=True)
-        data_key = self._master.unwrap(wrapped, stream.stream_id.bytes)
+        data_key = self.master.unwrap(wrapped, stream.stream_id.bytes)
         return StreamKey(row["key_id"], data_key)
 
     def _make(self, stream: Stream) -> StreamKey:
-        wrapped, data_key = self._master.new_data_key(stream.stream_id.bytes)
-        key_id = secrets.randbits(_KEY_ID_BITS)
-        return StreamKey(key_id, data_key, wrapped, stored=False)
+        wrapped, data_key = self.master.new_data_key(stream.stream_id.bytes)
+        key_id = new_key_id()
+        return StreamKey(key_id, data_key, wrapped, self.master.current, stored=False)
 
     def _remember(self, stream: Stream, key: StreamKey) -> StreamKey:
         """Make a key the most recently used; whichever of two racing look-ups was first wins."""
@@ -187,11 +199,6 @@ class Keyring:
         """Note that an append has written these keys: later ones need not bring them along."""
         for key in keys:
             key.stored = True
-
-    def tombstone(self, stream: Stream) -> StreamKey:
-        """Make what is left of a user's key when they are erased: it names, and opens nothing."""
-        naming = self._master.tombstone_key(stream.stream_id.bytes)
-        return StreamKey(secrets.randbits(_KEY_ID_BITS), naming, erased=True)
 
     def forget(self, stream: Stream) -> None:
         """Drop a key that turned out to be another one in the database."""
@@ -213,7 +220,7 @@ class Keyring:
             return known.data_key
         last = self._last
         if last is None or last[0] != (stream_id, wrapped):
-            last = self._last = (stream_id, wrapped), self._master.unwrap(wrapped, stream_id.bytes)
+            last = self._last = (stream_id, wrapped), self.master.unwrap(wrapped, stream_id.bytes)
         return last[1]
 
     def open(self, row: asyncpg.Record) -> bytes | None:

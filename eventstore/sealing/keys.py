@@ -8,6 +8,7 @@ identities and digests meaningless.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import secrets
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 KEY_BYTES = 32
+FINGERPRINT_BYTES = 8
 PAYLOAD_BYTES_MAX = 64 * 1024 * 1024
 NO_PAYLOAD = b""
 _NONCE_BYTES = 12
 _CHECK_BYTES = 6
+_KEY_ID_BITS = 63
 
 
 def _dictionary(version: int) -> zstandard.ZstdCompressionDict:
@@ -79,6 +82,11 @@ class Ciphers:
     def drop(self, secret: bytes) -> None:
         """Forget a key."""
         self._kept.pop(secret, None)
+
+
+def new_key_id() -> int:
+    """Return a number that no other user's key has, nor an earlier one of this user."""
+    return secrets.randbits(_KEY_ID_BITS)
 
 
 def context_of(stream_id: uuid.UUID, identity: bytes) -> bytes:
@@ -169,62 +177,110 @@ class DataKey(msgspec.Struct, frozen=True, gc=False):
         ciphers.drop(self._sealing)
 
 
+class _Held:
+    """One master key, and what is derived from it."""
+
+    __slots__ = ("check", "cipher", "fingerprint", "tombstone")
+
+    def __init__(self, secret: bytes) -> None:
+        self.fingerprint = hashlib.blake2b(
+            key=secret, person=b"fingerprint", digest_size=FINGERPRINT_BYTES
+        ).digest()
+        self.cipher = AESGCM(_derive(secret, b"wrap"))
+        self.tombstone = _derive(secret, b"tombstone")
+        self.check = _derive(secret, b"check")
+
+
 class MasterKey:
     """The key that wraps the users' keys; it lives outside the database.
 
-    While it is being rotated, a previous one still opens what the new one does not.
+    While it is being rotated, a previous one is held as well, and either opens. The one that wraps
+    is the one that the log says it is written with, see `current_key`; until that is known, the new
+    one.
     """
 
-    __slots__ = ("_checks", "_cipher", "_previous", "_tombstones")
+    __slots__ = ("_held", "_using")
 
     def __init__(self, secret: bytes, previous: bytes | None = None) -> None:
         """Take the 32 secret bytes; ValueError for any other number."""
-        for given in (secret, previous):
-            if given is not None and len(given) != KEY_BYTES:
-                msg = f"a master key has {KEY_BYTES} bytes, this one has {len(given)}"
-                raise ValueError(msg)
-        self._cipher = AESGCM(_derive(secret, b"wrap"))
-        self._previous = AESGCM(_derive(previous, b"wrap")) if previous else None
-        self._tombstones = _derive(secret, b"tombstone")
-        self._checks = [_derive(one, b"check") for one in (secret, previous) if one]
+        self._held = _held(secret, previous)
+        self._using = self._held[0]
+
+    def renew(self, secret: bytes, previous: bytes | None) -> None:
+        """Hold other keys from now on; the one that wraps goes on if it is among them."""
+        self._held = _held(secret, previous)
+        if not self.use(self._using.fingerprint):
+            self._using = self._held[0]
+
+    @property
+    def new(self) -> bytes:
+        """The fingerprint of the key that a rotation leads to."""
+        return self._held[0].fingerprint
+
+    @property
+    def current(self) -> bytes:
+        """The fingerprint of the key that wraps."""
+        return self._using.fingerprint
+
+    @property
+    def fingerprints(self) -> list[bytes]:
+        """The fingerprints of the keys that are held, the new one first."""
+        return [one.fingerprint for one in self._held]
+
+    def use(self, fingerprint: bytes) -> bool:
+        """Wrap with another of the keys that are held; False if it is not among them."""
+        for one in self._held:
+            if one.fingerprint == fingerprint:
+                self._using = one
+                return True
+        return False
 
     def new_data_key(self, context: bytes) -> tuple[bytes, DataKey]:
         """Make a user's key; return it wrapped, for the database, and ready for use."""
         secret = secrets.token_bytes(KEY_BYTES)
-        return _seal(self._cipher, secret, context, _WRAPPED), DataKey.of(secret)
+        return _seal(self._using.cipher, secret, context, _WRAPPED), DataKey.of(secret)
 
     def unwrap(self, wrapped: bytes, context: bytes) -> DataKey:
-        """Open a wrapped key; SealBrokenError if this is not the master key that wrapped it."""
+        """Open a wrapped key; SealBrokenError if no master key that is held has wrapped it."""
         return DataKey.of(self._open(wrapped, context)[0])
 
     @property
     def has_previous(self) -> bool:
         """Whether it is being rotated."""
-        return self._previous is not None
+        return len(self._held) > 1
 
     def rewrap(self, wrapped: bytes, context: bytes) -> bytes | None:
-        """Wrap a key of the previous master key with this one; None if it is already."""
-        secret, is_previous = self._open(wrapped, context)
-        return _seal(self._cipher, secret, context, _WRAPPED) if is_previous else None
+        """Wrap a key of the previous master key with the new one; None if it is already."""
+        secret, by = self._open(wrapped, context)
+        new = self._held[0]
+        return _seal(new.cipher, secret, context, _WRAPPED) if by is not new else None
 
-    def _open(self, wrapped: bytes, context: bytes) -> tuple[bytes, bool]:
-        try:
-            return _open(self._cipher, wrapped, context, (_WRAPPED,)), False
-        except SealBrokenError:
-            if self._previous is None:
-                raise
-            return _open(self._previous, wrapped, context, (_WRAPPED,)), True
+    def _open(self, wrapped: bytes, context: bytes) -> tuple[bytes, _Held]:
+        *others, last = self._held
+        for one in others:
+            with contextlib.suppress(SealBrokenError):
+                return _open(one.cipher, wrapped, context, (_WRAPPED,)), one
+        return _open(last.cipher, wrapped, context, (_WRAPPED,)), last
 
     def check_of(self, text: bytes) -> bytes:
         """Return 6 bytes that only the holder of this key can make for a text."""
-        return _check(self._checks[0], text)
+        return _check(self._using.check, text)
 
     def checks(self, text: bytes, check: bytes) -> bool:
-        """Say whether these are the bytes for a text, of this key or of the previous one."""
-        return any([hmac.compare_digest(_check(key, text), check) for key in self._checks])  # noqa: C419 - each is tried
+        """Say whether these are the bytes for a text, of any key that is held."""
+        return any([hmac.compare_digest(_check(one.check, text), check) for one in self._held])  # noqa: C419 - each is tried
 
     def tombstone_key(self, context: bytes) -> DataKey:
         """Return the key that names an erased user's later events; it seals nothing."""
         return DataKey.of(
-            hashlib.blake2b(context, key=self._tombstones, digest_size=KEY_BYTES).digest()
+            hashlib.blake2b(context, key=self._using.tombstone, digest_size=KEY_BYTES).digest()
         )
+
+
+def _held(secret: bytes, previous: bytes | None) -> list[_Held]:
+    given = [secret] if previous is None or previous == secret else [secret, previous]
+    for one in given:
+        if len(one) != KEY_BYTES:
+            msg = f"a master key has {KEY_BYTES} bytes, this one has {len(one)}"
+            raise ValueError(msg)
+    return [_Held(one) for one in given]

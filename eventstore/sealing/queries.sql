@@ -23,3 +23,28 @@ WHERE partition = $1 AND id > $2 ORDER BY id LIMIT $3;
 UPDATE userlog.quarantine q SET data_key = n.new
 FROM unnest($2::uuid[], $3::bytea[], $4::bytea[]) AS n (id, old, new)
 WHERE q.partition = $1 AND q.id = n.id AND q.data_key = n.old;
+
+-- [head_key] The fingerprint of the master key that a partition is written with; null if none yet.
+SELECT fingerprint FROM userlog.log_head WHERE partition = $1;
+
+-- [key_begin] Note which master key the log is written with, unless one is noted.
+SELECT userlog.key_begin($1);
+
+-- [master_keys] The master keys that the log needs.
+SELECT name, fingerprint FROM userlog.keys WHERE wrapped IS NULL ORDER BY name;
+
+-- [rotation_begin] From $2 to $1; what a former rotation left unfinished is in it.
+INSERT INTO userlog.keys (name, fingerprint) VALUES ('master', $1), ('previous', $2)
+ON CONFLICT (name) DO UPDATE SET fingerprint = excluded.fingerprint;
+
+-- [rotation_head] From now on a partition is written with the new key; waits for who is writing.
+UPDATE userlog.log_head SET fingerprint = $2 WHERE partition = $1;
+
+-- [rotation_end] Nothing is wrapped with the previous key any more.
+DELETE FROM userlog.keys WHERE name = 'previous';
+
+-- [keys_wrapped] The keys of the log's own.
+SELECT name, wrapped FROM userlog.keys WHERE wrapped IS NOT NULL ORDER BY name;
+
+-- [keys_rewrap] Replace one of them.
+UPDATE userlog.keys SET wrapped = $3, fingerprint = $4 WHERE name = $1 AND wrapped = $2;

@@ -1,8 +1,9 @@
 """Rotation of the master key: wraps every user's key with the new one, events untouched.
 
-Can be stopped and started again: what is wrapped with the new key already is left alone. A key
-that is destroyed meanwhile stays destroyed, because only the very bytes that were read are
-replaced.
+The log moves to the new key first, so from then on it takes nothing that is sealed under the old
+one; only then what was wrapped before is gone through. It can be stopped and started again: what is
+wrapped with the new key already is left alone. A key that is destroyed meanwhile stays destroyed,
+because only the very bytes that were read are replaced.
 """
 
 from __future__ import annotations
@@ -29,10 +30,18 @@ async def rotate(
 ) -> int:
     """Wrap all keys, of users and of the quarantine, with the new key; return how many were not.
 
-    `progress` is called with the number of keys looked at. The pool must be the schema owner's.
-    SealBrokenError if a key opens with neither of the two master keys.
+    `progress` is called with the number of keys looked at. The pool must be the schema owner's, and
+    the previous master key be held. SealBrokenError if a key opens with neither of the two.
     """
-    looked_at = rewrapped = 0
+    new, previous = master_key.fingerprints
+    with database_errors():
+        noted = {row["name"]: row["fingerprint"] for row in await pool.fetch(_SQL["master_keys"])}
+        if noted.get("master") != new:
+            await pool.execute(_SQL["rotation_begin"], new, previous)
+        for partition in range(partitions):
+            await pool.execute(_SQL["rotation_head"], partition, new)
+        master_key.use(new)
+    looked_at = rewrapped = await _rewrap_own(pool, master_key)
     for partition in range(partitions):
         for table in ("streams", "quarantine"):
             last = _FIRST
@@ -43,14 +52,29 @@ async def rotate(
                     break
                 last = rows[-1]["id"]
                 changes = [
-                    (row["id"], row["data_key"], new)
+                    (row["id"], row["data_key"], wrapped)
                     for row in rows
-                    if (new := master_key.rewrap(row["data_key"], row["id"].bytes)) is not None
+                    if (wrapped := master_key.rewrap(row["data_key"], row["id"].bytes)) is not None
                 ]
                 rewrapped += await _replace(pool, table, partition, changes)
                 looked_at += len(rows)
                 progress(looked_at)
+    with database_errors():
+        await pool.execute(_SQL["rotation_end"])
     return rewrapped
+
+
+async def _rewrap_own(pool: Pool, master_key: MasterKey) -> int:
+    """Wrap the keys of the log's own with the new key; return how many were not."""
+    count = 0
+    with database_errors():
+        for row in await pool.fetch(_SQL["keys_wrapped"]):
+            wrapped = master_key.rewrap(row["wrapped"], row["name"].encode())
+            if wrapped is not None:
+                what = (row["name"], row["wrapped"], wrapped, master_key.new)
+                await pool.execute(_SQL["keys_rewrap"], *what)
+                count += 1
+    return count
 
 
 async def _replace(

@@ -68,6 +68,8 @@ async def _project(
         batch = Batch(connection, log.keyring, where, done)
         if rows:
             await batch.fold(rows)
+            if batch.poison:  # it is no event's fault if the master key is the wrong one
+                await log.check_master_key(connection)
             _check(batch, live=live)
             await batch.write(one_by_one=one_by_one)
             _check(batch, live=live)

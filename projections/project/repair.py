@@ -58,6 +58,7 @@ async def _repair(
         )
         await parked.unpark(connection, where, [stream.stream_id])
         return None
+    await log.check_master_key(connection)
     parked_at = await parked.position_of(connection, where, stream.stream_id)
     if parked_at is not None and parked_at < poison.position.number:
         await tables.write(TABLES, connection, where, [folded] if folded else [])

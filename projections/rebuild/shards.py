@@ -98,7 +98,7 @@ async def _load_next(
         if row is None:
             return False
         users = Range(partition, row["first_stream"], row["last_stream"])
-        load = _Load(connection, where, Folder(partition, log.keyring), parking=parking)
+        load = _Load(log, connection, where, parking=parking)
         until = Position(partition, row["until"])
         async for rows in read.rows_of_range(connection, users.first, users.last, until):
             await load.add(rows)
@@ -112,12 +112,13 @@ class _Load:
     """Rows on their way into a generation's tables, in pieces of bounded size."""
 
     def __init__(
-        self, connection: Connection, where: Generation, folder: Folder, *, parking: bool
+        self, log: EventLog, connection: Connection, where: Generation, *, parking: bool
     ) -> None:
+        self._log = log
         self._connection = connection
         self._generation = where
         self._where = (where.partition, where.number)
-        self._folder = folder
+        self._folder = Folder(where.partition, log.keyring)
         self._parking = parking
         self._poison: dict[uuid.UUID, PoisonError] = {}
         self._pieces: list[tuple[Table, list[Row]]] = [(table, []) for table in TABLES]
@@ -160,6 +161,7 @@ class _Load:
                 )
                 piece.clear()
         if self._poison:
+            await self._log.check_master_key(self._connection)
             await parked.park(self._connection, self._generation, self._poison)
             self._poison.clear()
         self._bytes = 0

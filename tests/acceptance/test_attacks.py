@@ -13,8 +13,8 @@ from tests.support.deliveries import APP, delivery
 if TYPE_CHECKING:
     from tests.support.processes import Home, Service
 
-SECONDS = 0.5
-HONEST = 10
+SECONDS = 0.25
+HONEST = 5
 
 
 @pytest.mark.timeout(300)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import socket
@@ -149,6 +150,18 @@ async def test_secrets_are_read_again(made_home: Home, workers: str) -> None:
             return {await service.post(delivery(), old) for _ in range(8)} == {401}
 
         await until(refused)
+        assert (await made_home.run("rotate-master-key", "--prepare")).code == 0
+        service.process.send_signal(signal.SIGHUP)
+        await until(lambda: log.read_text().count("secrets renewed") == 3)
+        assert (await made_home.run("rotate-master-key")).code == 0
+        users = map("after the rotation {}".format, itertools.count())
+
+        async def taken() -> bool:
+            bodies = [delivery(next(users)) for _ in range(8)]
+            return {await service.post(body, "new") for body in bodies} == {200}
+
+        await until(taken)
+        assert (await made_home.run("rotate-master-key")).code == 1, "there is no previous key now"
 
 
 @asynccontextmanager

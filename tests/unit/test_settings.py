@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -138,6 +139,39 @@ def test_a_wrong_secret_file(tmp_path: Path, name: str, content: bytes | None) -
         SettingsError, match=f"^USERLOG_{name}_FILE .*; example: USERLOG_{name}_FILE="
     ):
         load({f"USERLOG_{name}_FILE": str(file)})
+
+
+@pytest.mark.parametrize("name", ["master_key", "previous_master_key"])
+def test_a_master_key_from_a_command(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """A key store prints it; what the command says besides is seen, and is no part of it."""
+    variable = f"USERLOG_{name.upper()}_COMMAND"
+    environ = {**os.environ, variable: f"echo opened >&2; echo {KEY}"}
+    settings, origins = load(environ)
+    assert (getattr(settings, name), origins[name]) == (KEY, "command")
+    assert capfd.readouterr().err == "opened\n"
+    assert shown(settings, name) == "set, hidden"
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("exit 3", "ended with exit code 3"),
+        ("true", "printed nothing"),
+        ("printf '\\377'", "printed what is no text"),
+        ("nothing-of-that-name", "ended with exit code 127"),
+    ],
+)
+def test_a_wrong_command(command: str, problem: str) -> None:
+    """It is named with its problem, and nothing that it printed."""
+    with pytest.raises(SettingsError, match=f"^USERLOG_MASTER_KEY_COMMAND {problem}; example: "):
+        load({**os.environ, "USERLOG_MASTER_KEY_COMMAND": command})
+
+
+def test_only_a_master_key_comes_from_a_command() -> None:
+    """No other secret has a command, and what is set counts before it."""
+    commands = {f"USERLOG_{name.upper()}_COMMAND": "exit 3" for name in SECRETS}
+    settings, _ = load({**commands, "USERLOG_MASTER_KEY": KEY, "USERLOG_PREVIOUS_MASTER_KEY": KEY})
+    assert settings.api_token is msgspec.UNSET
 
 
 def test_only_secrets_come_from_files(tmp_path: Path) -> None:

@@ -50,6 +50,10 @@ CHANGES = [
 ]
 
 
+# The fingerprint of the master key that the log is written with.
+_KEY = "(SELECT fingerprint FROM userlog.log_head)"
+
+
 @pytest.mark.parametrize("statement", CHANGES)
 @pytest.mark.parametrize(
     "before", ["", "RESET ROLE", "SET ROLE NONE", "RESET SESSION AUTHORIZATION"]
@@ -114,7 +118,7 @@ async def test_no_erasure_without_its_event(stack: Stack) -> None:
     assert known
     with pytest.raises(asyncpg.UniqueViolationError, match="identity of another event"):
         await stack.pool.execute(
-            "SELECT userlog.erase(0, '9999-01-01', $1, 1, $2, '12345678')", *known
+            f"SELECT userlog.erase(0, {_KEY}, '9999-01-01', $1, 1, $2, '12345678')", *known
         )
     assert not await stack.log.is_erased(stack.log.stream("app", "1"))
 
@@ -125,7 +129,8 @@ async def test_no_time_that_no_calendar_has(stack: Stack) -> None:
     await stack.log.append([event])
     with pytest.raises(asyncpg.DatetimeFieldOverflowError, match="calendar"):
         await stack.pool.execute(
-            "SELECT userlog.append(0, NULL, '{}', '{}', '{}', '{}', '{}', ARRAY[stream_id],"
+            f"SELECT userlog.append(0, {_KEY}, NULL, '{{}}', '{{}}', '{{}}', '{{}}', '{{}}',"
+            " ARRAY[stream_id],"
             " ARRAY[key_id], '{2}', '{-infinity}', ARRAY['1234567890123456'::bytea],"
             " ARRAY['12345678'::bytea], ARRAY['x'::bytea]) FROM userlog.streams"
         )
@@ -179,7 +184,7 @@ async def test_nobody_else_may_call_the_functions(stack: Stack) -> None:
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 async with connection.transaction():
                     await connection.execute(
-                        "SELECT userlog.erase(0, NULL, gen_random_uuid(), 1, '', '')"
+                        "SELECT userlog.erase(0, NULL, NULL, gen_random_uuid(), 1, '', '')"
                     )
             await connection.execute("RESET ROLE")
             await connection.execute("REVOKE ALL ON SCHEMA userlog FROM userlog_test_stranger")

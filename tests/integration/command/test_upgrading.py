@@ -31,7 +31,6 @@ NOW = schema.SCHEMA_VERSION
 SERVICE = {"application_name": "userlog"}
 OTHERS = [
     ("serve", "--port", "0"),
-    ("serve", "--port", "0", "--workers", "2"),
     ("project",),
     ("status",),
 ]
@@ -51,12 +50,14 @@ async def test_the_command(old_url: str) -> None:
     where = Terminal(configured(old_url))
     plan = await where.run("upgrade", "--plan")
     assert (plan.code, plan.err) == (0, "")
-    (step,) = upgrade.steps_after(OLDEST)
-    for part in (step.about, step.locks, "new read models are filled", "DROP TABLE userlog.users"):
+    steps = upgrade.steps_after(OLDEST)
+    for part in ("new read models are filled", "DROP TABLE userlog.users"):
         assert part in plan.out
-    assert [
-        line for one in step.statements for line in one.splitlines() if line not in plan.out
-    ] == []
+    for step in steps:
+        assert step.about in plan.out
+        assert step.locks in plan.out
+        lines = [line for one in step.statements for line in one.splitlines()]
+        assert [line for line in lines if line not in plan.out] == []
     done = await where.run("upgrade", "--workers", "1")
     assert done.code == 0
     assert done.out.splitlines() == [

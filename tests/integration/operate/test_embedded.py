@@ -279,7 +279,7 @@ async def test_psql_is_there_for_people(data_dir: Path) -> None:
         assert (await psql.communicate())[0] == b"42\n"
 
 
-@pytest.mark.parametrize("name", ["long" * 40, "a, b's", "100%ä"])
+@pytest.mark.parametrize("name", ["long" * 40, "a, b's 100%ä"])
 async def test_any_path_will_do(new_dir: Path, name: str) -> None:
     """A path too long or too odd for a socket gets a private directory elsewhere, then removed."""
     async with running(new_dir / name, notice=quiet) as url:

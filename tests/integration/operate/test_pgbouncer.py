@@ -14,6 +14,7 @@ from tests.support.commands import Terminal, said
 from tests.support.deliveries import APP, SAMPLE_USER, SAMPLES
 from tests.support.pgbouncer import PROGRAM, pooled
 from tests.support.processes import configured
+from tests.support.serving import SECRETS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,7 +32,7 @@ async def test_session_mode(
 ) -> None:
     """Installed, written, projected and read through it, without any setting of the pooler."""
     async with pooled(empty_database_url, "session", tmp_path) as url:
-        assert await install(url, Settings())
+        assert await install(url, Settings(), SECRETS)
         stack = await open_stack(url)
         for body in SAMPLES:
             await stack.ingest.deliver(body)

@@ -15,6 +15,7 @@ from projections.project.projector import catch_up
 from tests.support.database import connected
 from tests.support.deliveries import APP, SAMPLE_USER, SAMPLES, delivery
 from tests.support.server import with_database
+from tests.support.serving import SECRETS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -52,7 +53,7 @@ async def odd_stack(
 ) -> Stack:
     """A userlog on a database where everything is set to something else."""
     await _set(empty_database_url, ODD)
-    assert await install(empty_database_url, Settings())
+    assert await install(empty_database_url, Settings(), SECRETS)
     return await open_stack(empty_database_url)
 
 
@@ -77,7 +78,7 @@ async def test_many_installers_where_all_is_serializable(server: Server) -> None
     for _ in range(5):
         async with server.database() as url:
             await _set(url, {"default_transaction_isolation": "serializable"})
-            done = await asyncio.gather(*(install(url, Settings()) for _ in range(4)))
+            done = await asyncio.gather(*(install(url, Settings(), SECRETS) for _ in range(4)))
             assert sorted(done) == [False, False, False, True]
 
 
@@ -95,9 +96,9 @@ async def test_encodings(
             url = with_database(server.url, name)
             if encoding != "SQL_ASCII":
                 with pytest.raises(SchemaError, match=f"{encoding}.*UTF8"):
-                    await install(url, Settings())
+                    await install(url, Settings(), SECRETS)
                 return
-            await install(url, Settings())
+            await install(url, Settings(), SECRETS)
             stack = await open_stack(url)
             await stack.ingest.deliver(delivery("अनुष्का", first_name="अनुष्का"))
             assert await catch_up(stack.log, 10) == 1

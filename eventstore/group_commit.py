@@ -2,7 +2,8 @@
 
 While a batch is in flight, what arrives waits, and goes as the next one. There is no timer: an
 idle partition begins at once, and a batch is as large as the load makes it. `Batcher` does this
-for anything; `GroupCommit` adds limits and an answer for each caller.
+for anything; `GroupCommit` adds limits and an answer for each caller, and `SharedReads` gives all
+who wait the same answer.
 
 Callers are answered a few at a time. Answered all at once, they would all seal their next events
 before the next batch could leave, and the database would wait for them as they wait for it.
@@ -20,50 +21,82 @@ import msgspec
 from eventstore.errors import QueueFullError, UnavailableError, as_unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 
     from eventstore.events import Stream
 
     Observer: TypeAlias = Callable[[int, float], None]
 
+K = TypeVar("K", bound="Hashable")
 T = TypeVar("T")
 _ANSWERED_AT_ONCE = 4
 
 
-class Batcher(Generic[T]):
-    """Queues items by partition and runs one batch after the other in each."""
+class Batcher(Generic[K, T]):
+    """Queues items by a key, say their partition, and runs one batch after the other in each."""
 
-    def __init__(self, name: str, run: Callable[[int, deque[T]], Awaitable[None]]) -> None:
-        """`run` takes a batch from the left of a partition's queue and answers for it.
+    def __init__(self, name: str, run: Callable[[K, deque[T]], Awaitable[None]]) -> None:
+        """`run` takes a batch from the left of a key's queue and answers for it.
 
         It must take at least one item. If it raises, it has to have answered for all that wait.
         """
         self._name = name
         self._run = run
-        self._queues: dict[int, deque[T]] = {}
-        self._running: dict[int, asyncio.Task[None]] = {}
+        self._queues: dict[K, deque[T]] = {}
+        self._running: dict[K, asyncio.Task[None]] = {}
 
-    def put(self, partition: int, item: T) -> None:
-        """Queue an item, and start on it unless a batch of the partition is in flight."""
-        queue = self._queues.get(partition)
+    def put(self, key: K, item: T) -> None:
+        """Queue an item, and start on it unless a batch of the key is in flight."""
+        queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[partition] = deque()
+            queue = self._queues[key] = deque()
         queue.append(item)
-        if partition not in self._running:
-            name = f"{self._name}-{partition}"
-            self._running[partition] = asyncio.create_task(self._drive(partition, queue), name=name)
+        if key not in self._running:
+            name = f"{self._name}-{key}"
+            self._running[key] = asyncio.create_task(self._drive(key, queue), name=name)
 
-    async def _drive(self, partition: int, queue: deque[T]) -> None:
+    async def _drive(self, key: K, queue: deque[T]) -> None:
         try:
             while queue:
-                await self._run(partition, queue)
+                await self._run(key, queue)
         finally:
-            del self._running[partition]
+            del self._running[key], self._queues[key]
 
     async def drain(self) -> None:
         """Wait until every queue is empty and no batch is in flight."""
         while self._running:
             await asyncio.wait(self._running.values())
+
+
+class SharedReads(Generic[K, T]):
+    """Reads what many ask for at once: who comes while a read is in flight shares the next one.
+
+    So each gets what was there when they asked, or later, and the database is asked by one.
+    """
+
+    def __init__(self, name: str, read: Callable[[K], Awaitable[T]]) -> None:
+        self._read = read
+        self._batcher: Batcher[K, asyncio.Future[T]] = Batcher(name, self._run)
+
+    def get(self, key: K) -> asyncio.Future[T]:
+        """Return what reading a key gives, or raise what it raises; all get the same object."""
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._batcher.put(key, answer)
+        return answer
+
+    async def _run(self, key: K, queue: deque[asyncio.Future[T]]) -> None:
+        asked = list(queue)
+        queue.clear()
+        try:
+            found = await self._read(key)
+        except Exception as error:  # noqa: BLE001 - each caller gets it
+            for one in asked:
+                if not one.done():
+                    one.set_exception(error)
+        else:
+            for one in asked:
+                if not one.done():
+                    one.set_result(found)
 
 
 class QueueLimits(msgspec.Struct, frozen=True):
@@ -135,7 +168,7 @@ class GroupCommit(Generic[I, A]):
         self._write = write
         self._limits = limits
         self._observers = observers
-        self._batcher: Batcher[_Waiting[I, A]] = Batcher("append", self._run)
+        self._batcher: Batcher[int, _Waiting[I, A]] = Batcher("append", self._run)
         self._answering: set[asyncio.Task[None]] = set()
         self.queued = 0
 

@@ -20,7 +20,7 @@ from eventstore.errors import (
     database_errors,
 )
 from eventstore.events import Appended, NewEvent, Position, Stream
-from eventstore.group_commit import GroupCommit, QueueLimits
+from eventstore.group_commit import GroupCommit, QueueLimits, SharedReads
 from eventstore.postgres import schema
 from eventstore.sealing import current_key
 from eventstore.sealing.keyring import Keyring
@@ -68,6 +68,9 @@ class EventLog:
         self.partitions = partitions
         self.keyring = Keyring(pool, master_key)
         self.observers: list[Observer] = []
+        self._heads: SharedReads[None, list[read.Head]] = SharedReads(
+            "heads", lambda _: read.heads(pool)
+        )
         self._group_commit = GroupCommit(
             partial(append_call.append_batch, pool, master_key), limits, self.observers
         )
@@ -181,8 +184,8 @@ class EventLog:
             await current_key.begin(connection, self.master_key)
 
     async def heads(self) -> list[read.Head]:
-        """Return the end of every partition."""
-        return await read.heads(self._pool)
+        """Return the end of every partition, read once for all who ask at once."""
+        return await self._heads.get(None)
 
     async def read(self, after: Position, limit: int) -> list[RecordedEvent]:
         """Read one partition's events after a position, in order, at most `limit`."""

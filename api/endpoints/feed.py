@@ -2,13 +2,14 @@
 
 Each reader reads at its own pace from the database, so a slow one holds up no other and nothing is
 kept in memory for it. A reader at the end waits for `Tail`, which polls the log's end for all of
-them together.
+them together; those who go on from the same position at once share one page.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -23,6 +24,7 @@ from api.web.params import PARTITION, POSITION, Limit, Parameters
 from api.web.problems import bad_parameter
 from eventstore.errors import LogError
 from eventstore.events import Position
+from eventstore.group_commit import SharedReads
 from projections.fold.folder import Folder
 from projections.fold.timeslice import Timeslices
 
@@ -35,6 +37,7 @@ _HEARTBEAT_S = 15
 _SLOW_S = 30
 _RETRY_MS = 2_000
 _PAGE_ROWS = 100
+_PIECE_BYTES = 1 << 16
 STREAM = "text/event-stream"
 _STREAM_HEADERS = {
     hdrs.CONTENT_TYPE: STREAM,
@@ -86,6 +89,14 @@ class Tail:
         self._moved = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
+    def is_beyond(self, position: Position) -> bool:
+        """Say whether an event behind a position has been seen."""
+        return self._ends.get(position.partition, 0) > position.number
+
+    def is_watched(self) -> bool:
+        """Say whether the end is polled now: what was seen is what there was a moment ago."""
+        return self._task is not None and self._waiting > 0 and bool(self._ends)
+
     async def beyond(self, position: Position, timeout_s: float) -> bool:
         """Wait until there is an event behind a position; False after the timeout."""
         self._waiting += 1
@@ -93,7 +104,7 @@ class Tail:
             self._task = asyncio.create_task(self._poll(), name="tail")
         try:
             async with asyncio.timeout(timeout_s):
-                while self._ends.get(position.partition, 0) <= position.number:
+                while not self.is_beyond(position):
                     await self._moved.wait()
         except TimeoutError:
             return False
@@ -114,6 +125,7 @@ class Tail:
                         self._moved = asyncio.Event()
                 await asyncio.sleep(_POLL_S)
         finally:
+            self._ends = {}
             self._task = None  # also after a defect: the next who waits begins another
 
     async def close(self) -> None:
@@ -121,6 +133,26 @@ class Tail:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+
+
+class Page:
+    """A part of one partition's log, opened once for all who read it."""
+
+    def __init__(self, events: list[CloudEvent], after: Position) -> None:
+        self.answer = Events(events, events[-1].id if events else str(after))
+        self.next = Position.parse(self.answer.next)
+
+    @cached_property
+    def messages(self) -> list[bytes]:
+        """What a stream sends of it, in pieces of some size."""
+        pieces: list[bytes] = []
+        piece = bytearray()
+        for event in self.answer.events:
+            piece += _message(event)
+            if len(piece) > _PIECE_BYTES:
+                pieces.append(bytes(piece))
+                piece.clear()
+        return [*pieces, bytes(piece)] if piece else pieces
 
 
 class Feed:
@@ -131,6 +163,7 @@ class Feed:
         self._lasting = lasting
         self._page_bytes_max = page_bytes_max
         self._tail = Tail(log)
+        self._pages: SharedReads[tuple[Position, int], Page] = SharedReads("page", self._read)
         self.stopping = asyncio.Event()
 
     async def events(
@@ -140,14 +173,15 @@ class Feed:
         streamed = STREAM in request.headers.get(hdrs.ACCEPT, "")
         begin = self._begin(given, resumed=given.resumed if streamed else None)
         limit, wait_s = given.limit, given.wait_s
-        page = await self.page(begin, limit)
         if streamed:
-            return await self._stream(request, page)
+            return await self._stream(request, await self.page(begin, limit))
         timeouts.extend(request, wait_s)
-        if page.events or not wait_s:
-            return page
+        if not wait_s or not self._tail.is_watched() or self._tail.is_beyond(begin):
+            page = await self.page(begin, limit)
+            if page.answer.events or not wait_s:
+                return page.answer
         moved = await self._lasting.wait(request, lambda: self._tail.beyond(begin, wait_s))
-        return await self.page(begin, limit) if moved else page
+        return (await self.page(begin, limit)).answer if moved else Page([], begin).answer
 
     def _begin(self, given: FeedParameters, resumed: Position | None) -> Position:
         """Return the position to go on after."""
@@ -162,8 +196,12 @@ class Feed:
         """Stop waiting for events."""
         await self._tail.close()
 
-    async def page(self, after: Position, limit: int) -> Events:
+    async def page(self, after: Position, limit: int) -> Page:
         """Return what follows a position: at most `limit` events, and so many bytes, or one."""
+        return await self._pages.get((after, limit))
+
+    async def _read(self, where: tuple[Position, int]) -> Page:
+        after, limit = where
         rows = await self._log.page_after(after, limit, self._page_bytes_max)
         folder = Folder(after.partition, self._log.keyring)
         events = await Timeslices().run(
@@ -171,9 +209,9 @@ class Feed:
         )
         if any(event.dataerror for event in events):  # of the events, or is it the master key?
             await self._log.ready()
-        return Events(events, events[-1].id if events else str(after))
+        return Page(events, after)
 
-    async def _stream(self, request: web.Request, page: Events) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, page: Page) -> web.StreamResponse:
         """Send a page and all that follows, until either side or the database goes away."""
         async with self._lasting.streaming(request) as revoked:
             timeouts.lift(request)
@@ -182,28 +220,27 @@ class Feed:
             await response.prepare(request)
             if request.method != hdrs.METH_HEAD:
                 with contextlib.suppress(ConnectionError, LogError):
-                    await self._pages(request, response, page, revoked)
+                    await self._send_pages(request, response, page, revoked)
             return response
 
-    async def _pages(
+    async def _send_pages(
         self,
         request: web.Request,
         response: web.StreamResponse,
-        page: Events,
+        page: Page,
         revoked: asyncio.Event,
     ) -> None:
         await _send(request, response, b"retry: %d\n\n" % _RETRY_MS)
         while not self.stopping.is_set() and await self._lasting.still_open(request):
-            for event in page.events:
-                await _send(request, response, _message(event))
-            after = Position.parse(page.next)
-            if not page.events:
+            for piece in page.messages:
+                await _send(request, response, piece)
+            if not self._tail.is_beyond(page.next):
                 moved = await first(
-                    self._tail.beyond(after, _HEARTBEAT_S), revoked.wait(), self.stopping.wait()
+                    self._tail.beyond(page.next, _HEARTBEAT_S), revoked.wait(), self.stopping.wait()
                 )
                 if moved == (False,):
                     await _send(request, response, b":\n\n")
-            page = await self.page(after, _PAGE_ROWS)
+            page = await self.page(page.next, _PAGE_ROWS)
 
 
 async def _send(request: web.Request, response: web.StreamResponse, data: bytes) -> None:

@@ -97,7 +97,7 @@ class Keyring:
         self._compact = CompactTable(limits.compact, _KEY_ID_BYTES + 2 * KEY_BYTES)
         # Unwrapped for the last row: they come user by user.
         self._last: tuple[tuple[uuid.UUID, bytes], DataKey] | None = None
-        self._look_ups: Batcher[_LookUp] = Batcher("keys", self._run)
+        self._look_ups: Batcher[int, _LookUp] = Batcher("keys", self._run)
         self.ciphers = Ciphers()
 
     def cached(self, streams: Sequence[Stream]) -> list[StreamKey] | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
 from eventstore import read
 from eventstore.errors import database_errors
+from eventstore.group_commit import SharedReads
 from eventstore.postgres import statements
 from projections.fold.events import order_key_after
 from projections.fold.folder import Folder
@@ -83,6 +85,7 @@ class ReadModel:
     def __init__(self, log: EventLog, pool: Pool) -> None:
         self._log = log
         self._pool = pool
+        self._reached = SharedReads("reached", partial(checkpoints.active, pool))
 
     async def user(
         self, stream: Stream, valid_at: datetime | None = None, known_at: datetime | None = None
@@ -148,7 +151,7 @@ class ReadModel:
     async def has_reached(self, position: Position) -> bool:
         """Say whether the read model has reached a position."""
         with database_errors():
-            found = await checkpoints.active(self._pool, position.partition)
+            found = await self._reached.get(position.partition)
         return found is not None and found[1] >= position
 
     async def wait_for(self, position: Position, timeout_s: float) -> None:

@@ -127,7 +127,7 @@ async def test_feeds(stack: Stack, sizes: list[int], limit: int, bytes_max: int)
     async def read(limit: int, bytes_max: int, after: Any) -> Shown:
         begin = Position.parse(after) if after else head.position
         feed = Feed(stack.log, lasting, bytes_max)
-        page = await feed.page(begin, limit)
+        page = (await feed.page(begin, limit)).answer
         payloads = [one.payload or b"" for one in await stack.log.read(begin, len(page.events))]
         return page.events, sum(map(len, payloads)), None if page.next == end else page.next
 

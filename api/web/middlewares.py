@@ -125,11 +125,8 @@ class Middlewares:
         try:
             try:
                 response = await self._limited(request, handler)
-            except Exception as found:  # noqa: BLE001 - the last place to turn it into an answer
-                error = await self._cause(found)
-                if request.path == self._delivery_path:
-                    self._metrics.refused(refusal_of(error))
-                response = self._problem(error, request).response()
+            except Exception as error:  # noqa: BLE001 - the last place to turn it into an answer
+                response = self._refusal(await self._cause(error), request)
             resource = request.match_info.route.resource
             route = resource.canonical if resource else _NO_ROUTE
             seconds = time.perf_counter() - started
@@ -163,6 +160,16 @@ class Middlewares:
             except LogError as found:
                 return found
         return error
+
+    def _refusal(self, error: Exception, request: web.Request) -> web.Response:
+        """Return the answer to a request that failed.
+
+        No variable of a frame that an error has passed may hold it: that is a circle, and what the
+        frame holds, a body it may be, would stay until the garbage collector comes.
+        """
+        if request.path == self._delivery_path:
+            self._metrics.refused(refusal_of(error))
+        return self._problem(error, request).response()
 
     def _problem(self, error: Exception, request: web.Request) -> Problem:
         if isinstance(error, web.HTTPNotFound) and looks_like(request.path, self._delivery_path):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import select
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
+from api.web.problems import Problem
 from api.webhook.verify import HEADER
 from tests.support.serving import serving
 from tests.support.waiting import PATIENCE_S
@@ -66,3 +68,28 @@ async def test_the_answer_is_read(
             ("Content-Encoding: gzip\r\n", MUCH, 415),
         ):
             assert await asyncio.to_thread(posted, service, head, length, send) == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [({HEADER: 64 * "0"}, 401), ({}, 401), ({HEADER: "1", "Content-Encoding": "gzip"}, 415)],
+    ids=["wrong signature", "no signature", "encoded"],
+)
+async def test_nothing_is_left_of_it(
+    database_url: str, headers: dict[str, str], status: int
+) -> None:
+    """What was read of a refused body goes with the answer, and waits for no garbage collector."""
+    async with serving(database_url) as service:
+        await service.get("/health/live")  # which makes what is made once
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                answer = await service.call(
+                    "POST", "/webhooks/fynd", data=bytes(3 * PIECE), headers=headers
+                )
+                assert answer.status == status
+            left = [one for one in gc.get_objects() if isinstance(one, Problem)]
+        finally:
+            gc.enable()
+        assert left == []

@@ -13,24 +13,30 @@ INSTALL := $(PIP) install --quiet --no-deps
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-matrix property-test attack-test crash-test bench bench-smoke check format lock build clean
+.PHONY: help setup run test test-matrix property-test attack-test crash-test bench bench-smoke check format lock build sbom clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.installed ## Create .venv with the locked dependencies and userlog, editable
+setup: $(VENV)/.installed ## Create .venv with userlog, editable, and all that checks and tests need
 
-$(VENV)/.locked: requirements.lock
+$(VENV)/.locked: requirements.lock requirements-build.lock
 	@$(PYTHON) -c 'import sys; sys.exit("userlog needs Python 3.11 or newer: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv --clear --without-pip $(VENV)
 	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) --require-hashes -r requirements-build.lock
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.locked pyproject.toml
+# What runs: the service's dependencies alone.
+$(VENV)/.runs: $(VENV)/.locked pyproject.toml
 	$(INSTALL) --no-build-isolation --editable .
 	@touch $@
 
-run: setup ## Serve, in the foreground until Ctrl-C; ARGS="--port 9000" passes options on
+$(VENV)/.installed: $(VENV)/.runs requirements-dev.lock
+	$(INSTALL) --require-hashes -r requirements-dev.lock
+	@touch $@
+
+run: $(VENV)/.runs ## Serve, in the foreground until Ctrl-C; ARGS="--port 9000" passes options on
 	@exec $(BIN)/userlog serve $(ARGS)
 
 test: setup ## Run the tests in three processes; ARGS="-k rebuild" passes options on
@@ -81,17 +87,28 @@ format: setup ## Format, and fix what ruff can fix
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+# Each lock names every package with its hashes, and no index.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(LOCK_ARGS)
+
 lock: setup ## Pin what pyproject.toml asks for; LOCK_ARGS=--upgrade takes newer versions
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
-		--group pyproject.toml:dev $(LOCK_ARGS) --output-file requirements.lock pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
-		--constraints requirements.lock --group pyproject.toml:bench $(LOCK_ARGS) \
+	$(COMPILE) --group pyproject.toml:dev --output-file requirements-dev.lock pyproject.toml
+	$(COMPILE) --constraints requirements-dev.lock --output-file requirements.lock pyproject.toml
+	$(COMPILE) --constraints requirements-dev.lock --extra otel \
+		--output-file requirements-otel.lock pyproject.toml
+	$(COMPILE) --constraints requirements-dev.lock --group pyproject.toml:build \
+		--output-file requirements-build.lock
+	$(COMPILE) --constraints requirements-dev.lock --group pyproject.toml:bench \
 		--output-file requirements-bench.lock
 
-build: setup ## Build the wheel in dist/
+build: $(VENV)/.runs ## Build the wheel in dist/, and put the locks for its installation beside it
 	$(BIN)/hatchling build --target wheel
+	cp requirements.lock requirements-otel.lock dist/
+
+sbom: setup ## List what an installation has, as CycloneDX, in dist/userlog.cdx.json
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml \
+		--mc-type application --output-reproducible --output-file dist/userlog.cdx.json
 
 clean: ## Remove what the targets above have made, but no data
 	rm -rf $(VENV) dist .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -46,7 +46,6 @@ def pytest_configure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let some tests go on for longer."""
-    parser.addoption("--kills", type=int, default=2, help="how often projectors are killed")
     parser.addoption("--matrix", action="store_true", help="try every kind of database")
 
 

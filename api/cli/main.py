@@ -21,6 +21,7 @@ import typer
 import typer.core
 
 from api.cli import (
+    doctor,
     log,
     output,
     parked,
@@ -67,7 +68,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for commands in (service.app, upgrade.app, rebuild.app, users.app, parked.app, log.app):
+for commands in (
+    *(service.app, upgrade.app, doctor.app, rebuild.app, users.app, parked.app, log.app),
+):
     app.add_typer(commands)
 app.add_typer(
     quarantine.app,

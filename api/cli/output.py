@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import ConsoleOptions, RenderableType
     from rich.text import Text
 
+    from api.doctor.finding import Finding
     from api.endpoints.status import Status
     from api.web.tokens import Token
     from api.webhook.send import Sent
@@ -185,6 +186,12 @@ def parked(found: list[ParkedUser]) -> None:
         for f in found
     ]
     table(columns, rows, title=f"parked: {len(found)}")
+
+
+def findings(found: list[Finding]) -> None:
+    """Print what was looked at, and what to do."""
+    rows = [(one.state.value, one.about, one.found, one.todo) for one in found]
+    table(("state", "what", "found", "what to do"), rows)
 
 
 def stats(found: list[Day]) -> None:

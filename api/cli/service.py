@@ -94,13 +94,20 @@ def serve_command(
 def project_command(
     once: Annotated[bool, typer.Option("--once", help="Catch up and exit.")] = False,
 ) -> None:
-    """Run the projector alone."""
-    settings = read_settings(log_level=None)
+    """Run the projector alone.
+
+    Stops at SIGINT (Ctrl-C) or SIGTERM. At SIGHUP it reads its secrets again.
+    """
+
+    def reread() -> Settings:
+        return read_settings(log_level=None)
+
+    settings = reread()
     secrets = secrets_there(settings)
     if not once:
         from api.server import serve  # noqa: PLC0415 - see the top
 
-        run(serve.project_forever(settings, secrets))
+        run(serve.project_forever(settings, secrets, reread))
         return
 
     async def work() -> int:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import UNSET
 
-from api.config.settings import PREFIX, Settings, SettingsError, key_bytes, secrets_of
+from api.config.settings import PREFIX, Settings, key_bytes, secrets_of
+from api.config.sources import SettingsError
 from eventstore.sealing.keys import MasterKey
 
 if TYPE_CHECKING:

@@ -11,13 +11,12 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from api.config.sources import SettingsError, find
 from eventstore.postgres import url
 
 if TYPE_CHECKING:
@@ -28,13 +27,10 @@ SECRETS = ("webhook_secrets", "master_key", "previous_master_key", "api_token")
 _URLS = ("database_url", "owner_database_url")
 _HIDDEN = (*_URLS, *SECRETS)
 _KEYS = ("master_key", "previous_master_key")
-_COMMAND_S = 30
+# Its file may be there before a rotation and after it, so that a reload alone brings it.
+_EMPTY = "previous_master_key"
 _MASTER_KEY_BYTES = 32
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
-
-class SettingsError(Exception):
-    """A setting is missing or wrong; the message names it, its problem and an example."""
 
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
@@ -182,7 +178,14 @@ def load(environ: Mapping[str, str] | None = None, **given: Any) -> tuple[Settin
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for field in msgspec.structs.fields(Settings):
-        origin, value = _find(field.name, environ)
+        variable = PREFIX + field.name.upper()
+        origin, value = find(
+            variable,
+            environ,
+            file=field.name in _HIDDEN,
+            command=field.name in _KEYS,
+            empty=field.name == _EMPTY,
+        )
         if given.get(field.name) is not None:
             origin, value = "option", given[field.name]
         origins[field.name] = origin
@@ -202,58 +205,6 @@ def traces_wanted(environ: Mapping[str, str] | None = None) -> bool:
     exporter = environ.get("OTEL_TRACES_EXPORTER")
     where = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     return exporter == "otlp" or (not exporter and any(environ.get(name) for name in where))
-
-
-def _find(name: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
-    variable = PREFIX + name.upper()
-    if environ.get(variable):
-        return "environment", environ[variable]
-    path = environ.get(f"{variable}_FILE")
-    if path and name in _HIDDEN:
-        return "file", _content(f"{variable}_FILE", path)
-    command = environ.get(f"{variable}_COMMAND")
-    if command and name in _KEYS:
-        return "command", _printed(f"{variable}_COMMAND", command, environ)
-    return "default", None
-
-
-def _printed(variable: str, command: str, environ: Mapping[str, str]) -> str:
-    """Return what a command of the operator's prints; what it says besides goes to the terminal."""
-    example = f"example: {variable}='aws kms decrypt … --output text --query Plaintext'"
-    try:
-        done = subprocess.run(  # noqa: S602 - who sets it runs userlog
-            command,
-            shell=True,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            timeout=_COMMAND_S,
-            check=True,
-        )
-        text = done.stdout.decode().strip()
-    except subprocess.CalledProcessError as error:
-        problem = f"ended with exit code {error.returncode}"
-    except subprocess.TimeoutExpired:
-        problem = f"took longer than {_COMMAND_S} seconds"
-    except UnicodeDecodeError:
-        problem = "printed what is no text"
-    else:
-        if text:
-            return text
-        problem = "printed nothing"
-    raise SettingsError(f"{variable} {problem}; {example}") from None
-
-
-def _content(variable: str, path: str) -> str:
-    example = f"example: {variable}=/run/secrets/userlog"
-    try:
-        text = Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        problem = type(error).__name__
-        raise SettingsError(f"{variable} can't be read ({problem}); {example}") from None
-    if not text:
-        raise SettingsError(f"{variable} names an empty file; {example}")
-    return text
 
 
 def _convert(field: msgspec.structs.FieldInfo, value: object) -> Any:  # noqa: ANN401 - as typed

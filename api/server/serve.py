@@ -17,7 +17,7 @@ import structlog
 
 from api.config.address import base_url, left
 from api.config.secret_files import FILES, Secrets, obtain
-from api.config.settings import SettingsError
+from api.config.sources import SettingsError
 from api.routes import WEBHOOK_PATH
 from api.runtime import (
     StoppedWaitingError,
@@ -79,9 +79,10 @@ async def serve(
                 await supervisor.run(stopping, ready=lambda: show(greeting))
 
 
-async def project_forever(settings: Settings, secrets: Secrets) -> None:
-    """Run the projector alone until SIGINT or SIGTERM."""
+async def project_forever(settings: Settings, secrets: Secrets, reread: Reread) -> None:
+    """Run the projector alone until SIGINT or SIGTERM; at SIGHUP the secrets are read again."""
     stopping = _until_signal()
+    _on_hangup(stopping, reread, secrets.renew)
     with contextlib.suppress(StoppedWaitingError):
         async with (
             opened(settings, secrets, waiting=Waiting(stopping)) as runtime,

@@ -12,7 +12,8 @@ import itertools
 import socket
 from typing import TYPE_CHECKING
 
-from api.config.settings import PREFIX, SettingsError
+from api.config.settings import PREFIX
+from api.config.sources import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Generator

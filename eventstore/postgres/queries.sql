@@ -29,7 +29,8 @@ SELECT pg_try_advisory_xact_lock(hashtext('userlog rebuild'));
 -- [heads_hold] No append and no erasure is under way until the transaction ends.
 SELECT FROM userlog.log_head ORDER BY partition FOR UPDATE;
 
--- [old_sessions] The sessions of services and commands.
+-- [old_sessions] The sessions of services and commands. Behind their name is their version.
 SELECT pid, usename, coalesce('at ' || client_addr, '') AS client FROM pg_stat_activity
-WHERE datname = current_database() AND application_name = $1 AND pid <> pg_backend_pid()
+WHERE datname = current_database() AND split_part(application_name, ' ', 1) = $1
+    AND pid <> pg_backend_pid()
 ORDER BY pid;

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeAlias
 
 import asyncpg
@@ -84,7 +85,8 @@ async def set_up_service(connection: Connection, takeover_s: float) -> None:
 
 def _path(schema: str) -> dict[str, str]:
     # Only the owner can make anything in the first.
-    return {"search_path": f"{schema}, pg_catalog, pg_temp", "application_name": schema}
+    name = f"{schema} {version('userlog')}"
+    return {"search_path": f"{schema}, pg_catalog, pg_temp", "application_name": name}
 
 
 def _set(settings: Mapping[str, str]) -> str:

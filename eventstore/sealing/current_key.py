@@ -31,12 +31,14 @@ _TRIES_MAX = 3
 async def check(source: Pool | Connection, master_key: MasterKey) -> None:
     """MasterKeyMovedError unless all master keys that the log needs are held.
 
-    These are the one that it is written with, and the previous one while a rotation is unfinished.
+    These are the one that it is written with, which wraps from now on, and the previous one while a
+    rotation is unfinished.
     """
-    rows = await source.fetch(_SQL["master_keys"])
-    for row in rows:
+    for row in await source.fetch(_SQL["master_keys"]):
         if row["fingerprint"] not in master_key.fingerprints:
             raise MasterKeyMovedError(row["fingerprint"], master_key.fingerprints, row["name"])
+        if row["name"] == "master":
+            master_key.use(row["fingerprint"])
 
 
 async def begin(source: Pool | Connection, master_key: MasterKey) -> None:

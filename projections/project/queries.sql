@@ -42,7 +42,8 @@ SELECT generation FROM generations WHERE state = 'live' AND fold = $1 ORDER BY g
 -- client as long as the server lets a session be idle in a transaction; return how many.
 SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a
 WHERE a.datname = current_database() AND a.usename = session_user AND a.pid <> pg_backend_pid()
-    AND a.application_name = current_setting('application_name')
+    AND split_part(a.application_name, ' ', 1)
+        = split_part(current_setting('application_name'), ' ', 1)
     AND current_setting('idle_in_transaction_session_timeout') <> '0'
     AND a.state_change < clock_timestamp()
         - current_setting('idle_in_transaction_session_timeout')::interval

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from eventstore.postgres.pool import Pool
+    from eventstore.postgres.sessions import Connection
 
 _SQL = statements.load("projections.query")
 
@@ -31,7 +32,7 @@ class Lag(msgspec.Struct, frozen=True):
     lag_s: float
 
 
-async def lags(pool: Pool) -> list[Lag]:
+async def lags(pool: Pool | Connection) -> list[Lag]:
     """Return the lag of every generation in every partition."""
     with database_errors():
         found = await pool.fetch(_SQL["status"])

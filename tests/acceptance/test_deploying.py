@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import confined as CONFINED  # noqa: N812 - a script
+from tests.support.deliveries import APP, delivery
 from tests.support.monitoring import DOCS, run
+from tests.support.processes import PROGRAM, Home, configured
+from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# In tenths, as the tool counts.
+EXPOSURE_MAX = 20
+# `nobody`, as which the script runs commands.
+ACCOUNT = 65534
 
 
 async def test_unit(tmp_path: Path) -> None:
@@ -23,6 +40,52 @@ async def test_unit(tmp_path: Path) -> None:
     unit = tmp_path / "userlog.service"
     unit.write_text(text.replace("/opt/userlog/bin/userlog", str(here)))
     assert await run(tool, "verify", str(unit)) == ""
+    await run(tool, "security", "--offline=true", f"--threshold={EXPOSURE_MAX}", str(unit))
+
+
+@pytest.fixture
+def confined() -> Iterator[Home]:
+    """A data directory of an account without rights, where commands run as the unit has them."""
+    tools = [shutil.which(name) for name in ("systemd-analyze", "setpriv", "mount")]
+    if None in tools or os.geteuid() != 0 or ctypes.util.find_library("seccomp") is None:
+        pytest.skip("not root, or without setpriv, mount, systemd-analyze or libseccomp")
+    try:
+        asked = (sys.executable, "-c", "import asyncpg")
+        subprocess.run(asked, user=ACCOUNT, group=ACCOUNT, extra_groups=[], check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("other accounts can't run this Python")
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="userlog-test-") as made:
+        folder = Path(made) / "data"
+        folder.mkdir(mode=0o700)
+        os.chown(folder, ACCOUNT, ACCOUNT)
+        Path(made).chmod(0o755)
+        secrets = {name: text for name, text in configured("").items() if text}
+        program = (sys.executable, "-P", CONFINED.__file__, DOCS / "userlog.service", folder)
+        yield Home(folder, secrets).by(*map(str, program), *PROGRAM)
+
+
+def status_of(pid: int) -> str:
+    """Return what the kernel says of a process."""
+    return Path(f"/proc/{pid}/status").read_text()
+
+
+async def test_under_the_restrictions_of_the_unit(confined: Home) -> None:
+    """It takes, projects, answers, reloads and stops without what the unit takes from it."""
+    tried = CONFINED.directives(DOCS / "userlog.service").keys()
+    assert tried >= CONFINED.NOT_TRIED.keys()
+    async with confined.serving() as service:
+        for n in range(3):
+            assert await service.post(delivery(f"u{n}"), confined.secret) == 200
+        asked = await service.get(f"/v1/applications/{APP}/users/u2?min_position=0:3")
+        assert asked.status == 200
+        service.process.send_signal(signal.SIGHUP)
+        log = confined.folder.with_suffix(".log")
+        await until(lambda: "secrets renewed" in log.read_text())
+        status = status_of(service.process.pid)
+        for line in ("Seccomp:\t2", "NoNewPrivs:\t1", "CapBnd:\t0000000000000000"):
+            assert line in status
+        assert await service.stop(signal.SIGTERM) == 0
+    assert confined.warnings() == []
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)

@@ -28,7 +28,7 @@ BOTH = 0.5
 MOVED_ON = 100
 BUSY = """
 SELECT count(*) FROM pg_stat_activity
-WHERE application_name = 'userlog' AND backend_xid IS NOT NULL AND query NOT LIKE '%append%'
+WHERE application_name LIKE 'userlog %' AND backend_xid IS NOT NULL AND query NOT LIKE '%append%'
 """
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from api.config.secret_files import FILES, obtain
-from api.config.settings import SettingsError, load
+from api.config.settings import load
+from api.config.sources import SettingsError
 
 if TYPE_CHECKING:
     from pathlib import Path

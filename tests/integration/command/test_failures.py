@@ -31,6 +31,7 @@ PRINTING = [
     ("token", "--help"),
     ("settings",),
     ("settings", "--json"),
+    ("doctor",),
     ("status",),
     ("status", "--json"),
     ("user", APP, "u"),

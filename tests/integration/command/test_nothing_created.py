@@ -43,7 +43,7 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
 }
 # They make a database, or need none.
 CREATING = {("init",), ("serve",), ("import",)}
-WITHOUT = {("init",), ("settings",)}
+WITHOUT = {("init",), ("settings",), ("doctor",)}
 
 
 def names_in(folder: Path) -> list[str]:

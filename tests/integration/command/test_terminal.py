@@ -48,7 +48,7 @@ WITH_VALUES = {
     *("quarantine list", "quarantine show", "quarantine replay", "quarantine purge"),
     *("token list", "token create", "token revoke", "settings", "status", "send"),
 }
-WITHOUT_VALUES = {"init", "upgrade", "serve", "project", "rotate-master-key"}
+WITHOUT_VALUES = {"init", "upgrade", "serve", "project", "rotate-master-key", "doctor"}
 
 
 def raw_in(text: str) -> list[str]:

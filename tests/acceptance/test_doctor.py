@@ -25,7 +25,7 @@ from tests.support.processes import Home, configured
 from tests.support.server import as_service, with_database
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.conftest import Stack
@@ -54,7 +54,7 @@ def the(found: dict[str, list[dict[str, str]]], about: str) -> tuple[str, str, s
 
 
 @pytest.fixture
-async def well(stack: Stack) -> AsyncIterator[Terminal]:
+async def well(stack: Stack) -> Terminal:
     """Where nothing is wrong: a log with events that are projected and verified."""
     await stack.log.append([event(f"u{n}") for n in range(3)])
     await catch_up(stack.log, 10)

@@ -1,4 +1,4 @@
-"""What is in docs to put userlog into service."""
+"""What is in docs for those who run userlog: the unit, links, and the runbook of each alert."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from tests.support import confined as CONFINED  # noqa: N812 - a script
 from tests.support.deliveries import APP, delivery
-from tests.support.monitoring import DOCS, run
+from tests.support.monitoring import DOCS, RULES, run
 from tests.support.processes import PROGRAM, Home, configured
 from tests.support.waiting import until
 
@@ -28,6 +28,19 @@ if TYPE_CHECKING:
 EXPOSURE_MAX = 20
 # `nobody`, as which the script runs commands.
 ACCOUNT = 65534
+ROOT = DOCS.parent
+ALERT = re.compile(r"- alert: (\w+)")
+RUNBOOK = re.compile(r"runbook_url: (\S+)")
+
+
+def headings(page: Path) -> list[str]:
+    """Return the headings of a document."""
+    return re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+
+
+def anchor(heading: str) -> str:
+    """Return what GitHub makes of a heading, to link to it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 async def test_unit(tmp_path: Path) -> None:
@@ -88,15 +101,35 @@ async def test_under_the_restrictions_of_the_unit(confined: Home) -> None:
     assert confined.warnings() == []
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")]), ids=lambda page: page.name
+)
 def test_links(page: Path) -> None:
     """Every link between the documents leads to a file, and to a heading that is there."""
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if "://" in target:
             continue
-        name, _, anchor = target.partition("#")
+        name, _, fragment = target.partition("#")
         file = (page.parent / name).resolve() if name else page
         assert file.is_file(), target
-        headings = re.findall(r"^#+ (.*)$", file.read_text(), flags=re.MULTILINE)
-        anchors = [re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings]
-        assert not anchor or anchor in anchors, target
+        assert not fragment or fragment in map(anchor, headings(file)), target
+
+
+def test_runbooks() -> None:
+    """Every alert leads to a heading of its own, and every such heading belongs to an alert."""
+    _, *alerts = re.split(r"(?=- alert: )", RULES.read_text())
+    links = [(ALERT.findall(one), RUNBOOK.findall(one)) for one in alerts]
+    names = [name for found, _ in links for name in found]
+    assert links == [([name], [f"docs/operations.md#{anchor(name)}"]) for name in names]
+    written = [one for one in headings(DOCS / "operations.md") if one.startswith("Userlog")]
+    assert written == names
+
+
+async def test_an_address_before_the_runbooks() -> None:
+    """The documented command makes URLs of all of them, and changes nothing else."""
+    text = (DOCS / "monitoring.md").read_text()
+    (command,) = re.findall(r"^(sed .*) > alerts\.yml$", text, flags=re.MULTILINE)
+    made = await run("sh", "-c", f"cd '{ROOT}' && {command}")
+    address = "https://git.example.com/userlog/blob/main/"
+    assert made.count(f"runbook_url: {address}docs/") == len(RUNBOOK.findall(made)) > 0
+    assert made.replace(address, "") == RULES.read_text()

@@ -114,7 +114,15 @@ def routes(  # noqa: PLR0913, PLR0917 - one for each group of endpoints
             problems=(429,),
         ),
         Route("GET", "/v1/status", status.status, Status, Scope.READ),
-        Route("GET", "/metrics", health.metrics, str, Scope.READ, media=("text/plain",)),
+        Route(
+            "GET",
+            "/metrics",
+            health.metrics,
+            str,
+            Scope.READ,
+            media=("text/plain",),
+            without_database=True,
+        ),
         Route("GET", "/health/live", health.live, Health, None),
         Route("GET", "/health/ready", health.ready, Health, None, problems=(503,)),
     )

@@ -42,7 +42,7 @@ SELECT obj_description(to_regnamespace('userlog_next'), 'pg_namespace');
 
 -- [table_sizes] Tables with their indexes.
 SELECT c.relname AS name, pg_total_relation_size(c.oid) AS bytes, c.reltuples::bigint AS rows
-FROM pg_class c WHERE c.relnamespace = 'userlog'::regnamespace AND c.relkind = 'r'
+FROM pg_class c WHERE c.relnamespace = to_regnamespace('userlog') AND c.relkind = 'r'
 ORDER BY c.relname;
 
 -- [noted] The master keys that the log needs.

@@ -33,7 +33,7 @@ from api.server.supervisor import Supervisor
 from api.server.unready import unready
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from api.config.settings import Settings
 
@@ -55,9 +55,11 @@ async def serve(
         base = base_url(settings.host, listeners[0][0].getsockname()[1])
         greeting = _greeting(settings, secrets, base)
         if settings.workers == 1:
-            _on_hangup(stopping, reread, secrets.renew)
             with contextlib.suppress(StoppedWaitingError):
-                async with answering(settings, secrets, listeners[0], stopping, project=project):
+                async with (
+                    _rereading(stopping, reread, secrets.renew),
+                    answering(settings, secrets, listeners[0], stopping, project=project),
+                ):
                     with left(settings, base):
                         show(greeting)
                         await stopping.wait()
@@ -74,17 +76,17 @@ async def serve(
                 return
             there = msgspec.structs.replace(settings, database_url=url)
             supervisor = Supervisor(there, secrets, listeners, project=project)
-            _on_hangup(stopping, reread, supervisor.renew)
-            with left(settings, base):
-                await supervisor.run(stopping, ready=lambda: show(greeting))
+            async with _rereading(stopping, reread, supervisor.renew):
+                with left(settings, base):
+                    await supervisor.run(stopping, ready=lambda: show(greeting))
 
 
 async def project_forever(settings: Settings, secrets: Secrets, reread: Reread) -> None:
     """Run the projector alone until SIGINT or SIGTERM; at SIGHUP the secrets are read again."""
     stopping = _until_signal()
-    _on_hangup(stopping, reread, secrets.renew)
     with contextlib.suppress(StoppedWaitingError):
         async with (
+            _rereading(stopping, reread, secrets.renew),
             opened(settings, secrets, waiting=Waiting(stopping)) as runtime,
             traced(runtime) as traces,
             projecting(runtime, traces),
@@ -101,21 +103,31 @@ def _until_signal() -> asyncio.Event:
     return stopping
 
 
-def _on_hangup(stopping: asyncio.Event, reread: Reread, renew: Callable[[Secrets], None]) -> None:
+@contextlib.asynccontextmanager
+async def _rereading(
+    stopping: asyncio.Event, reread: Reread, renew: Callable[[Secrets], None]
+) -> AsyncGenerator[None]:
     """Read the secrets again at SIGHUP; in a terminal it means that the terminal is closed."""
+    heard = asyncio.Event()
 
-    def hear() -> None:
-        try:
-            renew(obtain(reread()))
-        except SettingsError as error:
-            _log.error("secrets not renewed", problem=str(error))
-        else:
-            _log.info("secrets renewed")
+    async def hear() -> None:
+        while await heard.wait():
+            heard.clear()
+            try:  # in a thread: a command that prints a key takes as long as it takes
+                renew(await asyncio.to_thread(lambda: obtain(reread())))
+            except SettingsError as error:
+                _log.error("secrets not renewed", problem=str(error))
+            else:
+                _log.info("secrets renewed")
 
     in_terminal = os.isatty(sys.stderr.fileno())
-    asyncio.get_running_loop().add_signal_handler(
-        signal.SIGHUP, stopping.set if in_terminal else hear
-    )
+    loop = asyncio.get_running_loop()
+    hearing = loop.create_task(hear(), name="hang-up")
+    loop.add_signal_handler(signal.SIGHUP, stopping.set if in_terminal else heard.set)
+    try:
+        yield
+    finally:
+        hearing.cancel()
 
 
 def _greeting(settings: Settings, secrets: Secrets, base: str) -> str:

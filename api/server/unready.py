@@ -10,6 +10,7 @@ from aiohttp import web
 
 from api.server.acceptor import Acceptor
 from api.server.connections import Server
+from api.web.middlewares import id_of, mark
 from api.web.problems import unavailable
 
 if TYPE_CHECKING:
@@ -65,5 +66,6 @@ class _Unready:
             response = web.json_response({"status": "ok"})
         else:
             response = unavailable(self._detail, _RETRY_AFTER_S).response()
+        mark(response.headers, id_of(request))
         response.force_close()
         return response

@@ -27,7 +27,7 @@ from api.web.posted import posted
 from api.web.problems import Problem, token_wrong
 from api.web.route import JSON
 from api.web.tokens import Scope
-from eventstore.errors import LogError, SealBrokenError
+from eventstore.errors import LogError, SealBrokenError, UnavailableError
 from projections.fold.poison import PoisonError
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ class Middlewares:
         self._timeout_s = timeout_s
         self._ready = ready
         self._open_paths: frozenset[str] = frozenset()
+        self._without_database: frozenset[str] = frozenset()
         self._delivery_path = ""
         self._inflight = 0
         self._idle = asyncio.Event()
@@ -110,6 +111,8 @@ class Middlewares:
                 router.add_route(method, path, _handler(route, bounds, self._reads))
             if route.scope is None:
                 self._open_paths |= {route.path}
+            if route.without_database:
+                self._without_database |= {route.path}
             if route.delivery is not None:
                 self._delivery_path = route.path
 
@@ -212,7 +215,15 @@ class Middlewares:
     async def _access(self, request: web.Request) -> Access:
         """Require a bearer token; return what it opens."""
         scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-        access = await self._tokens.access(given.strip()) if scheme.lower() == "bearer" else None
+        access = None
+        if scheme.lower() == "bearer":
+            try:
+                access = await self._tokens.access(given.strip())
+            except UnavailableError:
+                remembered = self._tokens.remembered(given.strip())
+                if remembered is None or request.path not in self._without_database:
+                    raise
+                access = remembered
         if access is None:
             raise token_wrong()
         return access

@@ -28,8 +28,9 @@ class Route(msgspec.Struct, Generic[P], frozen=True):
     `call` returns an `answer`, which is encoded as JSON, or a response of one of the types in
     `media`. `problems` are the statuses of what can go wrong here and not everywhere.
     Without a `scope` no token is needed, and unknown parameters are allowed: a load balancer may
-    add some, or the platform. `posted` parameters are the members of a JSON body, so that no proxy
-    writes them down with the path.
+    add some, or the platform. What is answered `without_database` takes a token as it was known
+    last, while the tokens can't be read. `posted` parameters are the members of a JSON body, so
+    that no proxy writes them down with the path.
     """
 
     method: str
@@ -42,3 +43,4 @@ class Route(msgspec.Struct, Generic[P], frozen=True):
     problems: tuple[int, ...] = ()
     delivery: Delivery | None = None
     posted: bool = False
+    without_database: bool = False

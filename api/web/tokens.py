@@ -105,9 +105,11 @@ class Tokens:
         if access is not None:
             return access
         now = time.monotonic()
+        # The first time: until then no token is known here, and one from before a rotation of the
+        # master key has a check part of the former one.
+        await self._refresh(since=0)
         if digest not in self._known and not self._may_exist(token):
             return None
-        await self._refresh(since=0)  # the first time: until then no token is known here
         if digest in self._known:
             await self._refresh(since=now - REFRESH_S)
         else:
@@ -118,6 +120,10 @@ class Tokens:
             if self._noting is None:
                 self._noting = asyncio.create_task(self._note_soon(), name="tokens used")
         return access
+
+    def remembered(self, token: str) -> Access | None:
+        """Return what a token opened when the tokens could be read last, None if nothing."""
+        return self._known.get(_hash(token))
 
     async def _note_soon(self) -> None:
         """Note the use of a while at once."""

@@ -164,6 +164,24 @@ async def test_secrets_are_read_again(made_home: Home, workers: str) -> None:
         assert (await made_home.run("rotate-master-key")).code == 1, "there is no previous key now"
 
 
+async def test_a_projector_alone_reads_secrets_again(home: Home) -> None:
+    """SIGHUP does not end it, and a key that is not one changes nothing."""
+    key = home.folder.with_name("key")
+    key.write_text(home.environ["USERLOG_MASTER_KEY"])
+    where = home.where(USERLOG_MASTER_KEY="", USERLOG_MASTER_KEY_FILE=str(key))
+    log = home.folder.with_suffix(".log")
+    with log.open("ab") as stderr:
+        process = await where._begin("project", stderr=stderr)
+    await until(lambda: "projecting" in log.read_text())
+    process.send_signal(signal.SIGHUP)
+    await until(lambda: "secrets renewed" in log.read_text())
+    key.write_text("none")
+    process.send_signal(signal.SIGHUP)
+    await until(lambda: "secrets not renewed" in log.read_text())
+    process.send_signal(signal.SIGTERM)
+    assert await process.wait() == 0
+
+
 @asynccontextmanager
 async def starting(home: Home, *options: str) -> AsyncGenerator[Service]:
     """Start to serve, without waiting for it."""

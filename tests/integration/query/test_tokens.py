@@ -185,7 +185,7 @@ class Counting:
 async def test_a_flood_of_wrong_tokens_asks_the_database_little(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For a token that nobody made the database is not asked, for old ones once for all."""
+    """For tokens that nobody made the database is asked once, for old ones once for all."""
     monkeypatch.setattr(tokens_module, "_LOOK_UP_S", PATIENCE_S)
     pool: Any = Counting(stack.pool)
     key = MasterKey(MASTER_KEY)
@@ -194,13 +194,13 @@ async def test_a_flood_of_wrong_tokens_asks_the_database_little(
     wrong = good[:-1] + ("0" if good[-1] != "0" else "1")
     for made_up in (wrong, "userlog_1_y", good + "00"):
         assert await asyncio.gather(*map(tokens.access, 1_000 * [made_up])) == [None] * 1_000
-    assert pool.count == 0
+    assert pool.count == 1
     for _ in range(2):
         flood = [tokens.access(f"userlog_{n:08x}_{43 * 'y'}") for n in range(1_000)]
         *others, found = await asyncio.gather(*flood, tokens.access(good))
         assert others == [None] * 1_000
         assert found
-    assert pool.count == 2
+    assert pool.count == 3
 
 
 async def test_who_asks_at_the_end_of_a_reading(stack: Stack) -> None:
@@ -260,18 +260,22 @@ async def test_tokens_of_other_times(stack: Stack) -> None:
         hashlib.sha256(plain.encode()).digest(),
     )
     tokens = Tokens(stack.pool, MasterKey(MASTER_KEY))
+    assert await tokens.access(former), "also of a process that has just begun"
     assert await tokens.access(plain)
-    assert await tokens.access(former), "it is in memory by now"
     rotating = Tokens(stack.pool, MasterKey(MASTER_KEY, previous=b"f" * 32))
     assert await rotating.access(former), "not in memory yet"
 
 
-async def test_database_away(stack: Stack) -> None:
-    """While the database is away nobody is told that their token is wrong."""
+async def test_database_away(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the database is away no token is called wrong, and monitoring goes on with its own."""
     token = await Tokens(stack.admin, MasterKey(MASTER_KEY)).create("x", [Scope.READ], None)
     async with proxied(stack.url) as proxy, asking_at(proxy.url) as asking:
+        assert await asking("HEAD", "/metrics", token) == 200
         proxy.cut()
+        monkeypatch.setattr(tokens_module, "REFRESH_S", 0)  # what is known is too old
         assert await asking("GET", "/v1/status", token) == 503
+        assert await asking("HEAD", "/metrics", token) == 200, "which says that it is away"
+        assert await asking("HEAD", "/metrics", token[:-1]) == 401
         proxy.restore()
 
         async def answered() -> int | None:

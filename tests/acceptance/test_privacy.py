@@ -175,6 +175,7 @@ async def test_nothing_is_said_elsewhere(own_home: Home, nursery: Nursery, style
         USERLOG_LOG_LEVEL="debug", USERLOG_LOG_FORMAT=style, USERLOG_SCRUB_INTERVAL_S="0.05"
     )
     said: list[str] = []
+    bundle = own_home.folder.with_name("bundle.json")
     workers = ("--workers", "2" if style == "text" else "1")
     async with loud.serving(*workers) as service:
         secret, token = loud.secret, loud.token
@@ -187,6 +188,7 @@ async def test_nothing_is_said_elsewhere(own_home: Home, nursery: Nursery, style
             *(
                 ("verify",),
                 ("status",),
+                ("doctor", "--bundle", str(bundle)),
                 ("rebuild", *workers),
                 ("quarantine", "list"),
                 ("user", APP, MAIL),
@@ -207,7 +209,13 @@ async def test_nothing_is_said_elsewhere(own_home: Home, nursery: Nursery, style
     assert "delivery quarantined" in log
     assert "read model differs from the log" in log
     assert {400, 401, 404, 405, 410, 413, 503} <= asked.statuses
-    said += [metrics, log, (loud.folder / "postgres.log").read_text(), *asked.refused]
+    said += [
+        bundle.read_text(),
+        metrics,
+        log,
+        (loud.folder / "postgres.log").read_text(),
+        *asked.refused,
+    ]
     for text in said:
         for word in (*WORDS, secret, token):
             assert word.lower() not in text.lower(), f"{word} in: {text[:3_000]}"

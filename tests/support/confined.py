@@ -16,10 +16,11 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 NOT_TRIED = {
-    "ProtectHome": "Python may be installed below a home directory",
+    "ProtectHome": "but for a home directory with Python or userlog in it: of it no more is seen",
     "ProtectSystem": "tried as a read-only view",
     "DevicePolicy": "of control groups",
     "ProtectKernelModules": "in the filter of system calls, and without the right",
@@ -86,6 +87,7 @@ def _see_less(folder: Path) -> None:
     """Hide and protect what the unit does: processes, devices, all folders but one."""
     _mount("--make-rprivate", "/")
     _mount("--bind", str(folder), str(folder))
+    _see_only(Path(sys.base_prefix), Path(sys.prefix), Path(__file__).parents[2])
     devices = [(name, Path(f"/dev/{name}").stat().st_rdev) for name in _DEVICES]
     _mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/dev")
     os.umask(0)
@@ -95,6 +97,26 @@ def _see_less(folder: Path) -> None:
     _mount("-t", "tmpfs", "-o", "mode=1777", "tmpfs", "/dev/shm")  # noqa: S108
     _mount("-o", "remount,bind,ro", "/")
     _mount("-t", "proc", "-o", "hidepid=invisible,subset=pid", "proc", "/proc")
+
+
+def _see_only(*folders: Path) -> None:
+    """Hide what is beside these folders in directories that others may not pass."""
+    closed = {one for folder in folders for one in folder.parents if not _passes(one)}
+    kept = {folder: tempfile.mkdtemp() for folder in folders if closed & {*folder.parents}}
+    for folder, elsewhere in kept.items():
+        _mount("--bind", str(folder), elsewhere)
+    for one in sorted(closed):
+        if not closed & {*one.parents}:
+            _mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", str(one))
+    for folder, elsewhere in kept.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        _mount("--bind", elsewhere, str(folder))
+        subprocess.run(("umount", elsewhere), check=True)
+        Path(elsewhere).rmdir()
+
+
+def _passes(folder: Path) -> bool:
+    return bool(folder.stat().st_mode & 0o001)
 
 
 def _mount(*words: str) -> None:

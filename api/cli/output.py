@@ -189,9 +189,16 @@ def parked(found: list[ParkedUser]) -> None:
 
 
 def findings(found: list[Finding]) -> None:
-    """Print what was looked at, and what to do."""
-    rows = [(one.state.value, one.about, one.found, one.todo) for one in found]
-    table(("state", "what", "found", "what to do"), rows)
+    """Print what was looked at, and below it what to do."""
+    rows = [
+        (
+            one.state.value,
+            one.about,
+            Lines((one.found, *([f"to do: {one.todo}"] if one.todo else []))),
+        )
+        for one in found
+    ]
+    table(("state", "what", "found"), rows)
 
 
 def stats(found: list[Day]) -> None:

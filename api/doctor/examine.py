@@ -78,7 +78,7 @@ async def _database(done: Examined, settings: Settings, secrets: Secrets) -> Non
         url = urls.service or urls.owner
         async with owner_connection(url, settings.database_timeout_s) as connection:
             done.findings += await server.server(connection, settings)
-            found, can_go_on = await server.installed(connection)
+            found, can_go_on = await server.installed(connection, settings)
             done.findings += found
             await _details(done, connection)
             if not can_go_on:

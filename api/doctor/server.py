@@ -92,14 +92,15 @@ async def _settings(connection: Connection, settings: Settings) -> list[Finding]
     return found or [ok("settings", "nothing that endangers the log")]
 
 
-async def installed(connection: Connection) -> tuple[list[Finding], bool]:
+async def installed(connection: Connection, settings: Settings) -> tuple[list[Finding], bool]:
     """What is in the schema, and whether the rest can be looked at."""
     try:
         checked = await schema.check(connection)
     except LogError as error:
         return [broken("schema", str(error), "docs/deploying.md, A new version")], False
     found = [ok("schema", f"version {schema.SCHEMA_VERSION}, {checked.partitions} partitions")]
-    if checked.as_owner:
+    # The service of an embedded database logs in as another than this connection.
+    if checked.as_owner and settings.database_url is not None:
         todo = "docs/operations.md, Two roles: a login that is a member of userlog_app alone"
         found.append(warning("login", "it owns the schema, so it can change the log", todo))
     beyond = [*checked.additional, *await _foreign(connection)]

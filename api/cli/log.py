@@ -56,7 +56,7 @@ def verify_command(
         found = [{"position": str(f.position), "problem": f.problem} for f in findings]
         output.as_json({"events": events, "findings": found})
     if findings:
-        raise FailedError("; ".join(f"event {f.position} {f.problem}" for f in findings))
+        raise FailedError("; ".join(map(str, findings)))
     if not json:
         output.plain(f"verified: {events} events")
 

@@ -21,6 +21,7 @@ import typer
 import typer.core
 
 from api.cli import (
+    backup,
     doctor,
     log,
     output,
@@ -70,6 +71,7 @@ app = typer.Typer(
 )
 for commands in (
     *(service.app, upgrade.app, doctor.app, rebuild.app, users.app, parked.app, log.app),
+    backup.app,
 ):
     app.add_typer(commands)
 app.add_typer(

@@ -79,6 +79,20 @@ def obtain(settings: Settings) -> Secrets:
     )
 
 
+def master_keys(settings: Settings) -> Secrets:
+    """Take the master keys and no other secret; nothing is made. SettingsError if there is none."""
+    text = settings.master_key
+    if text is UNSET:
+        path = Path(settings.data_dir) / FILES["master_key"]
+        if not path.exists():
+            raise SettingsError(
+                f"there is no master key in {path.resolve()}; put it there, or set"
+                f" {PREFIX}MASTER_KEY"
+            )
+        text = _generated(settings, "master_key", [])
+    return Secrets([], key_bytes(text), _previous(settings), None, [])
+
+
 def previous_file(settings: Settings) -> Path:
     """Where a generated master key is kept while it is being rotated."""
     return Path(settings.data_dir) / f"{FILES['master_key']}.previous"

@@ -30,7 +30,14 @@ if TYPE_CHECKING:
 
     from eventstore.postgres.sessions import Connection
 
-__all__ = ["CLUSTER", "EmbeddedPostgresError", "psql_path", "running", "service_url"]
+__all__ = [
+    "CLUSTER",
+    "EmbeddedPostgresError",
+    "psql_path",
+    "running",
+    "service_url",
+    "vacant",
+]
 
 # Who the service logs in as, once the schema is there.
 _SERVICE = "userlog_service"
@@ -77,6 +84,25 @@ async def running(data_dir: Path, *, notice: Callable[[str], None]) -> AsyncGene
                 await shared.stop()
 
 
+@contextlib.contextmanager
+def vacant(data_dir: Path, notice: Callable[[str], None]) -> Generator[Cluster]:
+    """Yield the cluster that `data_dir` lacks, to be made; no other process makes one meanwhile.
+
+    Creates the directory if need be. EmbeddedPostgresError if there is a cluster in it.
+    """
+    with _explained(data_dir):
+        cluster = Cluster(_make_private(data_dir), notice)
+        start = open_private(_lock_path(cluster.data_dir, "start"))
+    with start:
+        if cluster.path.exists() or not _locked(start, fcntl.LOCK_EX):
+            msg = (
+                f"there is a database in {cluster.data_dir} already; move {cluster.path} away, or"
+                " name another data directory with USERLOG_DATA_DIR"
+            )
+            raise EmbeddedPostgresError(msg)
+        yield cluster
+
+
 async def service_url(owner: Connection, url: str) -> str:
     """Return the URL with which the service logs in, with the rights of the service alone.
 
@@ -102,7 +128,7 @@ class _SharedServer:
         self._let_go = False
 
     def open_lock(self, name: str) -> BinaryIO:
-        return open_private(self._data_dir / f"postgres.{name}.lock")
+        return open_private(_lock_path(self._data_dir, name))
 
     async def join(self, users: BinaryIO) -> Path:
         """Take the shared users lock, see to a running server, return its socket's directory."""
@@ -144,6 +170,10 @@ class _SharedServer:
     async def stop(self) -> None:
         """Stop the server, if there is one. The caller holds the exclusive users lock."""
         await self._server.stop()
+
+
+def _lock_path(data_dir: Path, name: str) -> Path:
+    return data_dir / f"postgres.{name}.lock"
 
 
 def _make_private(data_dir: Path) -> Path:

@@ -34,3 +34,11 @@ SELECT pid, usename, coalesce('at ' || client_addr, '') AS client FROM pg_stat_a
 WHERE datname = current_database() AND split_part(application_name, ' ', 1) = $1
     AND pid <> pg_backend_pid()
 ORDER BY pid;
+
+-- [backup_progress] How far a backup is, in bytes, and whether it still copies files; the time is from
+-- before it was looked at.
+SELECT statement_timestamp() AS at, b.backup_streamed, b.backup_total,
+    b.phase IN ('initializing', 'waiting for checkpoint to finish', 'estimating backup size',
+        'streaming database files') AS copies
+FROM pg_stat_progress_basebackup b JOIN pg_stat_activity a ON a.pid = b.pid
+WHERE a.application_name = $1;

@@ -191,6 +191,7 @@ async def test_nothing_is_said_elsewhere(own_home: Home, nursery: Nursery, style
                 ("doctor", "--bundle", str(bundle)),
                 ("rebuild", *workers),
                 ("quarantine", "list"),
+                ("backup", str(home.folder.with_name("backup"))),
                 ("user", APP, MAIL),
                 ("rebuild", "--user", MAIL),
             ),

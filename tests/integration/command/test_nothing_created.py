@@ -29,6 +29,7 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("erase",): (APP, "u", "--yes"),
     ("verify",): (),
     ("rotate-master-key",): (),
+    ("backup",): ("{folder}/backup",),
     ("export",): (),
     ("import",): ("{file}",),
     ("rebuild",): (),
@@ -43,7 +44,7 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
 }
 # They make a database, or need none.
 CREATING = {("init",), ("serve",), ("import",)}
-WITHOUT = {("init",), ("settings",), ("doctor",)}
+WITHOUT = {("init",), ("settings",), ("doctor",), ("restore",)}
 
 
 def names_in(folder: Path) -> list[str]:
@@ -63,7 +64,8 @@ async def test_in_an_empty_folder(tmp_path: Path, command: tuple[str, ...]) -> N
     folder.mkdir()
     for data_dir in (folder, folder / "none"):
         terminal = Terminal({"USERLOG_DATA_DIR": str(data_dir)})
-        done = await terminal.run(*command, *ARGUMENTS[command])
+        arguments = [one.format(folder=folder, file="") for one in ARGUMENTS[command]]
+        done = await terminal.run(*command, *arguments)
         assert (done.code, done.out, len(said(done))) == (2, "", 1), done.err
         assert str(data_dir) in done.err
         assert "userlog init" in done.err
@@ -80,7 +82,7 @@ async def test_on_an_empty_database(
     terminal = Terminal(
         configured(empty_database_url) | {"USERLOG_DATA_DIR": str(tmp_path / "data")}
     )
-    arguments = [one.format(file=file) for one in ARGUMENTS[command]]
+    arguments = [one.format(file=file, folder=tmp_path) for one in ARGUMENTS[command]]
     if command == ("serve",):  # as it is started, since it listens to signals
         home = Home(tmp_path / "data", configured(empty_database_url))
         done = await home.run(*command, *arguments)
@@ -88,6 +90,9 @@ async def test_on_an_empty_database(
         done = await terminal.run(*command, *arguments)
     if command == ("send",):  # it speaks to a service, and to no database
         assert done.code == 1
+    elif command == ("backup",):  # a server has its own
+        assert (done.code, done.out, len(said(done))) == (2, "", 1), done.err
+        assert "pg_basebackup" in done.err
     else:
         assert (done.code, done.out, len(said(done))) == (2, "", 1), done.err
         assert empty_database_url.partition("?")[0].rpartition("/")[2] in done.err
@@ -112,9 +117,15 @@ async def test_import_makes_a_new_home_only(tmp_path: Path) -> None:
         assert done.code == 0, done.err
 
 
-@pytest.mark.parametrize("command", [("import", "none.jsonl"), ("rotate-master-key", "--prepare")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(("import", "none.jsonl"), ("rotate-master-key", "--prepare")),
+        *(("restore", "none"), ("restore", "none", "--check")),
+    ],
+)
 async def test_before_something_is_made(tmp_path: Path, command: tuple[str, ...]) -> None:
-    """A file that is not there, and a key to a log that is not there, leave the folder empty."""
+    """A file or a backup, and a key to a log, that are not there leave the folder empty."""
     folder = tmp_path / "data"
     folder.mkdir()
     done = await Terminal({"USERLOG_DATA_DIR": str(folder)}).run(*command)

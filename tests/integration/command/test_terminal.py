@@ -48,7 +48,9 @@ WITH_VALUES = {
     *("quarantine list", "quarantine show", "quarantine replay", "quarantine purge"),
     *("token list", "token create", "token revoke", "settings", "status", "send"),
 }
-WITHOUT_VALUES = {"init", "upgrade", "serve", "project", "rotate-master-key", "doctor"}
+WITHOUT_VALUES = {
+    *("init", "upgrade", "serve", "project", "rotate-master-key", "doctor", "backup", "restore"),
+}
 
 
 def raw_in(text: str) -> list[str]:

@@ -151,10 +151,10 @@ async def _back_up(settings: Settings, folder: Path) -> About:
 
 
 def _where_the_key_is(settings: Settings) -> str:
-    place = "USERLOG_MASTER_KEY"
+    place = "set as USERLOG_MASTER_KEY"
     if settings.master_key is UNSET:
-        place = str(Path(settings.data_dir).resolve() / FILES["master_key"])
-    return f"not in the backup: it was in {place}, and belongs apart from it"
+        place = f"in {Path(settings.data_dir).resolve() / FILES['master_key']}"
+    return f"not in the backup: it was {place}, and belongs apart from it"
 
 
 async def _copy(folder: Path, data_dir: Path, setting: str) -> None:

@@ -34,6 +34,9 @@ _SQL = statements.load("eventstore.postgres")
 _LOOK_S = 0.1
 # What a copy needs besides its files, for the WAL of its start.
 _START_BYTES = 64 << 20
+# What it means if a program fails.
+_NOT_MADE = "no backup was made"
+_DAMAGED = "the backup is damaged, so use another one"
 
 
 class About(msgspec.Struct, frozen=True):
@@ -127,7 +130,9 @@ async def copy_cluster(
     begun_at: datetime = await connection.fetchval("SELECT clock_timestamp()")
     arguments = (f"--dbname={url}&application_name={name}", f"--pgdata={folder}")
     how = ("--checkpoint=fast", "--wal-method=stream", "--no-password")
-    copying = asyncio.create_task(_run("pg_basebackup", *arguments, *how, keep=(into.lock,)))
+    copying = asyncio.create_task(
+        _run(_NOT_MADE, "pg_basebackup", *arguments, *how, keep=into.lock)
+    )
     complete_until = begun_at
     try:
         while not copying.done():
@@ -141,7 +146,7 @@ async def copy_cluster(
         copying.cancel()
         await asyncio.wait([copying])
     copying.result()
-    await _check_files(folder)
+    await _check_files(_NOT_MADE, folder)
     return Copied(begun_at, complete_until, sum(map(_size, folder.rglob("*"))))
 
 
@@ -197,7 +202,7 @@ async def restore(
                 await asyncio.to_thread(_copy, path, to)
                 done += _size(path)
                 update(done, total)
-            await _check_files(new)
+            await _check_files(_DAMAGED, new)
             cluster.give_files(new)
 
 
@@ -231,18 +236,18 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-async def _check_files(folder: Path) -> None:
+async def _check_files(failure: str, folder: Path) -> None:
     """Compare all files with the manifest, and read the WAL.
 
     EmbeddedPostgresError if one differs, or is missing.
     """
-    await _run("pg_verifybackup", "--quiet", "--exit-on-error", str(folder))
+    await _run(failure, "pg_verifybackup", "--quiet", "--exit-on-error", str(folder))
 
 
-async def _run(program: str, *arguments: str, keep: tuple[int, ...] = ()) -> None:
-    """Run a program of the wheel to its end; EmbeddedPostgresError with what it says is wrong.
+async def _run(failure: str, program: str, *arguments: str, keep: int | None = None) -> None:
+    """Run a program of the wheel to its end; it is killed when this is cancelled.
 
-    It keeps these descriptors open. It is killed when this is cancelled.
+    It keeps a descriptor open. EmbeddedPostgresError with what it says is wrong.
     """
     process = await asyncio.create_subprocess_exec(
         str(programs() / program),
@@ -253,7 +258,7 @@ async def _run(program: str, *arguments: str, keep: tuple[int, ...] = ()) -> Non
         cwd="/",
         env=ENVIRONMENT,
         start_new_session=True,
-        pass_fds=keep,
+        pass_fds=() if keep is None else (keep,),
     )
     try:
         _, said = await process.communicate()
@@ -263,7 +268,7 @@ async def _run(program: str, *arguments: str, keep: tuple[int, ...] = ()) -> Non
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     if process.returncode:
-        raise EmbeddedPostgresError(f"{program}: {_problem(said)}")
+        raise EmbeddedPostgresError(f"{failure}: {program}: {_problem(said)}")
 
 
 def _problem(said: bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import fcntl
 import hmac
 import itertools
 import json
@@ -279,9 +280,8 @@ async def test_damage_is_found(tmp_path: Path, backed_up: BackedUp) -> None:
     for check in ((), ("--check",)):
         done = await there.run("restore", str(damaged), *check)
         assert (done.code, done.out, len(said(done))) == (1, "", 1), done.err
-        assert (
-            f'checksum mismatch for file "{largest.relative_to(damaged / "postgres")}"' in done.err
-        )
+        assert "the backup is damaged" in done.err
+        assert f'file "{largest.relative_to(damaged / "postgres")}"' in done.err
     assert names_in(there.folder) == ["master-key", "postgres.start.lock"]
 
 
@@ -321,13 +321,16 @@ async def test_an_interrupted_backup_is_not_there(tmp_path: Path, made_home: Hom
 
 
 async def test_it_needs_neither_the_key_nor_this_schema(tmp_path: Path, made_home: Home) -> None:
-    """A backup can be made before an upgrade, and when the master key is lost."""
+    """A backup can be made before an upgrade, and without the master key; in an empty folder."""
     (made_home.folder / "master-key").unlink()
+    folder = tmp_path / "backup"
+    folder.mkdir()
     async with embedded.running(made_home.folder, notice=lambda _: None) as url:
         async with connected(url) as connection:
             await connection.execute("UPDATE meta SET schema_version = 2")
-        about = await made_home.json("backup", str(tmp_path / "backup"))
+        about = await made_home.json("backup", str(folder))
     assert (about["schema"], about["postgres"]) == (2, 18)
+    assert names_in(folder) == ["backup.json", "postgres"]
 
 
 @pytest.fixture
@@ -348,6 +351,7 @@ async def test_a_full_disk(
     """A backup has no room, a copy would have none: one line, and nothing is left there."""
     done = await made_home.run("backup", str(small_disk / "backup"))
     assert (done.code, done.out, len(said(done))) == (1, "", 1), done.err
+    assert "no backup was made" in done.err
     assert "No space left on device" in done.err
     assert names_in(small_disk) == []
     there = backed_up.restored(tmp_path / "elsewhere", "master-key").where(TMPDIR=str(small_disk))
@@ -377,12 +381,17 @@ async def test_what_is_refused(tmp_path: Path, backed_up: BackedUp) -> None:
     stranger = tmp_path / "stranger.partial"
     stranger.mkdir()
     (stranger / "thesis.tex").touch()
+    busy = tmp_path / "busy.partial"
+    busy.mkdir()
+    lock = os.open(busy, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     before = contents(taken)
     for place, arguments, code, words in (
         (server, ("backup", str(tmp_path / "new")), 2, "pgBackRest"),
         (server, ("restore", str(backed_up.folder)), 2, "docs/backup.md"),
         (terminal, ("backup", str(backed_up.folder)), 1, "is there already"),
         (terminal, ("backup", str(stranger.with_suffix(""))), 1, "move it away"),
+        (terminal, ("backup", str(busy.with_suffix(""))), 1, "another backup is written to"),
         (terminal, ("backup", str(tmp_path / "no" / "new")), 1, "No such file or directory"),
         (terminal, ("backup", str(taken / "postgres" / "new")), 2, "is in the database"),
         (terminal, ("restore", str(backed_up.folder)), 1, "there is a database in"),
@@ -396,5 +405,7 @@ async def test_what_is_refused(tmp_path: Path, backed_up: BackedUp) -> None:
         done = await place.run(*arguments)
         assert (done.code, done.out, len(said(done))) == (code, "", 1), done.err
         assert words in done.err
+    os.close(lock)
     assert contents(taken) == before
-    assert names_in(tmp_path) == sorted(("other", "newer", "older", "half", "stranger.partial"))
+    made = ("other", "newer", "older", "half", stranger.name, busy.name)
+    assert names_in(tmp_path) == sorted(made)

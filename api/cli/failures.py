@@ -12,7 +12,7 @@ from typing import NamedTuple
 import typer
 
 from api.cli.shared import FailedError, UsageError
-from api.config.settings import SettingsError
+from api.config.sources import SettingsError
 from eventstore.errors import (
     LogError,
     LoginError,

@@ -17,7 +17,7 @@ import structlog
 
 from api.config.address import base_url, left
 from api.config.secret_files import FILES, Secrets, obtain
-from api.config.settings import SettingsError
+from api.config.sources import SettingsError
 from api.routes import WEBHOOK_PATH
 from api.runtime import (
     StoppedWaitingError,

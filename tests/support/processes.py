@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.support.nursery import Forked, Nursery
 
 PROGRAM = (sys.executable, "-m", "api")
-SECRET, TOKEN = "secret", "token"
+SECRET, TOKEN = "a-secret-of-the-tests", "a-token-of-the-tests"
 # aiohttp reads the system's certificates when it is imported, a third of a start; nobody needs one.
 _NO_CERTIFICATES = {"SSL_CERT_FILE": os.devnull}
 

@@ -1,0 +1,96 @@
+"""Where settings come from.
+
+From the environment; a secret also from a file named by its variable with `_FILE` at its end, and
+a master key from what a command prints, named by the one with `_COMMAND`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "USERLOG_"
+SECRETS = ("webhook_secrets", "master_key", "previous_master_key", "api_token")
+URLS = ("database_url", "owner_database_url")
+_IN_FILES = (*URLS, *SECRETS)
+_KEYS = ("master_key", "previous_master_key")
+_COMMAND_S = 30
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong; the message names it, its problem and an example."""
+
+
+def find(name: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
+    """Return where a setting comes from, and its text; SettingsError if it can't be read."""
+    variable = PREFIX + name.upper()
+    if environ.get(variable):
+        return "environment", environ[variable]
+    path = environ.get(f"{variable}_FILE")
+    if path and name in _IN_FILES:
+        return "file", _content(f"{variable}_FILE", path)
+    command = environ.get(f"{variable}_COMMAND")
+    if command and name in _KEYS:
+        return "command", _printed(f"{variable}_COMMAND", command, environ)
+    return "default", None
+
+
+def readable_by_others(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Name the variables of those files of secrets that every account of the machine can read."""
+    environ = os.environ if environ is None else environ
+    variables = [PREFIX + name.upper() for name in _IN_FILES]
+    given = [
+        f"{one}_FILE" for one in variables if environ.get(f"{one}_FILE") and not environ.get(one)
+    ]
+    return [one for one in given if Path(environ[one]).stat().st_mode & stat.S_IROTH]
+
+
+def _content(variable: str, path: str) -> str:
+    example = f"example: {variable}=/run/secrets/userlog"
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            status = os.fstat(file.fileno())
+            text = file.read().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        problem = type(error).__name__
+        raise SettingsError(f"{variable} can't be read ({problem}); {example}") from None
+    if stat.S_ISREG(status.st_mode) and status.st_mode & stat.S_IWOTH:
+        raise SettingsError(
+            f"{variable} names a file that every account can write to; chmod o-rwx {path}"
+        )
+    if not text:
+        raise SettingsError(f"{variable} names an empty file; {example}")
+    return text
+
+
+def _printed(variable: str, command: str, environ: Mapping[str, str]) -> str:
+    """Return what a command of the operator's prints; what it says besides goes to the terminal."""
+    example = f"example: {variable}='aws kms decrypt … --output text --query Plaintext'"
+    try:
+        done = subprocess.run(  # noqa: S602 - who sets it runs userlog
+            command,
+            shell=True,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            timeout=_COMMAND_S,
+            check=True,
+        )
+        text = done.stdout.decode().strip()
+    except subprocess.CalledProcessError as error:
+        problem = f"ended with exit code {error.returncode}"
+    except subprocess.TimeoutExpired:
+        problem = f"took longer than {_COMMAND_S} seconds"
+    except UnicodeDecodeError:
+        problem = "printed what is no text"
+    else:
+        if text:
+            return text
+        problem = "printed nothing"
+    raise SettingsError(f"{variable} {problem}; {example}") from None

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from eventstore.files import FileRefusedError, refuse_foreign
 from eventstore.postgres.embedded_account import EmbeddedPostgresError, programs
-from eventstore.postgres.embedded_cluster import CLUSTER, Cluster, Waiting, open_private
+from eventstore.postgres.embedded_cluster import CLUSTER, Cluster, Thinned, Waiting, open_private
 from eventstore.postgres.embedded_server import RETRY_S, Server, url_of
 from eventstore.postgres.sessions import SERVICE_ROLE
 
@@ -130,17 +130,18 @@ class _SharedServer:
             await asyncio.wait([keeper])
 
     async def _keep(self) -> None:
+        thinned = Thinned(self._notice)
         while not self._let_go:
             await asyncio.sleep(_WATCH_S)
             try:
                 if self._server.is_there():
                     continue
-                self._notice("PostgreSQL has died; starting it again")
+                thinned.say("PostgreSQL has died; starting it again", self._cluster.no_space())
                 with self.open_lock("start") as start:
                     if _locked(start, fcntl.LOCK_EX):  # else another process is at it
                         await self._server.serve()
             except (EmbeddedPostgresError, FileRefusedError, OSError) as error:
-                self._notice(f"PostgreSQL does not start again: {error}")
+                thinned.say("PostgreSQL does not start again", f": {error}")
                 await asyncio.sleep(RETRY_S)
 
     async def stop(self) -> None:

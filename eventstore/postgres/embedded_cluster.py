@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -34,6 +35,9 @@ NOTICE_S = 5.0
 _POLL_S = 0.05
 _LOG_BYTES_MAX = 1_000_000
 _LOG_TAIL_LINES = 3
+# With less the server can't go on: one more file of its write-ahead log is as large.
+_ROOM_BYTES = 16 << 20
+_AGAIN_S = 60.0
 
 # Its folder in a data directory.
 CLUSTER = "postgres"
@@ -142,12 +146,19 @@ class Cluster:
         return log
 
     def failure(self, what: str) -> EmbeddedPostgresError:
-        """An error with the last lines that the program wrote."""
+        """An error with the last lines that the program wrote; on a full disk it can write none."""
         with open(self._log, "rb", opener=no_link) as log:
             log.seek(self._log_start)
             lines = log.read().decode("utf-8", "replace").splitlines()
         tail = " | ".join(lines[-_LOG_TAIL_LINES:]) or "it wrote nothing"
-        return EmbeddedPostgresError(f"{what}: {tail} (all of it is in {self._log})")
+        return EmbeddedPostgresError(
+            f"{what}{self.no_space()}: {tail} (all of it is in {self._log})"
+        )
+
+    def no_space(self) -> str:
+        """What to add to a failure if the disk is full, else nothing."""
+        full = shutil.disk_usage(self.data_dir).free < _ROOM_BYTES
+        return " (no space left on the database's disk)" if full else ""
 
     @functools.cached_property
     def _account(self) -> Account | None:
@@ -174,6 +185,26 @@ class Waiting:
         if (due := int(self.seconds / NOTICE_S)) > self._notices:
             self._notices = due
             self._notice(f"{self._what}, {self.seconds:.0f} s so far")
+
+
+class Thinned:
+    """Passes notices on: each kind at once, and again, with how often, _AGAIN_S later or more."""
+
+    def __init__(self, notice: Callable[[str], None]) -> None:
+        self._notice = notice
+        self._times: Counter[str] = Counter()
+        self._said_at: dict[str, float] = {}
+
+    def say(self, kind: str, more: str = "") -> None:
+        self._times[kind] += 1
+        now = time.monotonic()
+        if now - self._said_at.get(kind, -_AGAIN_S) < _AGAIN_S:
+            return
+        times = self._times.pop(kind)
+        self._said_at[kind] = now
+        self._notice(
+            f"{kind}{more}" + (f" ({times} times since this was said)" if times > 1 else "")
+        )
 
 
 def open_private(path: Path) -> BinaryIO:

@@ -93,11 +93,15 @@ class Service:
 
     async def post(self, body: bytes, secret: str) -> int:
         """Post a delivery as the platform does, on a connection of its own; return the status."""
+        return (await self.deliver(body, secret)).status
+
+    async def deliver(self, body: bytes, secret: str) -> Answer:
+        """Do the same, and return the answer."""
         signature = hmac.new(secret.encode(), body, "sha256").hexdigest()
         headers = {"x-fp-signature": signature}
         url = f"{self.base}/webhooks/fynd"
         async with aiohttp.request("POST", url, data=body, headers=headers) as response:
-            return response.status
+            return Answer(response.status, msgspec.json.decode(await response.read()))
 
     def children(self) -> list[int]:
         """The processes that this one has started, PostgreSQL not among them."""

@@ -86,8 +86,10 @@ def small_home(tmp_path: Path, initialized: Path, nursery: Nursery) -> Iterator[
     options = ("-t", "tmpfs", "-o", f"size={_DISK_MB}m", "none", folder)
     mounted = subprocess.run(["/bin/mount", *options], check=False, capture_output=True)
     subprocess.run(["/bin/cp", "-a", f"{initialized}/.", folder], check=True)
-    given = {"USERLOG_WEBHOOK_SECRETS": SECRET, "USERLOG_API_TOKEN": TOKEN}
-    home = Home(folder, given, nursery=nursery)
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    secrets = {"USERLOG_WEBHOOK_SECRETS": SECRET, "USERLOG_API_TOKEN": TOKEN}
+    home = Home(folder, {**secrets, "TMPDIR": str(temporary)}, nursery=nursery)
     yield home, FileLimit(home) if mounted.returncode else SmallDisk(folder)
     if not mounted.returncode:
         subprocess.run(["/bin/umount", "--lazy", folder], check=True)
@@ -130,6 +132,21 @@ async def _use_up_the_write_ahead_log(home: Home) -> None:
 
 async def _found(service: Service, path: str) -> bool:
     return (await service.get(path)).status == 200
+
+
+async def test_no_process_dies_of_it(small_home: tuple[Home, Disk]) -> None:
+    """Also if temporary files are on that disk."""
+    home, disk = small_home
+    async with home.serving("--workers", "2") as service:
+        sender, processes = Sender(service), service.children()
+        assert await sender.taken()
+        disk.fill(service)
+        for _ in range(20):
+            await sender.send()
+        await until(sender.refused)
+        assert service.children() == processes
+        disk.clear(service)
+        await until(sender.taken)
 
 
 async def test_recovers_by_itself(small_home: tuple[Home, Disk]) -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from eventstore.postgres.pool import Pool
 
-MASTER_KEY = bytes(32)
+MASTER_KEY = bytes(range(32))
 TCP_PORT = 5432
 _POOL_SIZE = 8
 _PACKAGES = ("userlog", "asyncpg", "aiohttp", "uvloop", "msgspec", "eventsourcing", "psycopg")

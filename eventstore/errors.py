@@ -20,6 +20,10 @@ class UnavailableError(LogError):
     """The database can't be reached or refuses work for now; the same call may succeed later."""
 
 
+class DiskError(UnavailableError):
+    """The database can't use its disk: it is full, at a limit, or fails."""
+
+
 class SchemaMovedError(UnavailableError):
     """The schema was upgraded, or changed, while this process ran."""
 
@@ -119,6 +123,9 @@ _PASSING = (
     asyncpg.TransactionTimeoutError,
     asyncpg.IdleInTransactionSessionTimeoutError,  # this process was frozen, and taken over from
 )
+_OF_FILES = frozenset({"XX000", "42501"})
+# PostgreSQL's code that uses files: of tables, of the write-ahead log, of transactions, temporary.
+_FILE_ACCESS = frozenset({"md.c", "fd.c", "xlog.c", "slru.c", "buffile.c"})
 
 
 def as_unavailable(error: Exception) -> UnavailableError | None:
@@ -129,11 +136,27 @@ def as_unavailable(error: Exception) -> UnavailableError | None:
     """
     if isinstance(error, UnavailableError):
         return error
-    if isinstance(error, asyncpg.DataError) or not isinstance(error, _PASSING):
+    if _is_of_disk(error):
+        found: UnavailableError = DiskError(f"the database is not available ({_reason(error)})")
+    elif isinstance(error, _PASSING) and not isinstance(error, asyncpg.DataError):
+        found = UnavailableError(f"the database is not available ({_reason(error)})")
+    else:
         return None
-    found = UnavailableError(f"the database is not available ({_reason(error)})")
     found.__cause__ = error
     return found
+
+
+def _is_of_disk(error: Exception) -> bool:
+    """Say whether PostgreSQL could not use a file.
+
+    It calls a limit of sizes (EFBIG) or a quota (EDQUOT) an internal error, and a disk that has
+    become read-only a missing right; only the place in its code tells.
+    """
+    if isinstance(error, asyncpg.DiskFullError | asyncpg.PostgresIOError):
+        return True
+    if not isinstance(error, asyncpg.InternalServerError | asyncpg.InsufficientPrivilegeError):
+        return False
+    return error.sqlstate in _OF_FILES and error.server_source_filename in _FILE_ACCESS
 
 
 def _reason(error: Exception) -> str:
@@ -142,6 +165,10 @@ def _reason(error: Exception) -> str:
             return "its host is not known; check USERLOG_DATABASE_URL"
         case ConnectionRefusedError() | FileNotFoundError():
             return "nothing listens at its address; start it, or check USERLOG_DATABASE_URL"
+        case asyncpg.DiskFullError():
+            return "no space left on the database's disk"
+        case _ if _is_of_disk(error):
+            return "the database can't use a file: its disk fails, or is at a quota or limit"
         case _:
             return type(error).__name__
 
@@ -158,7 +185,7 @@ def explained(error: Exception) -> LogError | None:
         case OSError() if not isinstance(error, _OF_CONNECTIONS):
             return None  # of a file, most likely
         case _:
-            return _refusal(error) or as_unavailable(error)
+            return as_unavailable(error) or _refusal(error)
 
 
 def _refusal(error: Exception) -> LogError | None:

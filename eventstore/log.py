@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from eventstore import append_call, read
 from eventstore.errors import (
+    DiskError,
     MasterKeyMovedError,
     SchemaMovedError,
     UnavailableError,
     WrongKeyError,
+    as_unavailable,
     database_errors,
 )
 from eventstore.events import Appended, NewEvent, Position, Stream
@@ -38,10 +39,13 @@ if TYPE_CHECKING:
     from eventstore.postgres.pool import Pool
     from eventstore.postgres.sessions import Connection
     from eventstore.sealing.keys import MasterKey
+    from eventstore.sealing.seal import SealedEvent
 
 _is_stored = attrgetter("stored")
 # How often an append is sealed again because its user's key had changed meanwhile.
 _SEAL_AGAIN_MAX = 3
+# How long the log is not ready after the database's disk took no append.
+_UNREADY_S = 10.0
 
 
 class Erasure(NamedTuple):
@@ -71,9 +75,9 @@ class EventLog:
         self._heads: SharedReads[None, list[read.Head]] = SharedReads(
             "heads", lambda _: read.heads(pool)
         )
-        self._group_commit = GroupCommit(
-            partial(append_call.append_batch, pool, master_key), limits, self.observers
-        )
+        self._group_commit = GroupCommit(self._append_batch, limits, self.observers)
+        # When the database's disk took no append, until it takes one; a time of time.monotonic().
+        self._disk_refused_at = -_UNREADY_S
 
     @classmethod
     async def open(
@@ -141,6 +145,16 @@ class EventLog:
             keyring.mark_stored(key for key, answer in zip(keys, answers, strict=True) if answer)
         return answers
 
+    async def _append_batch(self, partition: int, batch: Sequence[SealedEvent]) -> list[Answer]:
+        try:
+            answers = await append_call.append_batch(self._pool, self.master_key, partition, batch)
+        except Exception as error:
+            if isinstance(as_unavailable(error), DiskError):
+                self._disk_refused_at = time.monotonic()
+            raise
+        self._disk_refused_at = -_UNREADY_S
+        return answers
+
     async def _write_again(
         self, events: Sequence[NewEvent], streams: Sequence[Stream], answers: list[Answer]
     ) -> None:
@@ -164,7 +178,13 @@ class EventLog:
         return self.keyring.master
 
     async def ready(self) -> None:
-        """Return if the log can be used; UnavailableError, or one of its kinds, if not."""
+        """Return if the log can be used; UnavailableError, or one of its kinds, if not.
+
+        A full disk still answers questions. So the log is not ready for some seconds after its disk
+        took no append; then somebody may try again.
+        """
+        if time.monotonic() - self._disk_refused_at < _UNREADY_S:
+            raise DiskError("the database's disk took no append a moment ago")
         async with self.connection() as connection:
             if not await schema.is_current(connection):
                 raise SchemaMovedError

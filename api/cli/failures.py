@@ -20,6 +20,7 @@ from eventstore.errors import (
     OtherVersionError,
     explained,
 )
+from eventstore.files import FileRefusedError
 from eventstore.postgres.embedded import EmbeddedPostgresError
 from eventstore.postgres.upgrade import UpgradeRunningError
 from projections.fold.poison import PoisonError
@@ -45,6 +46,7 @@ _EXPLAINED: tuple[tuple[type[Exception], int], ...] = (
     (EmbeddedPostgresError, FAILED),
     (UsageError, WRONG_USE),
     (SettingsError, WRONG_USE),
+    (FileRefusedError, WRONG_USE),
     (LoginError, WRONG_USE),
     (NotThereError, WRONG_USE),
     (OtherVersionError, WRONG_USE),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import structlog
 import typer
 
 from api.cli import output
@@ -31,12 +32,14 @@ from api.cli.shared import (
 from api.config import settings as settings_module
 from api.config.address import address_of
 from api.config.secret_files import obtain
-from api.config.settings import PREFIX, Settings
+from api.config.settings import Settings
+from api.config.sources import PREFIX, readable_by_others
 from api.endpoints.status import Status, StatusSource, read_status
 from api.runtime import Runtime, database_urls, install, opened
 from projections.project.projector import catch_up
 
 app = new_group()
+_log = structlog.stdlib.get_logger("userlog")
 _OK = 200
 
 
@@ -80,7 +83,12 @@ def serve_command(
     from api.server import serve  # noqa: PLC0415 - see the top
 
     def reread() -> Settings:
-        return read_settings(log_level=None, host=host, port=port, workers=workers)
+        settings = read_settings(log_level=None, host=host, port=port, workers=workers)
+        for variable in readable_by_others():
+            _log.warning(
+                "every account of this machine can read a file of secrets", variable=variable
+            )
+        return settings
 
     settings = reread()
 

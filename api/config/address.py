@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import structlog
+
+from eventstore.files import FileRefusedError, no_link, refuse_foreign
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from api.config.settings import Settings
 
 _FILE = "address"
+_log = structlog.stdlib.get_logger("userlog")
 
 
 def base_url(host: str, port: int) -> str:
@@ -28,22 +32,30 @@ def left(settings: Settings, base: str) -> Generator[None]:
     It counts while its file is locked: one that was killed leaves nothing that counts. Of two
     services the first one's stays.
     """
+    folder = Path(settings.data_dir)
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            # A link would be followed with the rights of this process.
-            how = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
-            descriptor = os.open(Path(settings.data_dir) / _FILE, how, 0o600)
-            file = stack.enter_context(os.fdopen(descriptor, "w"))
+        try:
+            refuse_foreign(folder)
+            file = stack.enter_context(open(folder / _FILE, "a", opener=no_link))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.truncate(0)
             file.write(f"{base}\n")
             file.flush()
+        except FileRefusedError as error:
+            _log.warning("commands can't find this service's address", problem=str(error))
+        except OSError:
+            pass
         yield
 
 
 def address_of(settings: Settings) -> str:
-    """Return where the service of a data directory answers; the settings' address if none does."""
-    with contextlib.suppress(OSError), (Path(settings.data_dir) / _FILE).open() as file:
+    """Return where the service of a data directory answers; the settings' address if none does.
+
+    FileRefusedError if a link is in the file's place, or root is asked to look at another's.
+    """
+    folder = Path(settings.data_dir)
+    refuse_foreign(folder)
+    with contextlib.suppress(OSError), open(folder / _FILE, opener=no_link) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

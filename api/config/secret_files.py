@@ -6,6 +6,7 @@ import base64
 import contextlib
 import os
 import secrets
+import stat
 import tempfile
 from functools import cached_property
 from pathlib import Path
@@ -14,18 +15,22 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import UNSET
 
-from api.config.settings import PREFIX, Settings, key_bytes, secrets_of
-from api.config.sources import SettingsError
+from api.config.secret_values import check_word, check_words, key_bytes, secrets_of
+from api.config.sources import PREFIX, SettingsError
+from eventstore.files import FileRefusedError, no_link, refuse_foreign, refuse_link
 from eventstore.sealing.keys import MasterKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+
+    from api.config.settings import Settings
 
 FILES = {
     "webhook_secrets": "webhook-secret",
     "master_key": "master-key",
     "api_token": "api-token",
 }
+_OPEN_TO_OTHERS = stat.S_IRGRP | stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH
 
 
 class Secrets(msgspec.Struct, dict=True):
@@ -61,8 +66,10 @@ def obtain(settings: Settings) -> Secrets:
     """Take the secrets from the settings, else from the data directory, else make them there.
 
     SettingsError where a generated secret would be wrong: beyond loopback, on a server database,
-    or instead of a lost master key.
+    or instead of a lost master key; and where the data directory is not to be used.
     """
+    if settings.database_url is None:
+        _refuse_foreign(settings)
     missing = [name for name in FILES if getattr(settings, name) is UNSET]
     texts = {name: getattr(settings, name) for name in FILES if name not in missing}
     made: list[str] = []
@@ -72,7 +79,7 @@ def obtain(settings: Settings) -> Secrets:
         _refuse_generated(settings, [name for name in missing if name != "api_token"])
     return Secrets(
         secrets_of(texts["webhook_secrets"]),
-        key_bytes(texts["master_key"]),
+        key_bytes(texts["master_key"], f"{PREFIX}MASTER_KEY"),
         _previous(settings),
         texts.get("api_token"),
         made,
@@ -90,7 +97,8 @@ def master_keys(settings: Settings) -> Secrets:
                 f" {PREFIX}MASTER_KEY"
             )
         text = _generated(settings, "master_key", [])
-    return Secrets([], key_bytes(text), _previous(settings), None, [])
+    key = key_bytes(text, f"{PREFIX}MASTER_KEY")
+    return Secrets([], key, _previous(settings), None, [])
 
 
 def previous_file(settings: Settings) -> Path:
@@ -100,12 +108,10 @@ def previous_file(settings: Settings) -> Path:
 
 def _previous(settings: Settings) -> bytes | None:
     if settings.previous_master_key is not None:
-        return key_bytes(settings.previous_master_key)
+        return key_bytes(settings.previous_master_key, f"{PREFIX}PREVIOUS_MASTER_KEY", weak=True)
     path = previous_file(settings)
-    with _explained(path):
-        if settings.master_key is UNSET and path.exists():
-            return key_bytes(path.read_text(encoding="utf-8").strip(), str(path))
-    return None
+    text = _read(path) if settings.master_key is UNSET else None
+    return None if text is None else key_bytes(text, str(path), weak=True)
 
 
 def prepare_rotation(settings: Settings) -> None:
@@ -119,14 +125,22 @@ def prepare_rotation(settings: Settings) -> None:
             f"{PREFIX}MASTER_KEY is set: set {PREFIX}PREVIOUS_MASTER_KEY to it, and it to a new key"
         )
     path, previous = Path(settings.data_dir) / FILES["master_key"], previous_file(settings)
-    if previous.exists():
+    _refuse_foreign(settings)
+    if _read(previous) is not None:
         return
     draft = path.with_suffix(".next")
     with _explained(path):
+        refuse_link(path)
         draft.unlink(missing_ok=True)
         _write_once(draft, _master_key())
         os.link(path, previous)
         draft.replace(path)
+
+
+def _refuse_foreign(settings: Settings) -> None:
+    folder = Path(settings.data_dir)
+    with _explained(folder):
+        refuse_foreign(folder)
 
 
 def _refuse_generated(settings: Settings, missing: list[str]) -> None:
@@ -139,28 +153,46 @@ def _refuse_generated(settings: Settings, missing: list[str]) -> None:
 
 def _generated(settings: Settings, name: str, made: list[str]) -> str:
     path = Path(settings.data_dir) / FILES[name]
-    with _explained(path):
-        text = _file(path, name, made)
+    text = _read(path)
+    if text is None:
+        with _explained(path):
+            _make(path, name, made)
+        text = _read(path)
     if not text:
         raise SettingsError(
             f"{path} is empty; restore what was in it, or remove it to have a new one made"
         )
+    _CHECKS[name](text, str(path))
     return text
+
+
+def _read(path: Path) -> str | None:
+    """Return what is in a file of a secret; None if there is none."""
+    with (
+        _explained(path),
+        contextlib.suppress(FileNotFoundError),
+        open(path, encoding="utf-8", opener=no_link) as file,
+    ):
+        if os.fstat(file.fileno()).st_mode & _OPEN_TO_OTHERS:
+            raise SettingsError(f"{path} is open to other accounts; chmod 600 {path}")
+        return file.read().strip()
+    return None
 
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Generator[None]:
-    """Turn what makes a file of a secret unreadable into one line."""
+    """Turn what makes a file of a secret unreadable into one line about a setting."""
     try:
         yield
+    except FileRefusedError as error:
+        raise SettingsError(str(error)) from None
     except (OSError, UnicodeDecodeError) as error:
-        problem = f"can't be read or made ({type(error).__name__})"
+        why = error.strerror if isinstance(error, OSError) else None
+        problem = f"can't be read or made ({why or type(error).__name__})"
         raise SettingsError(f"{path} {problem}; see {PREFIX}DATA_DIR") from None
 
 
-def _file(path: Path, name: str, made: list[str]) -> str:
-    if path.exists():
-        return path.read_text(encoding="utf-8").strip()
+def _make(path: Path, name: str, made: list[str]) -> None:
     if name == "master_key" and (path.parent / "postgres").exists():
         raise SettingsError(
             f"{path} is gone, and without it nothing in this database can be read;"
@@ -169,7 +201,6 @@ def _file(path: Path, name: str, made: list[str]) -> str:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if _write_once(path, _MAKERS[name]()):
         made.append(name)
-    return path.read_text(encoding="utf-8").strip()
 
 
 def _write_once(path: Path, text: str) -> bool:
@@ -192,6 +223,11 @@ def _master_key() -> str:
     return base64.b64encode(secrets.token_bytes(32)).decode()
 
 
+_CHECKS: dict[str, Callable[[str, str], object]] = {
+    "webhook_secrets": check_words,
+    "master_key": key_bytes,
+    "api_token": check_word,
+}
 _MAKERS: dict[str, Callable[[], str]] = {
     "webhook_secrets": secrets.token_hex,
     "master_key": _master_key,

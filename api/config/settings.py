@@ -1,35 +1,24 @@
-"""Settings: what they mean, where they come from, and what is wrong with them.
+"""Settings: what they mean, and what is wrong with them.
 
-The only module that reads the environment. Each setting is a field of `Settings`; its variable
-is the field's name in capitals after `USERLOG_`. A secret may also come from a file named by the
-same variable with `_FILE` at its end, and a master key from what a command prints, named by the one
-with `_COMMAND`.
+Each setting is a field of `Settings`; its variable is the field's name in capitals after
+`USERLOG_`.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from api.config.sources import SettingsError, find
+from api.config.secret_values import check_word, check_words, key_bytes
+from api.config.sources import PREFIX, SECRETS, URLS, SettingsError, find
 from eventstore.postgres import url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PREFIX = "USERLOG_"
-SECRETS = ("webhook_secrets", "master_key", "previous_master_key", "api_token")
-_URLS = ("database_url", "owner_database_url")
-_HIDDEN = (*_URLS, *SECRETS)
-_KEYS = ("master_key", "previous_master_key")
-# Its file may be there before a rotation and after it, so that a reload alone brings it.
-_EMPTY = "previous_master_key"
-_MASTER_KEY_BYTES = 32
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -65,7 +54,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1, le=64)], _about("processes that answer requests", "2")
     ] = 1
     webhook_secrets: Annotated[
-        str | UnsetType, _about("the platform's secrets, all accepted", "new-secret,old-secret")
+        str | UnsetType,
+        _about(
+            "the platform's secrets, all accepted", "new-long-random-secret,old-long-random-secret"
+        ),
     ] = UNSET
     master_key: Annotated[
         str | UnsetType, _about("wraps the users' keys; base64 of 32 bytes", "q83vEjRWeJ…=")
@@ -74,7 +66,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str | None, _about("opens what the master key does not, while rotating", "q83vEjRWeJ…=")
     ] = None
     api_token: Annotated[
-        str | UnsetType, _about("a token for everything, beside `userlog token`", "a-long-word")
+        str | UnsetType,
+        _about("a token for everything, beside `userlog token`", "long-random-token"),
     ] = UNSET
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _about("what to log", "info")
@@ -178,14 +171,7 @@ def load(environ: Mapping[str, str] | None = None, **given: Any) -> tuple[Settin
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for field in msgspec.structs.fields(Settings):
-        variable = PREFIX + field.name.upper()
-        origin, value = find(
-            variable,
-            environ,
-            file=field.name in _HIDDEN,
-            command=field.name in _KEYS,
-            empty=field.name == _EMPTY,
-        )
+        origin, value = find(field.name, environ)
         if given.get(field.name) is not None:
             origin, value = "option", given[field.name]
         origins[field.name] = origin
@@ -237,34 +223,19 @@ def _check_urls(settings: Settings) -> None:
 
 def urls_of(settings: Settings) -> dict[str, str]:
     """Return the database URLs that are set, by the names of their variables."""
-    found = {PREFIX + name.upper(): getattr(settings, name) for name in _URLS}
+    found = {PREFIX + name.upper(): getattr(settings, name) for name in URLS}
     return {name: given for name, given in found.items() if given is not None}
 
 
 def _check_secrets(settings: Settings) -> None:
-    if settings.webhook_secrets is not UNSET and not secrets_of(settings.webhook_secrets):
-        raise SettingsError(f"{PREFIX}WEBHOOK_SECRETS is empty; example: new-secret,old-secret")
+    if settings.webhook_secrets is not UNSET:
+        check_words(settings.webhook_secrets, f"{PREFIX}WEBHOOK_SECRETS")
+    if settings.api_token is not UNSET:
+        check_word(settings.api_token, f"{PREFIX}API_TOKEN")
     if settings.master_key is not UNSET:
-        key_bytes(settings.master_key)
+        key_bytes(settings.master_key, f"{PREFIX}MASTER_KEY")
     if settings.previous_master_key is not None:
-        key_bytes(settings.previous_master_key, f"{PREFIX}PREVIOUS_MASTER_KEY")
-
-
-def secrets_of(text: str) -> list[str]:
-    """Split comma-separated secrets."""
-    return [secret.strip() for secret in text.split(",") if secret.strip()]
-
-
-def key_bytes(text: str, name: str = f"{PREFIX}MASTER_KEY") -> bytes:
-    """Return the 32 bytes of a master key; SettingsError if it is not base64 of so many."""
-    try:
-        key = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    if len(key) != _MASTER_KEY_BYTES:
-        make = "python3 -c 'import base64,os; print(base64.b64encode(os.urandom(32)).decode())'"
-        raise SettingsError(f"{name} is not base64 of 32 bytes; make one with: {make}")
-    return key
+        key_bytes(settings.previous_master_key, f"{PREFIX}PREVIOUS_MASTER_KEY", weak=True)
 
 
 def shown(settings: Settings, name: str) -> str:
@@ -272,7 +243,7 @@ def shown(settings: Settings, name: str) -> str:
     value = getattr(settings, name)
     if name in SECRETS:
         return "generated" if value is UNSET else "not set" if value is None else "set, hidden"
-    if name in _URLS:
+    if name in URLS:
         absent = "embedded PostgreSQL" if name == "database_url" else "not set"
         return absent if value is None else "set, hidden"
     return str(value)

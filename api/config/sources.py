@@ -1,7 +1,13 @@
-"""Where the value of a setting comes from: a variable, a file, or what a command prints."""
+"""Where settings come from.
+
+From the environment; a secret also from a file named by its variable with `_FILE` at its end, and
+a master key from what a command prints, named by the one with `_COMMAND`.
+"""
 
 from __future__ import annotations
 
+import os
+import stat
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +15,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+PREFIX = "USERLOG_"
+SECRETS = ("webhook_secrets", "master_key", "previous_master_key", "api_token")
+URLS = ("database_url", "owner_database_url")
+_IN_FILES = (*URLS, *SECRETS)
+_KEYS = ("master_key", "previous_master_key")
+# Its file may be there before a rotation and after it, so that a reload alone brings it.
+_MAY_BE_EMPTY = "previous_master_key"
 _COMMAND_S = 30
 
 
@@ -16,24 +29,50 @@ class SettingsError(Exception):
     """A setting is missing or wrong; the message names it, its problem and an example."""
 
 
-def find(
-    variable: str, environ: Mapping[str, str], *, file: bool, command: bool, empty: bool
-) -> tuple[str, str | None]:
-    """Return where a variable's value comes from, and the value; None if it is not set.
+def find(name: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
+    """Return where a setting comes from, and its text, None if it is not set.
 
-    It may be in a file that `<variable>_FILE` names if `file`, and be printed by what
-    `<variable>_COMMAND` runs if `command`. SettingsError if there is none, or an empty one unless
-    `empty`, which counts as not set.
+    SettingsError if it can't be read, or if a file or what a command prints is empty, but for the
+    file of the previous master key.
     """
+    variable = PREFIX + name.upper()
     if environ.get(variable):
         return "environment", environ[variable]
     path = environ.get(f"{variable}_FILE")
-    if file and path:
-        return "file", _content(f"{variable}_FILE", path, empty=empty)
-    program = environ.get(f"{variable}_COMMAND")
-    if command and program:
-        return "command", _printed(f"{variable}_COMMAND", program, environ)
+    if path and name in _IN_FILES:
+        return "file", _content(f"{variable}_FILE", path, empty=name == _MAY_BE_EMPTY)
+    command = environ.get(f"{variable}_COMMAND")
+    if command and name in _KEYS:
+        return "command", _printed(f"{variable}_COMMAND", command, environ)
     return "default", None
+
+
+def readable_by_others(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Name the variables of those files of secrets that every account of the machine can read."""
+    environ = os.environ if environ is None else environ
+    variables = [PREFIX + name.upper() for name in _IN_FILES]
+    given = [
+        f"{one}_FILE" for one in variables if environ.get(f"{one}_FILE") and not environ.get(one)
+    ]
+    return [one for one in given if Path(environ[one]).stat().st_mode & stat.S_IROTH]
+
+
+def _content(variable: str, path: str, *, empty: bool) -> str | None:
+    example = f"example: {variable}=/run/secrets/userlog"
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            status = os.fstat(file.fileno())
+            text = file.read().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        problem = type(error).__name__
+        raise SettingsError(f"{variable} can't be read ({problem}); {example}") from None
+    if stat.S_ISREG(status.st_mode) and status.st_mode & stat.S_IWOTH:
+        raise SettingsError(
+            f"{variable} names a file that every account can write to; chmod o-rwx {path}"
+        )
+    if not text and not empty:
+        raise SettingsError(f"{variable} names an empty file; {example}")
+    return text or None
 
 
 def _printed(variable: str, command: str, environ: Mapping[str, str]) -> str:
@@ -61,15 +100,3 @@ def _printed(variable: str, command: str, environ: Mapping[str, str]) -> str:
             return text
         problem = "printed nothing"
     raise SettingsError(f"{variable} {problem}; {example}") from None
-
-
-def _content(variable: str, path: str, *, empty: bool) -> str | None:
-    example = f"example: {variable}=/run/secrets/userlog"
-    try:
-        text = Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        problem = type(error).__name__
-        raise SettingsError(f"{variable} can't be read ({problem}); {example}") from None
-    if not text and not empty:
-        raise SettingsError(f"{variable} names an empty file; {example}")
-    return text or None

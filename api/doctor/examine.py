@@ -12,8 +12,8 @@ import msgspec
 
 from api.config import settings as settings_module
 from api.config.secret_files import obtain
-from api.config.settings import PREFIX, Settings
-from api.config.sources import SettingsError
+from api.config.settings import Settings
+from api.config.sources import PREFIX, SettingsError
 from api.doctor import log_state, place, server
 from api.doctor.finding import Finding, broken
 from api.runtime import database_urls, require_data

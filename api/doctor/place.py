@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from api.config.secret_files import FILES
-from api.config.settings import PREFIX, SECRETS
+from api.config.sources import PREFIX, SECRETS
 from api.doctor.finding import Finding, amount, broken, ok, span, warning
 from eventstore.postgres.schema import SCHEMA_VERSION
 from projections.fold.state import FOLD_VERSION

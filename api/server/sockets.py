@@ -12,8 +12,7 @@ import itertools
 import socket
 from typing import TYPE_CHECKING
 
-from api.config.settings import PREFIX
-from api.config.sources import SettingsError
+from api.config.sources import PREFIX, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Generator

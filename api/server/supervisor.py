@@ -37,8 +37,15 @@ _PAUSE_S_MAX = 5.0
 _STEADY_S = 60.0
 # What a process may take to end beyond the time for the requests in flight.
 _GRACE_S = 5.0
+# Where files lie in memory.
+_MEMORY = "/dev/shm"  # noqa: S108 - what is made there has a name of its own
 _UNKNOWN = "a worker process did not start; its own log line has the reason"
 _log = structlog.stdlib.get_logger("userlog.supervisor")
+
+
+def _memory() -> str | None:
+    """Where files of metrics are mapped: on a full disk the system kills who writes to one."""
+    return _MEMORY if os.access(_MEMORY, os.W_OK) else None
 
 
 class Supervisor:
@@ -73,7 +80,7 @@ class Supervisor:
         """
         with (
             _pipe() as (reading, writing),
-            tempfile.TemporaryDirectory(prefix="userlog-metrics-") as metrics,
+            tempfile.TemporaryDirectory(prefix="userlog-metrics-", dir=_memory()) as metrics,
         ):
             configs = [
                 WorkerConfig(

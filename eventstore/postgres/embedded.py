@@ -19,8 +19,9 @@ import fcntl
 import os
 from typing import TYPE_CHECKING, BinaryIO
 
+from eventstore.files import FileRefusedError, refuse_foreign
 from eventstore.postgres.embedded_account import EmbeddedPostgresError, programs
-from eventstore.postgres.embedded_cluster import CLUSTER, Cluster, Waiting, open_private
+from eventstore.postgres.embedded_cluster import CLUSTER, Cluster, Thinned, Waiting, open_private
 from eventstore.postgres.embedded_server import RETRY_S, Server, url_of
 from eventstore.postgres.sessions import SERVICE_ROLE
 
@@ -64,7 +65,8 @@ async def running(data_dir: Path, *, notice: Callable[[str], None]) -> AsyncGene
     Creates directory and cluster if need be, and starts the server unless one runs. Starting has
     no time limit: recovery takes what it takes, and `notice` is called every NOTICE_S meanwhile. A
     server that dies is started again. On exit the server stops unless another process uses it.
-    EmbeddedPostgresError if it does not start.
+    EmbeddedPostgresError if it does not start, FileRefusedError if what is in the directory, or the
+    directory itself, is not to be used.
     """
     with _explained(data_dir):
         shared = _SharedServer(_make_private(data_dir), notice)
@@ -154,17 +156,18 @@ class _SharedServer:
             await asyncio.wait([keeper])
 
     async def _keep(self) -> None:
+        thinned = Thinned(self._notice)
         while not self._let_go:
             await asyncio.sleep(_WATCH_S)
-            if self._server.is_there():
-                continue
-            self._notice("PostgreSQL has died; starting it again")
             try:
+                if self._server.is_there():
+                    continue
+                thinned.say("PostgreSQL has died; starting it again", self._cluster.no_space())
                 with self.open_lock("start") as start:
                     if _locked(start, fcntl.LOCK_EX):  # else another process is at it
                         await self._server.serve()
-            except (EmbeddedPostgresError, OSError) as error:
-                self._notice(f"PostgreSQL does not start again: {error}")
+            except (EmbeddedPostgresError, FileRefusedError, OSError) as error:
+                thinned.say("PostgreSQL does not start again", f": {error}")
                 await asyncio.sleep(RETRY_S)
 
     async def stop(self) -> None:
@@ -179,6 +182,7 @@ def _lock_path(data_dir: Path, name: str) -> Path:
 def _make_private(data_dir: Path) -> Path:
     """Create the directory for us alone; when we are root, PostgreSQL's account may pass too."""
     path = data_dir.resolve()
+    refuse_foreign(path)
     path.mkdir(mode=0o700 if os.geteuid() else 0o711, parents=True, exist_ok=True)
     return path
 

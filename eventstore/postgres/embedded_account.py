@@ -14,6 +14,8 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from eventstore.files import no_link
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -35,8 +37,10 @@ def account_for(cluster: Path, notice: Callable[[str], None]) -> Account | None:
     """The account that root runs PostgreSQL as: the cluster's owner or one of the system's."""
     if os.geteuid() != 0:
         return None
-    if cluster.exists() and (owner := cluster.stat()).st_uid != 0:
-        return Account(owner.st_uid, owner.st_gid)
+    with contextlib.suppress(FileNotFoundError):
+        owner = cluster.lstat()
+        if owner.st_uid != 0:
+            return Account(owner.st_uid, owner.st_gid)
     entry = system_account(notice)
     return Account(entry.pw_uid, entry.pw_gid)
 
@@ -62,7 +66,7 @@ def _create_account(name: str, notice: Callable[[str], None]) -> None:
     program = shutil.which("useradd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if program is None:
         return
-    with open(_ACCOUNT_LOCK, "ab", opener=_open_for_root) as lock:
+    with open(_ACCOUNT_LOCK, "ab", opener=no_link) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with contextlib.suppress(KeyError):
             pwd.getpwnam(name)
@@ -72,26 +76,37 @@ def _create_account(name: str, notice: Callable[[str], None]) -> None:
         subprocess.run([program, *options, name], capture_output=True, check=False)  # noqa: S603 (our name)
 
 
-def _open_for_root(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, mode=0o600)
-
-
 def give(path: Path, account: Account | None, notice: Callable[[str], None]) -> None:
     """Hand a directory of ours to PostgreSQL's account."""
     if account is not None:
-        os.chown(path, *account)
+        os.chown(path, *account, follow_symlinks=False)
         admit(path, account, notice)
 
 
 def admit(path: Path, account: Account, notice: Callable[[str], None]) -> None:
-    """Let PostgreSQL's account pass through `path` and its parents, not list them."""
+    """Let PostgreSQL's account pass through `path` and its parents, not list them.
+
+    Only folders of ours are changed. EmbeddedPostgresError if another one is closed to it; then
+    none is.
+    """
+    closed: list[tuple[Path, int]] = []
     for folder in (path, *path.parents):
         status = folder.stat()
         bit = stat.S_IXGRP if status.st_gid == account.gid else stat.S_IXOTH
         bit = stat.S_IXUSR if status.st_uid == account.uid else bit
-        if not status.st_mode & bit:
-            folder.chmod(stat.S_IMODE(status.st_mode) | bit)
-            notice(f"let PostgreSQL's account pass through {folder} (chmod +x)")
+        if status.st_mode & bit:
+            continue
+        if status.st_uid != os.geteuid():
+            msg = (
+                f"PostgreSQL's account can't pass through {folder}, which belongs to another"
+                f" account: chmod o+x {folder}, or keep {path} elsewhere (USERLOG_DATA_DIR names"
+                " the data directory)"
+            )
+            raise EmbeddedPostgresError(msg)
+        closed.append((folder, stat.S_IMODE(status.st_mode) | bit))
+    for folder, mode in closed:
+        folder.chmod(mode)
+        notice(f"let PostgreSQL's account pass through {folder} (chmod +x)")
 
 
 def programs() -> Path:
@@ -109,12 +124,24 @@ def major() -> int:
 
 
 def publish_wheel() -> None:
-    """Let others read the wheel's files as we do, if a strict umask installed them for us alone."""
+    """Let others read the wheel's files as we do, if a strict umask installed them for us alone.
+
+    EmbeddedPostgresError if they are closed, and not ours to open.
+    """
     share = programs().parent / "share"
-    if share.stat().st_mode & stat.S_IROTH:
+    status = share.stat()
+    if status.st_mode & stat.S_IROTH:
         return
     package = share.parents[1]
-    for top in (package, package.with_suffix(".libs")):
+    libraries = package.with_suffix(".libs")
+    if status.st_uid != os.geteuid():
+        msg = (
+            "PostgreSQL's account can't read its programs, which belong to another account:"
+            f" chmod -R go+rX {package} {libraries}"
+        )
+        raise EmbeddedPostgresError(msg)
+    for top in (package, libraries):
         for path in (top, *top.rglob("*")):
-            mode = stat.S_IMODE(path.stat().st_mode)
-            path.chmod(mode | (mode & 0o500) >> 6)
+            if not path.is_symlink():
+                mode = stat.S_IMODE(path.stat().st_mode)
+                path.chmod(mode | (mode & 0o500) >> 6)

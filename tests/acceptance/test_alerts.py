@@ -14,6 +14,7 @@ import pytest
 from aiohttp import ClientSession
 
 from tests.support.monitoring import RULES, assert_fires, page, run, scrape_of, tool
+from tests.support.processes import TOKEN
 from tests.support.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
@@ -119,11 +120,11 @@ async def test_a_disk_that_fills_up(tmp_path: Path, own_home: Home) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
     home = own_home.by(*_ON_A_SMALL_DISK, *own_home.program)
-    home = home.where(USERLOG_API_TOKEN="token")  # the disk that is mounted hides the file
+    home = home.where(USERLOG_API_TOKEN=TOKEN)  # the disk that is mounted hides the file
     home.folder.mkdir()
     async with home.serving() as service:
-        before = scrape_of(await page(service.base, "token"))
+        before = scrape_of(await page(service.base, TOKEN))
         inside = ("nsenter", f"--target={service.process.pid}", "--mount")
         await run(*inside, "sh", "-ec", _FILL, "sh", str(home.folder))
-        during = scrape_of(await page(service.base, "token"))
+        during = scrape_of(await page(service.base, TOKEN))
     await assert_fires(tmp_path, before, during, {"UserlogDiskNearlyFull"})

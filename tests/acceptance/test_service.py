@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.support.deliveries import APP, SAMPLE_USER
-from tests.support.processes import command_line
+from tests.support.deliveries import APP, SAMPLE_USER, delivery
+from tests.support.processes import SECRET, command_line
 from tests.support.waiting import meanwhile, until
 
 if TYPE_CHECKING:
@@ -58,6 +58,19 @@ async def test_what_is_printed_first_keeps_no_secret(own_home: Home) -> None:
     for name, secret in (("api-token", own_home.token), ("webhook-secret", own_home.secret)):
         assert f"in {own_home.folder / name}, made just now" in printed
         assert secret not in printed
+
+
+async def test_a_secret_that_every_account_can_read(home: Home, tmp_path: Path) -> None:
+    """It is taken, as orchestrators mount them so, with a warning that names the variable."""
+    file = tmp_path / "secrets"
+    file.write_text(SECRET)
+    file.chmod(0o444)
+    given = {"USERLOG_WEBHOOK_SECRETS": "", "USERLOG_WEBHOOK_SECRETS_FILE": str(file)}
+    home = home.where(**given)
+    async with home.serving() as service:
+        assert await service.post(delivery(), SECRET) == 200
+    assert "every account of this machine can read a file of secrets" in home.warnings()
+    assert "USERLOG_WEBHOOK_SECRETS_FILE" in home.folder.with_suffix(".log").read_text()
 
 
 async def test_the_verbatim_delete_sample_waits_in_quarantine(home: Home) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import MASTER_KEY
 from tests.support.deliveries import APP, delivery
-from tests.support.processes import Service, configured
+from tests.support.processes import SECRET, TOKEN, Service, configured
 from tests.support.proxy import proxied
 from tests.support.waiting import PATIENCE_S, until
 
@@ -124,26 +124,26 @@ async def test_secrets_are_read_again(made_home: Home, workers: str) -> None:
     """After SIGHUP the secrets in the files count; files that are wrong change nothing."""
     async with made_home.serving("--workers", workers) as service:
         file, token_file = made_home.folder / "webhook-secret", made_home.folder / "api-token"
-        old = file.read_text().strip()
+        old, new = file.read_text().strip(), "another-secret-of-the-tests"
         assert await service.post(delivery(), old) == 200
 
         async def count(secret: str) -> bool:
             # Several connections, to meet each of the processes.
             return {await service.post(delivery(), secret) for _ in range(8)} == {200}
 
-        file.write_text(f"new,{old}")
-        token_file.write_text("another-token")
+        file.write_text(f"{new},{old}")
+        token_file.write_text("another-token-of-the-tests")
         service.process.send_signal(signal.SIGHUP)
-        await until(lambda: count("new"))
+        await until(lambda: count(new))
         assert await count(old)
-        assert (await service.get("/v1/status", "another-token")).status == 200
+        assert (await service.get("/v1/status", "another-token-of-the-tests")).status == 200
         assert (await service.get("/v1/status")).status == 401
         file.write_text("")
         service.process.send_signal(signal.SIGHUP)
         log = made_home.folder.with_suffix(".log")
         await until(lambda: "secrets not renewed" in log.read_text())
-        assert await count("new")
-        file.write_text("new")
+        assert await count(new)
+        file.write_text(new)
         service.process.send_signal(signal.SIGHUP)
 
         async def refused() -> bool:
@@ -158,7 +158,7 @@ async def test_secrets_are_read_again(made_home: Home, workers: str) -> None:
 
         async def taken() -> bool:
             bodies = [delivery(next(users)) for _ in range(8)]
-            return {await service.post(body, "new") for body in bodies} == {200}
+            return {await service.post(body, new) for body in bodies} == {200}
 
         await until(taken)
         assert (await made_home.run("rotate-master-key")).code == 1, "there is no previous key now"
@@ -191,7 +191,7 @@ async def starting(home: Home, *options: str) -> AsyncGenerator[Service]:
     log = home.folder.with_suffix(".log")
     with log.open("ab") as stderr:
         process = await home._begin("serve", "--port", str(port), *options, stderr=stderr)
-    service = Service(process, f"http://127.0.0.1:{port}", "token")
+    service = Service(process, f"http://127.0.0.1:{port}", TOKEN)
     try:
         await until(lambda: "waiting for the database" in log.read_text())
         yield service
@@ -221,12 +221,12 @@ async def test_a_database_that_is_away_is_waited_for(
             ready = await service.get("/health/ready")
             assert (ready.status, ready.body["title"]) == (503, "Not available now")
             assert "waits for its database" in ready.body["detail"]
-            assert await service.post(delivery(), "secret") == 503
+            assert await service.post(delivery(), SECRET) == 503
             proxy.restore()
 
             async def taken() -> bool:
                 # Several connections, to meet each of the processes.
-                return {await service.post(delivery(), "secret") for _ in range(8)} == {200}
+                return {await service.post(delivery(), SECRET) for _ in range(8)} == {200}
 
             await until(taken)
             assert (await service.get("/health/ready")).status == 200
@@ -252,7 +252,7 @@ async def test_processes_that_can_not_start(
     async with proxied(database_url) as proxy:
         home = server_home(proxy)
         async with home.serving() as service:
-            assert await service.post(delivery(), "secret") == 200
+            assert await service.post(delivery(), SECRET) == 200
         wrong = server_home(proxy, b"another master key, of 32 bytes!")
         done = await wrong.run("serve", "--port", "0", "--workers", "2")
         assert done.code == 1

@@ -30,8 +30,8 @@ OWNER = "USERLOG_OWNER_DATABASE_URL"
 GIVEN = {
     "USERLOG_DATABASE_URL": URL,
     "USERLOG_MASTER_KEY": base64.b64encode(MASTER_KEY).decode(),
-    "USERLOG_WEBHOOK_SECRETS": f"{PASSWORD}-1,{PASSWORD}-2",
-    "USERLOG_API_TOKEN": f"{PASSWORD}-3",
+    "USERLOG_WEBHOOK_SECRETS": f"{PASSWORD}-of-the-platform,{PASSWORD}-before-that",
+    "USERLOG_API_TOKEN": f"{PASSWORD}-for-everything",
 }
 COMMANDS = ("status", "serve")
 
@@ -66,6 +66,9 @@ SETTINGS = {
     "key": {"USERLOG_MASTER_KEY": PASSWORD},
     "short-key": {"USERLOG_MASTER_KEY": base64.b64encode(PASSWORD.encode()).decode()},
     "former-key": {"USERLOG_PREVIOUS_MASTER_KEY": PASSWORD},
+    "weak-key": {"USERLOG_MASTER_KEY": base64.b64encode(bytes(32)).decode()},
+    "weak-secret": {"USERLOG_WEBHOOK_SECRETS": f"the-platform-has-a-good-one,{PASSWORD}"},
+    "weak-token": {"USERLOG_API_TOKEN": PASSWORD},
     "no-webhook-secret": {"USERLOG_WEBHOOK_SECRETS": " , "},
     "key-from-nowhere": {"USERLOG_MASTER_KEY": "", "USERLOG_MASTER_KEY_FILE": "/not-there"},
     "token-from-a-folder": {"USERLOG_API_TOKEN": "", "USERLOG_API_TOKEN_FILE": "/"},

@@ -25,7 +25,7 @@ import asyncpg
 import msgspec
 from run import CrashError
 
-from api.config.settings import key_bytes
+from api.config.secret_values import key_bytes
 from eventstore import read
 from eventstore.log import EventLog
 from eventstore.postgres import embedded, sessions
@@ -167,7 +167,8 @@ def main() -> None:
         environ = {**os.environ, "USERLOG_DATA_DIR": folder}
         command = (sys.executable, "-m", "api", "init")  # makes the database and the key
         subprocess.run(command, env=environ, check=True, stdout=subprocess.DEVNULL)
-        key = key_bytes(Path(folder, "master-key").read_text().strip())
+        path = Path(folder, "master-key")
+        key = key_bytes(path.read_text().strip(), str(path))
         asyncio.run(crash(Path(folder), key, args))
 
 

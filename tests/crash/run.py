@@ -36,7 +36,7 @@ KILLS = ("service SIGKILL", "service SIGTERM", "postgres SIGQUIT", "postgres SIG
 KILLS_PER_ROUND = 3
 KILL_AFTER_S = (0.2, 1.5)
 CATCH_UP_S = 60
-SECRET = "crash-test"
+SECRET = "a-secret-of-the-crash-test"
 CONNECTION_LOST = (
     *(OSError, TimeoutError, asyncpg.PostgresError),
     *(asyncpg.InterfaceError, asyncpg.InternalClientError),

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.support.nursery import Forked, Nursery
 
 PROGRAM = (sys.executable, "-m", "api")
-SECRET, TOKEN = "secret", "token"
+SECRET, TOKEN = "a-secret-of-the-tests", "a-token-of-the-tests"
 # aiohttp reads the system's certificates when it is imported, a third of a start; nobody needs one.
 _NO_CERTIFICATES = {"SSL_CERT_FILE": os.devnull}
 
@@ -93,11 +93,15 @@ class Service:
 
     async def post(self, body: bytes, secret: str) -> int:
         """Post a delivery as the platform does, on a connection of its own; return the status."""
+        return (await self.deliver(body, secret)).status
+
+    async def deliver(self, body: bytes, secret: str) -> Answer:
+        """Do the same, and return the answer."""
         signature = hmac.new(secret.encode(), body, "sha256").hexdigest()
         headers = {"x-fp-signature": signature}
         url = f"{self.base}/webhooks/fynd"
         async with aiohttp.request("POST", url, data=body, headers=headers) as response:
-            return response.status
+            return Answer(response.status, msgspec.json.decode(await response.read()))
 
     def children(self) -> list[int]:
         """The processes that this one has started, PostgreSQL not among them."""

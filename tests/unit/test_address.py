@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+from structlog.testing import capture_logs
+
 from api.config.address import address_of, base_url, left
 from api.config.settings import Settings
+from eventstore.files import FileRefusedError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,14 +30,19 @@ def test_while_it_serves(tmp_path: Path) -> None:
 
 
 def test_no_link_is_followed(tmp_path: Path) -> None:
-    """What a link in the data directory leads to stays as it is."""
+    """What a link in the data directory leads to stays as it is, and is not read."""
     other = tmp_path / "other"
     other.write_text("kept")
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "address").symlink_to(other)
-    with left(Settings(data_dir=str(folder)), base_url("127.0.0.1", 3)):
+    settings = Settings(data_dir=str(folder))
+    with capture_logs() as lines, left(settings, base_url("127.0.0.1", 3)):
         assert other.read_text() == "kept"
+    (line,) = lines
+    assert line["problem"].startswith(f"{folder / 'address'} is a symbolic link")
+    with pytest.raises(FileRefusedError, match="symbolic link"):
+        address_of(settings)
 
 
 def test_without_a_data_directory(tmp_path: Path) -> None:

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api.config.secret_files import FILES, obtain
+from api.config.secret_files import FILES, obtain, prepare_rotation
 from api.config.settings import load
 from api.config.sources import SettingsError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-KEY = base64.b64encode(bytes(32)).decode()
-GIVEN = {"webhook_secrets": "new,old", "master_key": KEY, "api_token": "token"}
+BYTES = bytes(range(32))
+KEY = base64.b64encode(BYTES).decode()
+WORDS = ["the-new-secret-of-tests", "the-old-secret-of-tests"]
+TOKEN = "the-token-of-tests"
+GIVEN = {"webhook_secrets": ",".join(WORDS), "master_key": KEY, "api_token": TOKEN}
 
 
 def test_the_first_start_makes_all(tmp_path: Path) -> None:
@@ -52,8 +55,8 @@ def test_secrets_that_are_set_are_not_made(tmp_path: Path) -> None:
     """A secret from the settings overrules its file and leaves it alone."""
     settings: dict[str, Any] = {"data_dir": str(tmp_path)}
     made = obtain(load({}, **settings)[0])
-    found = obtain(load({}, **settings, webhook_secrets="new,old")[0])
-    assert found.webhook_secrets == ["new", "old"]
+    found = obtain(load({}, **settings, webhook_secrets=GIVEN["webhook_secrets"])[0])
+    assert found.webhook_secrets == WORDS
     assert (found.master_key, found.api_token, found.made) == (made.master_key, made.api_token, [])
     assert obtain(load({}, **settings)[0]).webhook_secrets == made.webhook_secrets
 
@@ -61,8 +64,8 @@ def test_secrets_that_are_set_are_not_made(tmp_path: Path) -> None:
 def test_nothing_is_written_when_all_are_set(tmp_path: Path) -> None:
     """With every secret set, the data directory is not touched."""
     found = obtain(load({}, data_dir=str(tmp_path / "none"), **GIVEN)[0])
-    assert (found.webhook_secrets, found.master_key) == (["new", "old"], bytes(32))
-    assert (found.api_token, found.made) == ("token", [])
+    assert (found.webhook_secrets, found.master_key) == (WORDS, BYTES)
+    assert (found.api_token, found.made) == (TOKEN, [])
     assert not (tmp_path / "none").exists()
 
 
@@ -92,8 +95,10 @@ def test_a_lost_master_key_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"master-key is gone.*USERLOG_MASTER_KEY"):
         obtain(settings)
     assert not (tmp_path / "master-key").exists()
-    (tmp_path / "master-key").write_text(KEY)
-    assert obtain(settings).master_key == bytes(32)
+    key = tmp_path / "master-key"
+    key.write_text(KEY)
+    key.chmod(0o600)
+    assert obtain(settings).master_key == BYTES
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -104,6 +109,63 @@ def test_a_damaged_file_is_refused(tmp_path: Path, name: str, content: bytes) ->
     obtain(settings)
     (tmp_path / FILES[name]).write_bytes(content)
     with pytest.raises(SettingsError, match=FILES[name]):
+        obtain(settings)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("mode", [0o640, 0o620, 0o604, 0o602])
+def test_a_file_that_is_open_to_others(tmp_path: Path, name: str, mode: int) -> None:
+    """Who else can read or write a secret that was made here: the line says how to close it."""
+    settings = load({}, data_dir=str(tmp_path))[0]
+    obtain(settings)
+    path = tmp_path / FILES[name]
+    path.chmod(mode)
+    with pytest.raises(SettingsError, match=f"; chmod 600 {path}$"):
+        obtain(settings)
+    path.chmod(0o400)
+    assert obtain(settings).made == []
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("there", [True, False])
+def test_no_link_is_followed(tmp_path: Path, name: str, there: bool) -> None:
+    """A secret is neither read through a link nor made where one leads."""
+    other, folder = tmp_path / "other", tmp_path / "data"
+    folder.mkdir()
+    if there:
+        other.write_text(KEY)
+        other.chmod(0o600)
+    path = folder / FILES[name]
+    path.symlink_to(other)
+    with pytest.raises(SettingsError, match=f"^{path} is a symbolic link"):
+        obtain(load({}, data_dir=str(folder))[0])
+    assert other.exists() is there
+
+
+def test_no_link_is_followed_while_rotating(tmp_path: Path) -> None:
+    """Neither from the key nor from the former one."""
+    settings = load({}, data_dir=str(tmp_path))[0]
+    obtain(settings)
+    key, previous = tmp_path / "master-key", tmp_path / "master-key.previous"
+    previous.symlink_to(tmp_path / "other")
+    with pytest.raises(SettingsError, match=f"^{previous} is a symbolic link"):
+        prepare_rotation(settings)
+    previous.unlink()
+    key.rename(tmp_path / "elsewhere")
+    key.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SettingsError, match=f"^{key} is a symbolic link"):
+        prepare_rotation(settings)
+    assert not previous.exists()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_can_be_guessed(tmp_path: Path, name: str) -> None:
+    """What was typed into a file is held to the same as what is set."""
+    settings = load({}, data_dir=str(tmp_path))[0]
+    obtain(settings)
+    path = tmp_path / FILES[name]
+    path.write_text(base64.b64encode(bytes(32)).decode() if name == "master_key" else "x")
+    with pytest.raises(SettingsError, match=f"^{path}.*; make one with: "):
         obtain(settings)
 
 

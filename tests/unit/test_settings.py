@@ -9,18 +9,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from api.config.settings import (
-    PREFIX,
-    SECRETS,
-    Settings,
-    about,
-    key_bytes,
-    load,
-    secrets_of,
-    shown,
-    traces_wanted,
-)
-from api.config.sources import SettingsError
+from api.config.secret_values import key_bytes, secrets_of
+from api.config.settings import Settings, about, load, shown, traces_wanted
+from api.config.sources import PREFIX, SECRETS, SettingsError, readable_by_others
 from eventstore.postgres.url import EXAMPLE
 from tests.support.parameters import short
 
@@ -43,16 +34,16 @@ def test_defaults() -> None:
 def test_origins(tmp_path: Path) -> None:
     """An option overrules the environment, which overrules a file, which overrules the default."""
     file = tmp_path / "token"
-    file.write_text("\n from-a-file \n")
+    file.write_text("\n a-token-from-a-file \n")
     environ = {"USERLOG_PORT": "1", "USERLOG_HOST": "h", "USERLOG_API_TOKEN_FILE": str(file)}
     settings, origins = load(environ, port=2, data_dir=None)
-    assert (settings.port, settings.host, settings.api_token) == (2, "h", "from-a-file")
+    assert (settings.port, settings.host, settings.api_token) == (2, "h", "a-token-from-a-file")
     assert settings.data_dir == Settings().data_dir
     names = ("port", "host", "api_token", "data_dir")
     assert [origins[name] for name in names] == ["option", "environment", "file", "default"]
-    environ["USERLOG_API_TOKEN"] = "direct"
+    environ["USERLOG_API_TOKEN"] = "a-token-set-directly"
     settings, origins = load(environ)
-    assert (settings.api_token, origins["api_token"]) == ("direct", "environment")
+    assert (settings.api_token, origins["api_token"]) == ("a-token-set-directly", "environment")
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
@@ -105,7 +96,7 @@ def test_a_wrong_option_is_explained_too() -> None:
 @pytest.mark.parametrize("value", [",", " ", " , ,"])
 def test_webhook_secrets_without_one(value: str) -> None:
     """A list of secrets without a secret is refused."""
-    with pytest.raises(SettingsError, match=r"^USERLOG_WEBHOOK_SECRETS is empty; example: "):
+    with pytest.raises(SettingsError, match=r"^USERLOG_WEBHOOK_SECRETS is empty; make"):
         load({"USERLOG_WEBHOOK_SECRETS": value})
 
 
@@ -123,7 +114,27 @@ def test_a_wrong_master_key(value: str) -> None:
 
 def test_a_master_key() -> None:
     """A master key is 32 bytes in base64."""
-    assert key_bytes(KEY) == bytes(range(32))
+    assert key_bytes(KEY, "the key") == bytes(range(32))
+
+
+@pytest.mark.parametrize("value", ["x", "fifteen-letters", "abcd" * 16])
+def test_a_secret_that_can_be_guessed(value: str) -> None:
+    """A short or monotonous secret is refused, unquoted, with a command that makes a good one."""
+    for name, text in (("WEBHOOK_SECRETS", f"a-secret-that-is-good,{value}"), ("API_TOKEN", value)):
+        with pytest.raises(SettingsError, match=f"^USERLOG_{name}: .*; make one with: ") as raised:
+            load({f"USERLOG_{name}": text})
+        assert value == "x" or value not in str(raised.value)
+        assert "is-good" not in str(raised.value)
+    assert load({"USERLOG_API_TOKEN": "sixteen-letters!", "USERLOG_WEBHOOK_SECRETS": "abcde" * 4})
+
+
+def test_a_master_key_that_can_be_guessed() -> None:
+    """It is refused, but not as the former one: it could not be replaced then."""
+    weak = base64.b64encode((b"1234567" * 5)[:32]).decode()
+    with pytest.raises(SettingsError, match=r"^USERLOG_MASTER_KEY has .*; make one with: ") as e:
+        load({"USERLOG_MASTER_KEY": weak})
+    assert weak not in str(e.value)
+    load({"USERLOG_MASTER_KEY": KEY, "USERLOG_PREVIOUS_MASTER_KEY": weak})
 
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", *(name.upper() for name in SECRETS)])
@@ -143,6 +154,30 @@ def test_a_wrong_secret_file(tmp_path: Path, name: str, content: bytes | None) -
         SettingsError, match=f"^USERLOG_{name}_FILE .*; example: USERLOG_{name}_FILE="
     ):
         load(environ)
+
+
+@pytest.mark.parametrize(
+    ("mode", "readable", "refused"),
+    [
+        *((0o600, False, False), (0o660, False, False), (0o444, True, False)),
+        *((0o602, False, True), (0o666, False, True)),
+    ],
+)
+def test_modes_of_secret_files(tmp_path: Path, mode: int, readable: bool, refused: bool) -> None:
+    """A secret that others can write is refused; one that they can read is named."""
+    file = tmp_path / "key"
+    file.write_text(KEY)
+    file.chmod(mode)
+    link = tmp_path / "link"  # as orchestrators mount them
+    link.symlink_to(file)
+    environ = {"USERLOG_MASTER_KEY_FILE": str(link)}
+    if refused:
+        with pytest.raises(SettingsError, match=f"^USERLOG_MASTER_KEY_FILE .*chmod o-rwx {link}$"):
+            load(environ)
+        return
+    assert load(environ)[0].master_key == KEY
+    assert readable_by_others(environ) == (["USERLOG_MASTER_KEY_FILE"] if readable else [])
+    assert readable_by_others({**environ, "USERLOG_MASTER_KEY": KEY}) == []
 
 
 @pytest.mark.parametrize("name", ["master_key", "previous_master_key"])
@@ -191,7 +226,7 @@ def test_secrets_are_split() -> None:
 
 def test_secrets_are_hidden() -> None:
     """No secret, and no database's password, is shown to people."""
-    secret: dict[str, Any] = dict.fromkeys(("webhook_secrets", "api_token"), "hush")
+    secret: dict[str, Any] = dict.fromkeys(("webhook_secrets", "api_token"), "hush-hush-and-hush")
     secret["database_url"] = "postgresql://u:hush@h/d"
     settings, _ = load({}, **secret, master_key=KEY)
     assert {shown(settings, name) for name in (*secret, "master_key")} == {"set, hidden"}

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import hdrs
 
+from eventstore import log
 from eventstore.postgres import failover
 from tests.support.database import HEADS, holding
 from tests.support.deliveries import APP, SAMPLE_USER, delivery
@@ -88,7 +89,10 @@ async def test_a_limit_of_the_database(database_url: str, stack: Stack, limit: s
 
 
 async def test_a_full_disk(database_url: str, stack: Stack) -> None:
-    """While the database has no room deliveries are refused, for now; then they are taken."""
+    """While the database has no room deliveries are refused, for now; then they are taken.
+
+    It is not ready then, though it answers questions.
+    """
     async with serving(database_url) as service:
         await stack.admin.execute(_FULL)
         refused = await asyncio.gather(*(service.post(delivery(f"u{n}")) for n in range(20)))
@@ -96,11 +100,30 @@ async def test_a_full_disk(database_url: str, stack: Stack) -> None:
             assert_problem(answer, 503)
             assert int(answer.headers["retry-after"]) > 0
             assert "space" not in answer.body["detail"], "what the database says may quote data"
+        assert_problem(await service.call("GET", "/health/ready"), 503)
+        assert (await service.get("/v1/status")).status == 200
         await stack.admin.execute("DROP TRIGGER full_disk ON userlog.events")
         taken = await asyncio.gather(*(service.post(delivery(f"u{n}")) for n in range(20)))
         assert sorted(int(one.body["positions"][0].removeprefix("0:")) for one in taken) == [
             *range(1, 21)
         ]
+        assert (await service.call("GET", "/health/ready")).status == 200
+
+
+async def test_after_a_full_disk(
+    database_url: str, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is ready again after a while, so that somebody sends a delivery."""
+    monkeypatch.setattr(log, "_UNREADY_S", 0.2)
+    async with serving(database_url) as service:
+        await stack.admin.execute(_FULL)
+        assert_problem(await service.post(delivery("u")), 503)
+        assert_problem(await service.call("GET", "/health/ready"), 503)
+
+        async def ready() -> bool:
+            return (await service.call("GET", "/health/ready")).status == 200
+
+        await until(ready)
 
 
 async def test_a_body_that_does_not_come(database_url: str) -> None:

@@ -217,9 +217,11 @@ async def test_a_former_key_that_cannot_be_read(tmp_path: Path) -> None:
     """The key that is kept beside a generated one while it is rotated."""
     obtain(Settings(data_dir=str(tmp_path)))
     (tmp_path / "postgres").mkdir()
-    (tmp_path / "master-key.previous").write_bytes(b"\xff\xfe")
+    previous = tmp_path / "master-key.previous"
+    previous.write_bytes(b"\xff\xfe")
+    previous.chmod(0o600)
     done = await Terminal({"USERLOG_DATA_DIR": str(tmp_path)}).run("status")
-    assert_one_line(done, WRONG_USE, "master-key.previous")
+    assert_one_line(done, WRONG_USE, "master-key.previous", "UnicodeDecodeError")
 
 
 async def test_arguments_that_are_not_utf8(terminal: Terminal) -> None:

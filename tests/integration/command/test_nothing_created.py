@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from typing import TYPE_CHECKING
 
 import pytest
 
+from api.config.secret_files import FILES
 from tests.support.commands import Terminal, all_commands, said
 from tests.support.database import connected
 from tests.support.deliveries import APP, delivery
@@ -15,6 +17,8 @@ from tests.support.processes import Home, configured
 if TYPE_CHECKING:
     from pathlib import Path
 
+# The kernel's overflow uid, which has an account everywhere.
+NOBODY = 65534
 UUID = str(uuid.UUID(int=1))
 # Each command, and what it needs besides.
 ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
@@ -100,6 +104,32 @@ async def test_on_an_empty_database(
     async with connected(empty_database_url) as connection:
         assert not await connection.fetchval("SELECT to_regnamespace('userlog')::text")
     assert names_in(tmp_path) == [file.name]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may do what others may not")
+@pytest.mark.parametrize("command", [("init",), *ARGUMENTS], ids=" ".join)
+async def test_as_root_in_a_folder_of_somebody_else(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """One line says whose it is and how to go on; nothing there is changed, nor what links lead to.
+
+    So root can't be led to files of its own.
+    """
+    folder, target, file = tmp_path / "data", tmp_path / "target", tmp_path / "one.jsonl"
+    (folder / "postgres").mkdir(parents=True)
+    for name in ("postgres.log", "postgres.users.lock", "address", *FILES.values()):
+        (folder / name).symlink_to(target)
+    file.write_bytes(delivery("u", "create"))
+    os.chown(folder, NOBODY, NOBODY)
+    before = folder.stat()
+    arguments = [one.format(file=file) for one in ARGUMENTS.get(command, ())]
+    done = await Terminal({"USERLOG_DATA_DIR": str(folder)}).run(*command, *arguments)
+    assert (done.code, done.out, len(said(done))) == (2, "", 1), done.err
+    assert f"{folder} belongs to nobody" in done.err
+    assert "runuser -u nobody -- " in done.err
+    after = folder.stat()
+    assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
+    assert sorted(names_in(tmp_path)) == ["data", "one.jsonl"]
 
 
 async def test_import_makes_a_new_home_only(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
+from eventstore.files import FileRefusedError
 from eventstore.postgres import embedded, embedded_cluster, embedded_server
 from eventstore.postgres.embedded import EmbeddedPostgresError, psql_path, running
 from eventstore.postgres.embedded_account import system_account
@@ -30,9 +31,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
 
 ROOT = Path(embedded.__file__).parents[2]
+# The kernel's overflow uid, which has an account everywhere.
+NOBODY = 65534
 USER = """
 import asyncio, sys
 from pathlib import Path
+from eventstore.files import FileRefusedError
 from eventstore.postgres import embedded, embedded_cluster
 
 def show(line):
@@ -641,6 +645,56 @@ async def test_a_useless_directory_is_refused_in_one_line() -> None:
         async with running(Path(__file__), notice=quiet):
             pass
     assert "\n" not in str(refusal.value)
+
+
+LINKS = {
+    "log": "postgres.log",
+    "lock": "postgres.users.lock",
+    "other-lock": "postgres.start.lock",
+    "cluster": "postgres",
+    "version": "postgres/PG_VERSION",
+    "pid": "postgres/postmaster.pid",
+    "socket": "postgres.socket",
+}
+
+
+@pytest.mark.parametrize("name", LINKS.values(), ids=LINKS)
+async def test_no_link_is_followed(data_dir: Path, name: str) -> None:
+    """A link in a data directory is named, and what it leads to is neither read nor made."""
+    path, target = data_dir / name, data_dir.parent / "target"
+    if path.exists():
+        path.rename(target)
+    path.symlink_to(target)
+    before = state(target)
+    with pytest.raises(FileRefusedError, match=f"^{path} is a symbolic link"):
+        async with running(data_dir, notice=quiet):
+            pass
+    assert state(target) == before
+
+
+def state(path: Path) -> tuple[int, int, int, int] | None:
+    """What a change of a file or folder changes; None of one that is not there."""
+    if not path.exists():
+        return None
+    found = path.stat()
+    return found.st_mode, found.st_uid, found.st_size, found.st_mtime_ns
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may do what others may not")
+async def test_root_leaves_the_folders_of_others_alone(new_dir: Path) -> None:
+    """It makes nothing in a data directory of theirs, and opens no folder of theirs above one."""
+    (new_dir / "of-others").mkdir(parents=True)
+    for folder, error, how in (
+        (new_dir, FileRefusedError, "runuser -u nobody -- "),
+        (new_dir.parent, EmbeddedPostgresError, rf"chmod o\+x {new_dir.parent}"),
+    ):
+        os.chown(folder, NOBODY, NOBODY)
+        before = state(folder)
+        with pytest.raises(error, match=how):
+            async with running(new_dir, notice=quiet):
+                pass
+        assert state(folder) == before
+        os.chown(folder, 0, 0)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another account")

@@ -122,7 +122,7 @@ async def test_as_root_in_a_folder_of_somebody_else(
     file.write_bytes(delivery("u", "create"))
     os.chown(folder, NOBODY, NOBODY)
     before = folder.stat()
-    arguments = [one.format(file=file) for one in ARGUMENTS.get(command, ())]
+    arguments = [one.format(file=file, folder=tmp_path) for one in ARGUMENTS.get(command, ())]
     done = await Terminal({"USERLOG_DATA_DIR": str(folder)}).run(*command, *arguments)
     assert (done.code, done.out, len(said(done))) == (2, "", 1), done.err
     assert f"{folder} belongs to nobody" in done.err

@@ -263,7 +263,7 @@ async def _open(urls: Urls, settings: Settings, secrets: Secrets, *, owner: bool
     source = source_of(urls, settings, secrets)
     limits = QueueLimits(settings.queue_rows_max, settings.batch_rows_max, settings.batch_bytes_max)
     try:
-        log = await EventLog.open(pool, secrets.master, limits)
+        log = await EventLog.open(pool, secrets.master, limits, checked)
     except BaseException:
         pool.terminate()
         raise

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from eventstore.events import RecordedEvent
     from eventstore.group_commit import Observer
     from eventstore.postgres.pool import Pool
+    from eventstore.postgres.schema import Checked
     from eventstore.postgres.sessions import Connection
     from eventstore.sealing.keys import MasterKey
     from eventstore.sealing.seal import SealedEvent
@@ -81,15 +82,19 @@ class EventLog:
 
     @classmethod
     async def open(
-        cls, pool: Pool, master_key: MasterKey, limits: QueueLimits | None = None
+        cls,
+        pool: Pool,
+        master_key: MasterKey,
+        limits: QueueLimits | None = None,
+        checked: Checked | None = None,
     ) -> EventLog:
         """Check that the schema and the master key fit the database, and open the log in it.
 
-        SchemaError or WrongKeyError if one does not.
+        SchemaError or WrongKeyError if one does not. The schema may have been `checked` just now.
         """
         with database_errors():
             async with pool.acquire() as connection:
-                checked = await schema.check(connection)
+                checked = checked or await schema.check(connection)
                 try:
                     await current_key.check(connection, master_key)
                 except MasterKeyMovedError as error:

@@ -26,7 +26,7 @@ from tests.support.commands import Terminal, said
 from tests.support.database import connected
 from tests.support.deliveries import APP, SAMPLE_USER, delivery
 from tests.support.monitoring import run
-from tests.support.processes import Home, configured
+from tests.support.processes import Finished, Home, configured
 from tests.support.server import with_database
 from tests.support.waiting import meanwhile, until
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from tests.support.nursery import Nursery
-    from tests.support.processes import Finished, Service
+    from tests.support.processes import Service
 
 USER_PATH = f"/v1/applications/{APP}/users/{SAMPLE_USER}"
 LAST = "min_position=0:3"
@@ -303,11 +303,12 @@ async def test_an_interrupted_backup_is_not_there(tmp_path: Path, made_home: Hom
         backing_up = await made_home.start("backup", str(folder))
         await until((partial / "postgres" / "base").exists)
         backing_up.send_signal(how)
-        _, err = await backing_up.communicate()
+        out, err = await backing_up.communicate()
+        done = Finished(how, out.decode(), err.decode())
         assert backing_up.returncode == code
         assert not folder.exists()
         assert partial.exists() is (how == signal.SIGKILL)
-        assert err.decode() == ("userlog: interrupted\n" if how == signal.SIGINT else "")
+        assert said(done) == (["userlog: interrupted"] if how == signal.SIGINT else [])
 
     async def backed_up() -> Finished | None:
         """Wait for the pg_basebackup that was left alone."""

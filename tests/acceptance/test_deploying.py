@@ -67,6 +67,8 @@ def confined() -> Iterator[Home]:
         os.chown(folder, ACCOUNT, ACCOUNT)
         Path(made).chmod(0o755)
         secrets = {name: text for name, text in configured("").items() if text}
+        # It can't write what a run with coverage would.
+        secrets |= {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}
         program = (sys.executable, "-P", CONFINED.__file__, DOCS / "userlog.service", folder)
         yield Home(folder, secrets).by(*map(str, program), *PROGRAM)
 

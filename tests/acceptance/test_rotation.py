@@ -50,6 +50,7 @@ async def test_under_load(home: Home) -> None:
                 group.create_task(load(service, name))
 
     async with home.serving("--no-projector") as left, both.serving() as follows:
+        assert await left.post(delivery("first"), home.secret) == 200  # so it is the old one's log
         async with meanwhile(loads((left, "old"), (follows, "both"))) as running:
             await until(lambda: min(map(len, acknowledged.values())) > 20)
             assert (await both.run("rotate-master-key")).code == 0

@@ -15,6 +15,7 @@ from tests.support.waiting import PATIENCE_S
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from tests.support.server import Server
     from tests.support.serving import Service
 
 USERS, STATS = f"/v1/applications/{APP}/users", f"/v1/applications/{APP}/stats"
@@ -22,9 +23,10 @@ USER = f"{USERS}/{SAMPLE_USER}"
 READS = (USER, f"{USER}/history", USERS, STATS, "/v1/events", "/v1/status", "/metrics")
 
 
-@pytest.fixture
-async def service(database_url: str) -> AsyncIterator[Service]:
-    async with serving(database_url) as running:
+@pytest.fixture(scope="module")
+async def service(server: Server) -> AsyncIterator[Service]:
+    """A service with a user, which no test changes."""
+    async with server.database(1) as url, serving(url) as running:
         await running.post(SAMPLES[0])
         await running.catch_up()
         yield running

@@ -263,7 +263,8 @@ async def _open(urls: Urls, settings: Settings, secrets: Secrets, *, owner: bool
     source = source_of(urls, settings, secrets)
     limits = QueueLimits(settings.queue_rows_max, settings.batch_rows_max, settings.batch_bytes_max)
     try:
-        log = await EventLog.open(pool, secrets.master, limits, checked)
+        # What the owner works on may be elsewhere.
+        log = await EventLog.open(pool, secrets.master, limits, None if owner else checked)
     except BaseException:
         pool.terminate()
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,9 +15,6 @@ from api.doctor.examine import Examined, examine
 from api.doctor.finding import State
 from api.observe import logs
 from api.observe.visible import json_text
-
-if TYPE_CHECKING:
-    pass
 
 app = new_group()
 

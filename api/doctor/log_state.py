@@ -23,7 +23,7 @@ _UNVERIFIED_S = 8 * 86_400
 _NEARLY_FULL = 0.8
 _DIFFERED_S = 86_400
 
-_SQL = statements.load("api.doctor")
+_UPGRADE = statements.load("eventstore.postgres", "next.sql")
 _METRICS = statements.load("api.observe")
 
 
@@ -136,7 +136,7 @@ async def _rebuild(connection: Connection, *, running: bool) -> Finding:
 
 
 async def _upgrade(connection: Connection) -> Finding:
-    if await connection.fetchval(_SQL["next"]) is None:
+    if await connection.fetchval(_UPGRADE["next_note"]) is None:
         return ok("upgrade", "none is unfinished")
     todo = "`userlog upgrade` goes on with it, `userlog upgrade --drop` removes what it made"
     return warning("upgrade", "unfinished", todo)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from api.config.secret_files import FILES
-from api.config.sources import PREFIX, SECRETS
+from api.config.sources import PREFIX, SECRETS, readable_by_others
 from api.doctor.finding import Finding, amount, broken, ok, span, warning
 from eventstore.postgres.schema import SCHEMA_VERSION
 from projections.fold.state import FOLD_VERSION
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _FREE_LEAST, _FREE_LITTLE = 0.03, 0.1
 _FREE_BYTES_LEAST = 64_000_000
 _OLD_S = 365 * 86_400
-_OTHERS_READ = 0o007
 
 
 def versions() -> Finding:
@@ -59,18 +58,15 @@ def secrets(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
     now = time.time()
     said: list[str] = []
     old: list[str] = []
-    open_to_others: list[str] = []
     for name, path in files.items():
         status = path.stat()
         words = name.replace("_", " ")
         said.append(f"{words} {span(now - status.st_mtime)} old")
         if now - status.st_mtime > _OLD_S:
             old.append(words)
-        if status.st_mode & _OTHERS_READ:
-            open_to_others.append(str(path))
     found: list[Finding] = []
-    if open_to_others:
-        listed = ", ".join(open_to_others)
+    if open_to_others := readable_by_others(environ):
+        listed = ", ".join(f"the file of {name}" for name in open_to_others)
         found.append(warning("secrets", f"others can read {listed}", "chmod 600, or 640"))
     if old:
         todo = "make new ones: docs/operations.md, Another webhook secret and Another master key"

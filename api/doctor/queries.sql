@@ -37,13 +37,7 @@ FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
 GROUP BY 1, 2 ORDER BY 1, 2;
 
--- [next] What an upgrade has noted of the read models that it fills; null without one.
-SELECT obj_description(to_regnamespace('userlog_next'), 'pg_namespace');
-
 -- [table_sizes] Tables with their indexes.
 SELECT c.relname AS name, pg_total_relation_size(c.oid) AS bytes, c.reltuples::bigint AS rows
 FROM pg_class c WHERE c.relnamespace = to_regnamespace('userlog') AND c.relkind = 'r'
 ORDER BY c.relname;
-
--- [noted] The master keys that the log needs.
-SELECT name FROM userlog.keys WHERE wrapped IS NULL;

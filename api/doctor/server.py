@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from eventstore.sealing.keys import MasterKey
 
 _SQL = statements.load("api.doctor")
+_KEYS_SQL = statements.load("eventstore.sealing")
 _CLOCK_S, _CLOCK_WRONG_S = 2.0, 300.0
-_GUARDS = ["events_are_immutable", "events_are_not_emptied"]
 _INDEX = re.compile(r"CREATE (?:UNIQUE )?INDEX (\w+)")
+_TRIGGER = re.compile(r"CREATE TRIGGER (\w+)")
 _TABLE = re.compile(r"CREATE TABLE userlog\.(\w+)")
 # Settings that must not be so, what follows from them, and whether something may be lost.
 _SETTINGS = {
@@ -113,8 +114,9 @@ async def installed(connection: Connection, settings: Settings) -> tuple[list[Fi
 async def _foreign(connection: Connection) -> list[str]:
     text = schema.schema_path().read_text(encoding="utf-8")
     known = [*_INDEX.findall(text), *(f"{name}_pkey" for name in _TABLE.findall(text))]
+    guards = _TRIGGER.findall(schema.guard_path().read_text(encoding="utf-8"))
     indexes = await connection.fetch(_SQL["foreign_indexes"], known)
-    triggers = await connection.fetch(_SQL["foreign_triggers"], _GUARDS)
+    triggers = await connection.fetch(_SQL["foreign_triggers"], guards)
     return [
         *(f"index {row['name']} on {row['on_table']}" for row in indexes),
         *(f"trigger {row['name']} on {row['on_table']}" for row in triggers),
@@ -133,7 +135,7 @@ async def keys(connection: Connection, master_key: MasterKey) -> Finding:
     if wrong:
         said = f"{wrong[0].hex()} wrote some partitions, and {held} is set"
         return broken("master key", said, "docs/operations.md, Another master key")
-    noted = {row["name"] for row in await connection.fetch(_SQL["noted"])}
+    noted = {row["name"] for row in await connection.fetch(_KEYS_SQL["master_keys"])}
     if "previous" in noted or len(heads) > 1:
         said = f"a rotation is unfinished; {held} are set"
         return warning("master key", said, "run `userlog rotate-master-key` again")

@@ -116,8 +116,11 @@ class Tail:
     async def _poll(self) -> None:
         try:
             while self._waiting:
-                with contextlib.suppress(LogError):
+                try:
                     heads = await self._log.heads()
+                except LogError:
+                    self._ends = {}  # what was seen before does not count any more
+                else:
                     ends = {one.position.partition: one.position.number for one in heads}
                     if ends != self._ends:
                         self._ends = ends

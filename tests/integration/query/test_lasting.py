@@ -13,8 +13,9 @@ from api.web.tokens import Scope, Tokens
 from eventstore.sealing.keys import MasterKey
 from tests.conftest import MASTER_KEY
 from tests.support.deliveries import APP, delivery
-from tests.support.serving import Answer, Service, assert_problem, serving
-from tests.support.waiting import PATIENCE_S, until
+from tests.support.proxy import proxied
+from tests.support.serving import AUTH, Answer, Service, assert_problem, serving
+from tests.support.waiting import PATIENCE_S, meanwhile, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -180,3 +181,22 @@ async def test_the_configured_token_is_replaced(database_url: str) -> None:
         secrets.api_token = "another token"
         async with asyncio.timeout(PATIENCE_S):
             await stream.read()
+
+
+async def test_a_poll_while_the_database_is_away(stack: Stack) -> None:
+    """Who begins to wait then gets 503, also while others wait since before."""
+    async with proxied(stack.url) as proxy, serving(proxy.url) as service:
+        path = "/v1/events?after=0:0&wait_s={}"
+        async with meanwhile(service.call("GET", path.format(60), headers=AUTH)):
+
+            async def status() -> int:
+                return (await service.call("GET", path.format(1), headers=AUTH)).status
+
+            assert await status() == 200  # by then the other one waits
+            proxy.cut()
+
+            async def refused() -> bool:
+                return await status() == 503
+
+            await until(refused)
+        proxy.restore()

@@ -105,9 +105,14 @@ class Scrubber:
     async def scrub_some(self) -> None:
         """Prove some users of a partition; which, is chance."""
         partition = random.randrange(self._log.partitions)  # noqa: S311 - no secret
-        found = await scrub(self._log, partition, uuid.UUID(int=random.getrandbits(128)))
-        if not found.users:  # behind the last one
-            found = await scrub(self._log, partition, _FIRST)
+        try:
+            found = await scrub(self._log, partition, uuid.UUID(int=random.getrandbits(128)))
+            if not found.users:  # behind the last one
+                found = await scrub(self._log, partition, _FIRST)
+        except PoisonError:  # it is no event's fault if the master key is the wrong one
+            async with self._log.connection() as connection:
+                await self._log.check_master_key(connection)
+            raise
         self.record(found)
         # For monitoring, which may ask another process.
         async with self._log.connection() as connection:

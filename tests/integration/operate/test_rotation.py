@@ -16,6 +16,7 @@ from eventstore.sealing.keys import MasterKey
 from eventstore.sealing.rotation import rotate
 from eventstore.verify import verify
 from projections.project.projector import catch_up
+from projections.prove.scrubber import Scrubber
 from tests.support.database import HEADS, blocked, holding
 from tests.support.deliveries import APP, delivery
 from tests.support.events import event
@@ -198,6 +199,16 @@ async def test_nobody_is_parked_for_the_wrong_key(stack: Stack, owner: Pool) -> 
         await catch_up(stack.log, 10)
     assert await stack.pool.fetchval("SELECT count(*) FROM parked") == 0
     assert await catch_up(await EventLog.open(owner, MasterKey(NEW)), 10) == 1
+
+
+async def test_a_scrubber_waits_for_the_key(stack: Stack, owner: Pool) -> None:
+    """With the old key alone it says which key it lacks, and not that a seal is broken."""
+    await stack.ingest.deliver(delivery("u1"))
+    await catch_up(stack.log, 10)
+    await rotated(owner)
+    stack.log.keyring.forget(stack.log.stream(APP, "u1"))
+    with pytest.raises(UnavailableError, match="is written with the master key"):
+        await Scrubber(stack.log, interval_s=0).scrub_some()
 
 
 async def test_a_service_with_the_old_key(stack: Stack, owner: Pool) -> None:

@@ -46,7 +46,8 @@ def naming(path: Path) -> Generator[None]:
 def writing(path: Path | None) -> Generator[Callable[[bytes], object]]:
     """Yield what writes a line of JSON to a file, or to standard output.
 
-    A line is written byte for byte, but to a terminal made visible: imported, it is the same.
+    The file is its owner's alone, as what is written may be about persons. A line is written byte
+    for byte, but to a terminal made visible: imported, it is the same.
     """
     if path is None:
         on_terminal = sys.stdout.isatty()
@@ -62,6 +63,9 @@ def writing(path: Path | None) -> Generator[Callable[[bytes], object]]:
     whole = path.is_file() or not path.exists()
     partial = path.with_name(f"{path.name}.partial") if whole else path
     with naming(path):
+        if whole:
+            partial.touch(mode=0o600)
+            partial.chmod(0o600)  # an export that was killed may have left one
         file = _packing(partial, path.suffix)
 
     def write(line: bytes) -> None:

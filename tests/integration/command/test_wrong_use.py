@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 import uuid
 from typing import TYPE_CHECKING
 
@@ -112,7 +113,10 @@ def files_in(folder: Path) -> list[Path]:
 async def test_an_export_is_whole_or_not_there(
     terminal: Terminal, stack: Stack, tmp_path: Path, suffix: str
 ) -> None:
-    """One that fails leaves the file of before as it was, and nothing beside it."""
+    """One that fails leaves the file of before as it was, and nothing beside it.
+
+    What it makes has personal data in the clear, so its owner alone can read it.
+    """
     path = tmp_path / f"log.jsonl{suffix}"
     path.write_bytes(b"before")
     await stack.log.append([only(delivery("u1")), only(delivery("u2"))])
@@ -123,5 +127,6 @@ async def test_an_export_is_whole_or_not_there(
     await restore(stack, 2)
     assert (await terminal.run("export", "--out", str(path))).code == 0
     assert files_in(tmp_path) == [path]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
     done = await terminal.run("import", str(path))
     assert done.out.startswith("appended: 0, duplicates: 2")

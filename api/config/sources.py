@@ -21,7 +21,7 @@ URLS = ("database_url", "owner_database_url")
 _IN_FILES = (*URLS, *SECRETS)
 _KEYS = ("master_key", "previous_master_key")
 # Its file may be there before a rotation and after it, so that a reload alone brings it.
-_MAY_BE_EMPTY = "previous_master_key"
+MAY_BE_EMPTY = "previous_master_key"
 _COMMAND_S = 30
 
 
@@ -40,7 +40,7 @@ def find(name: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
         return "environment", environ[variable]
     path = environ.get(f"{variable}_FILE")
     if path and name in _IN_FILES:
-        return "file", _content(f"{variable}_FILE", path, empty=name == _MAY_BE_EMPTY)
+        return "file", _content(f"{variable}_FILE", path, empty=name == MAY_BE_EMPTY)
     command = environ.get(f"{variable}_COMMAND")
     if command and name in _KEYS:
         return "command", _printed(f"{variable}_COMMAND", command, environ)

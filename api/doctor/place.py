@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from api.config.secret_files import FILES
-from api.config.sources import PREFIX, SECRETS, readable_by_others
+from api.config.sources import MAY_BE_EMPTY, PREFIX, SECRETS, readable_by_others
 from api.doctor.finding import Finding, amount, broken, ok, span, warning
 from eventstore.postgres.schema import SCHEMA_VERSION
 from projections.fold.state import FOLD_VERSION
@@ -69,7 +69,10 @@ def secrets(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
         listed = ", ".join(f"the file of {name}" for name in open_to_others)
         found.append(warning("secrets", f"others can read {listed}", "chmod 600, or 640"))
     if old:
-        todo = "make new ones: docs/operations.md, Another webhook secret and Another master key"
+        todo = (
+            "make new ones: docs/deploying.md, Another webhook secret; docs/operations.md, Another"
+            " master key"
+        )
         found.append(warning("secrets", ", ".join(said), todo))
     return found or [ok("secrets", ", ".join(said) or "given by the environment")]
 
@@ -80,6 +83,8 @@ def _file_of(name: str, settings: Settings, environ: Mapping[str, str]) -> Path 
     if environ.get(variable):
         return None
     given = environ.get(f"{variable}_FILE")
+    if given and name == MAY_BE_EMPTY and settings.previous_master_key is None:
+        return None  # between rotations there is no secret in it
     made = Path(settings.data_dir) / FILES[name] if name in FILES else None
     path = Path(given) if given else made
     return path if path and os.access(path, os.R_OK) else None

@@ -140,11 +140,11 @@ async def keys(connection: Connection, master_key: MasterKey) -> Finding:
         said = f"a rotation is unfinished; {held} are set"
         return warning("master key", said, "run `userlog rotate-master-key` again")
     if master_key.has_previous:
-        return warning(
-            "master key",
-            f"{held} are set, and the log is written with one of them",
-            "before a rotation: run `userlog rotate-master-key`; after it: take the old key away",
-        )
+        rotated = master_key.current == master_key.new
+        which = "new" if rotated else "previous"
+        said = f"two are set; the log is written with the {which} one, {master_key.current.hex()}"
+        todo = "take the old key away" if rotated else "run `userlog rotate-master-key`"
+        return warning("master key", said, todo)
     return ok("master key", f"fingerprint {held}")
 
 

@@ -194,6 +194,13 @@ async def test_a_parked_user(well: Terminal, stack: Stack) -> None:
 
 async def test_an_old_key(well: Terminal, stack: Stack) -> None:
     """Who has the key from before a rotation sees both fingerprints; who has both, what to do."""
+    both = well.where(
+        USERLOG_MASTER_KEY=base64.b64encode(NEW).decode(),
+        USERLOG_PREVIOUS_MASTER_KEY=base64.b64encode(MASTER_KEY).decode(),
+    )
+    state, found, todo = the(await examined(both), "master key")
+    assert (state, todo) == ("warning", "run `userlog rotate-master-key`")
+    assert f"written with the previous one, {MasterKey(MASTER_KEY).new.hex()}" in found
     owner = await open_owner_pool(stack.url, size=2, timeout_s=30)
     await rotate(owner, 1, MasterKey(NEW, MASTER_KEY), lambda _: None)
     await owner.close()
@@ -202,13 +209,9 @@ async def test_an_old_key(well: Terminal, stack: Stack) -> None:
     assert MasterKey(NEW).new.hex() in found
     assert MasterKey(MASTER_KEY).new.hex() in found
     assert "Another master key" in todo
-    both = well.where(
-        USERLOG_MASTER_KEY=base64.b64encode(NEW).decode(),
-        USERLOG_PREVIOUS_MASTER_KEY=base64.b64encode(MASTER_KEY).decode(),
-    )
-    state, _, todo = the(await examined(both), "master key")
-    assert state == "warning"
-    assert "take the old key away" in todo
+    state, found, todo = the(await examined(both), "master key")
+    assert (state, todo) == ("warning", "take the old key away")
+    assert f"written with the new one, {MasterKey(NEW).new.hex()}" in found
 
 
 async def test_another_version_is_connected(well: Terminal, stack: Stack) -> None:
@@ -268,7 +271,22 @@ async def test_secrets_in_files(well: Terminal, tmp_path: Path) -> None:
     assert "others can read" in the(await examined(terminal), "secrets")[1]
     file.chmod(0o600)
     os.utime(file, (0, 1))
-    assert the(await examined(terminal), "secrets")[0] == "warning"
+    state, _, todo = the(await examined(terminal), "secrets")
+    assert state == "warning"
+    assert "docs/deploying.md, Another webhook secret" in todo
+    assert "docs/operations.md, Another master key" in todo
+
+
+async def test_an_empty_file_is_no_secret(well: Terminal, tmp_path: Path) -> None:
+    """The file for a previous master key is empty between rotations, and does not grow old."""
+    file = tmp_path / "previous-master-key"
+    file.touch(mode=0o600)
+    file.write_text("\n")
+    os.utime(file, (0, 1))
+    terminal = well.where(USERLOG_PREVIOUS_MASTER_KEY_FILE=str(file))
+    state, found, _ = the(await examined(terminal), "secrets")
+    assert state == "ok"
+    assert "previous" not in found
 
 
 async def test_a_wrong_encoding(server: Server, well: Terminal) -> None:

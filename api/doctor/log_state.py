@@ -24,6 +24,7 @@ _NEARLY_FULL = 0.8
 _DIFFERED_S = 86_400
 
 _UPGRADE = statements.load("eventstore.postgres", "next.sql")
+_SQL = statements.load("api.doctor")
 _METRICS = statements.load("api.observe")
 
 
@@ -82,6 +83,10 @@ def _verification(rows: list[asyncpg.Record], now: datetime) -> Finding:
 
 
 async def _lag(connection: Connection) -> Finding:
+    # As in a restored dump without their rows, whose checkpoints say that all is projected.
+    if await connection.fetch(_SQL["empty_read_models"]):
+        said = "they are empty, and the log is not"
+        return broken("read models", said, "run `userlog rebuild`")
     behind = [lag for lag in await lags(connection) if lag.active and lag.lag_positions]
     if not behind:
         return ok("read models", "up to date")

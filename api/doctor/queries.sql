@@ -37,6 +37,21 @@ FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
 GROUP BY 1, 2 ORDER BY 1, 2;
 
+-- [empty_read_models] Partitions of which a user should be in the read models, and none is.
+SELECT c.partition FROM userlog.checkpoints c
+WHERE c.generation = (SELECT generation FROM userlog.active_generation)
+    AND NOT EXISTS (
+        SELECT FROM userlog.users u
+        WHERE u.partition = c.partition AND u.generation = c.generation)
+    AND EXISTS (
+        SELECT FROM userlog.events e
+        JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
+        WHERE e.partition = c.partition AND e.position <= c.position AND s.erased_at IS NULL
+            AND NOT EXISTS (
+                SELECT FROM userlog.parked p
+                WHERE p.partition = e.partition AND p.stream_id = e.stream_id
+                    AND p.generation = c.generation));
+
 -- [table_sizes] Tables with their indexes.
 SELECT c.relname AS name, pg_total_relation_size(c.oid) AS bytes, c.reltuples::bigint AS rows
 FROM pg_class c WHERE c.relnamespace = to_regnamespace('userlog') AND c.relkind = 'r'

@@ -21,7 +21,7 @@ from projections.project.projector import catch_up
 from tests.conftest import MASTER_KEY
 from tests.support.commands import Terminal
 from tests.support.database import alter, connected
-from tests.support.deliveries import delivery
+from tests.support.deliveries import APP, delivery
 from tests.support.processes import Home, configured
 from tests.support.server import as_service, with_database
 
@@ -144,6 +144,10 @@ DONE = {
         ),
         ("quarantine", "warning", "1 deliveries, 300 bytes", "replay"),
     ),
+    "read models without rows": (
+        "DELETE FROM userlog.users",
+        ("read models", "broken", "are empty, and the log is not", "userlog rebuild"),
+    ),
     "a row that differed": (
         "INSERT INTO userlog.scrubs VALUES (0, 5, 1, now(), now())",
         ("comparison with the log", "broken", "a row differed", "--diff"),
@@ -190,6 +194,17 @@ async def test_a_parked_user(well: Terminal, stack: Stack) -> None:
     state, found, todo = the(await examined(well), "parked users")
     assert (state, found) == ("warning", "1 with an event that can't be projected")
     assert "userlog parked" in todo
+
+
+async def test_nobody_is_left(well: Terminal, stack: Stack) -> None:
+    """Where all users are erased or parked, no row is missing in the read models."""
+    for n in range(3):
+        await stack.log.erase(stack.log.stream(APP, f"u{n}"))
+    receipt = await stack.ingest.deliver(delivery("parked"))
+    await alter(stack, Position.parse(receipt.positions[0]).number)
+    await catch_up(stack.log, 10)
+    assert await stack.admin.fetchval("SELECT count(*) FROM userlog.users") == 0
+    assert the(await examined(well), "read models")[0] == "ok"
 
 
 async def test_an_old_key(well: Terminal, stack: Stack) -> None:

@@ -73,7 +73,12 @@ class _Console(Console):
 
 
 CONTACTS = {"emails": "e-mail", "phone_numbers": "phone"}
-_COUNTS = ("accepted", "duplicates", "ignored", "quarantined")
+_COUNTS = {
+    "accepted": "accepted",
+    "duplicates": "duplicate",
+    "ignored": "ignored",
+    "quarantined": "quarantined",
+}
 STALE = "it can't be read ({}); see `userlog parked`"
 console = _Console()
 errors = _Console(stderr=True)
@@ -221,8 +226,8 @@ def sent(found: list[Sent]) -> None:
 
 
 def _events(one: Sent) -> str:
-    counts = {name: one.answer.get(name) for name in _COUNTS}
-    said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    counts = {word: one.answer.get(name) for name, word in _COUNTS.items()}
+    said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
     return said or str(one.answer.get("title", "none"))
 
 

@@ -45,9 +45,13 @@ def span(seconds: float) -> str:
     """Write a time span as people do: its largest unit."""
     for size, unit in _UNITS:
         if seconds >= size:
-            count = int(seconds // size)
-            return f"{count} {unit}{'s' if count > 1 else ''}"
+            return counted(int(seconds // size), unit)
     return "less than a second"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Write a number of things as people do; `many` where an s at the end is not enough."""
+    return f"{count} {one if count == 1 else many or f'{one}s'}"
 
 
 def amount(size: float) -> str:

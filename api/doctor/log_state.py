@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from api.doctor.finding import Finding, amount, broken, ok, span, warning
+from api.doctor.finding import Finding, amount, broken, counted, ok, span, warning
 from eventstore.postgres import statements
 from projections.query.lag import lags
 from projections.rebuild import progress
@@ -54,10 +54,10 @@ def _arrivals(rows: list[asyncpg.Record], now: datetime) -> Finding:
     if age_s < 0:
         return warning(
             "last event",
-            f"{events} events, the last one recorded {span(-age_s)} in the future",
+            f"{counted(events, 'event')}, the last one recorded {span(-age_s)} in the future",
             "the server's clock was wrong: new events get that time until it has come",
         )
-    said = f"{events} events, the last one {span(age_s)} ago"
+    said = f"{counted(events, 'event')}, the last one {span(age_s)} ago"
     if age_s > _SILENT_S:
         todo = "look whether the platform has blocked the subscriber: docs/operations.md"
         return warning("last event", said, todo)
@@ -111,7 +111,7 @@ def _quarantine(whole: asyncpg.Record, settings: Settings) -> Finding:
     if not count:
         return ok("quarantine", "empty")
     room = settings.quarantine_bytes_max
-    said = f"{count} deliveries, {amount(size)} of {amount(room)}"
+    said = f"{counted(count, 'delivery', 'deliveries')}, {amount(size)} of {amount(room)}"
     todo = "`userlog quarantine list` says why; `replay` or `purge` empties it"
     if size >= room:
         return broken("quarantine", f"{said}: it is full", todo)

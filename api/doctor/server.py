@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from api.doctor.finding import Finding, broken, ok, span, warning
+from api.doctor.finding import Finding, broken, counted, ok, span, warning
 from eventstore.errors import LogError, MasterKeyMovedError, SchemaError
 from eventstore.postgres import schema, statements
 from eventstore.sealing import current_key
@@ -99,7 +99,8 @@ async def installed(connection: Connection, settings: Settings) -> tuple[list[Fi
         checked = await schema.check(connection)
     except LogError as error:
         return [broken("schema", str(error), "docs/deploying.md, A new version")], False
-    found = [ok("schema", f"version {schema.SCHEMA_VERSION}, {checked.partitions} partitions")]
+    partitions = counted(checked.partitions, "partition")
+    found = [ok("schema", f"version {schema.SCHEMA_VERSION}, {partitions}")]
     # The service of an embedded database logs in as another than this connection.
     if checked.as_owner and settings.database_url is not None:
         todo = "docs/operations.md, Two roles: a login that is a member of userlog_app alone"

@@ -73,6 +73,8 @@ async def test_all_is_well(well: Terminal) -> None:
     others = [each for about, each in found.items() if about != "settings"]
     assert {one["state"] for each in others for one in each} == {"ok"}, found
     assert MasterKey(MASTER_KEY).current.hex() in the(found, "master key")[1]
+    assert the(found, "schema")[1].endswith("1 partition")
+    assert the(found, "last event")[1].startswith("3 events,")
     page = await well._replace(columns=300).run("doctor")
     for about in found:
         assert about in page.out
@@ -142,7 +144,7 @@ DONE = {
             "SELECT userlog.quarantine_put(0, (SELECT fingerprint FROM userlog.log_head),"
             " gen_random_uuid(), 'no-users', '', '{}', 300, 'x', 'x')"
         ),
-        ("quarantine", "warning", "1 deliveries, 300 bytes", "replay"),
+        ("quarantine", "warning", "1 delivery, 300 bytes", "replay"),
     ),
     "read models without rows": (
         "DELETE FROM userlog.users",

@@ -177,6 +177,15 @@ async def test_commands_fail_with_one_line(home: Home, own_home: Home) -> None:
     assert "no answer" in nobody.out
 
 
+async def test_sent_again(home: Home) -> None:
+    """Who sends the samples again reads of each that its event is known."""
+    async with home.serving() as service:
+        await home.send(service)
+        again = await home.run("send", "--url", f"{service.base}/webhooks/fynd")
+        assert again.code == 0
+        assert again.out.count("1 duplicate ") == 3
+
+
 async def test_tokens(home: Home) -> None:
     """A token that a command makes opens its application, until a command revokes it."""
     async with home.serving() as service:

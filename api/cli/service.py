@@ -31,9 +31,9 @@ from api.cli.shared import (
 )
 from api.config import settings as settings_module
 from api.config.address import address_of
-from api.config.secret_files import obtain
+from api.config.secret_files import FILES, obtain
 from api.config.settings import Settings
-from api.config.sources import PREFIX, readable_by_others
+from api.config.sources import PREFIX, SettingsError, readable_by_others
 from api.endpoints.status import Status, StatusSource, read_status
 from api.runtime import Runtime, database_urls, install, opened
 from projections.project.projector import catch_up
@@ -139,9 +139,11 @@ def send_command(
     from api.webhook import send  # noqa: PLC0415 - likewise
 
     settings = read_settings()
-    secret = secrets_there(settings).webhook_secrets[0]
+    if not (words := secrets_there(settings).webhook_secrets):
+        path = Path(settings.data_dir) / FILES["webhook_secrets"]
+        raise SettingsError(f"there is no secret in {path}; put it there, or let `serve` make one")
     url = url or f"{address_of(settings)}{WEBHOOK_PATH}"
-    sent = run(send.send(url, secret, files or []))
+    sent = run(send.send(url, words[0], files or []))
     if json:
         output.as_json(sent)
     else:

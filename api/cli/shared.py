@@ -106,7 +106,7 @@ def secrets_there(settings: Settings, *, create: bool = False) -> Secrets:
     """Return the secrets; NotThereError if the database is embedded and there is none."""
     if not create:
         require_data(settings)
-    return obtain(settings)
+    return obtain(settings, create=create)
 
 
 def option(name: str, rule: Callable[[str], T], text: str | None) -> T | None:

@@ -62,9 +62,10 @@ class Secrets(msgspec.Struct, dict=True):
         return "Secrets(…)"
 
 
-def obtain(settings: Settings) -> Secrets:
+def obtain(settings: Settings, *, create: bool = True) -> Secrets:
     """Take the secrets from the settings, else from the data directory, else make them there.
 
+    Without `create` nothing is made, and there may be no webhook secret and no token.
     SettingsError where a generated secret would be wrong: beyond loopback, on a server database,
     or instead of a lost master key; and where the data directory is not to be used.
     """
@@ -74,11 +75,14 @@ def obtain(settings: Settings) -> Secrets:
     texts = {name: getattr(settings, name) for name in FILES if name not in missing}
     made: list[str] = []
     if settings.database_url is None and settings.on_loopback:
-        texts.update({name: _generated(settings, name, made) for name in missing})
+        folder = Path(settings.data_dir)
+        for name in missing:  # a master key that is lost is refused, see `_make`
+            if create or name == "master_key" or os.path.lexists(folder / FILES[name]):
+                texts[name] = _generated(settings, name, made)
     else:
         _refuse_generated(settings, [name for name in missing if name != "api_token"])
     return Secrets(
-        secrets_of(texts["webhook_secrets"]),
+        secrets_of(texts.get("webhook_secrets", "")),
         key_bytes(texts["master_key"], f"{PREFIX}MASTER_KEY"),
         _previous(settings),
         texts.get("api_token"),

@@ -43,7 +43,7 @@ async def examine() -> Examined:
     try:
         settings, origins = settings_module.load()
         require_data(settings)
-        secrets = obtain(settings)
+        secrets = obtain(settings, create=False)
     except SettingsError as error:
         done.findings.append(broken("settings", str(error), "correct it: `userlog settings`"))
         return done

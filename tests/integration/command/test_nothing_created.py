@@ -162,3 +162,21 @@ async def test_before_something_is_made(tmp_path: Path, command: tuple[str, ...]
     assert done.code in (1, 2)
     assert len(done.err.splitlines()) == 1
     assert names_in(folder) == []
+
+
+@pytest.mark.parametrize("command", [("verify",), ("doctor",), ("send",)], ids=" ".join)
+async def test_a_secret_that_is_not_put_back(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """After a restore only `serve` makes what is missing, and says so; `send` names it."""
+    folder = tmp_path / "data"
+    terminal = Terminal({"USERLOG_DATA_DIR": str(folder)})
+    assert (await terminal.run("init")).code == 0
+    missing = {FILES["webhook_secrets"], FILES["api_token"]}
+    for name in missing:
+        (folder / name).unlink()
+    done = await terminal.run(*command)
+    assert not missing & set(names_in(folder))
+    if command == ("send",):
+        assert (done.code, len(said(done))) == (2, 1)
+        assert str(folder / FILES["webhook_secrets"]) in done.err
+    else:
+        assert done.code == 0, done.err

@@ -38,6 +38,7 @@ async def posted(request: web.Request, known: Sequence[Parameter]) -> MultiMappi
     except (msgspec.MsgspecError, UnicodeDecodeError):
         detail = "the body must be a JSON object, its members named as the parameters"
         raise Problem(400, "Body not readable", detail) from None
+    given = {name: _whole(value) for name, value in given.items()}
     types = {one.name: _types(one.schema) for one in known}
     wrong = [
         ParameterError(name, f"not {' or '.join(types[name])}")
@@ -47,6 +48,11 @@ async def posted(request: web.Request, known: Sequence[Parameter]) -> MultiMappi
     if wrong:
         raise bad_parameters(wrong)
     return MultiDict((name, str(value)) for name, value in given.items())
+
+
+def _whole(value: object) -> object:
+    """Return 75 for 75.0: to JSON Schema both are integers."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _types(schema: Schema) -> list[str]:

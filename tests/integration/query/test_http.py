@@ -603,6 +603,7 @@ async def test_search_by_post(service: Service) -> None:
     assert asked.body == (await service.get(path, email="u@example.com", limit="1")).body
     assert [user["user_id"] for user in asked.body["users"]] == ["u"]
     assert (await search(b"{}")).body["users"]
+    assert (await search(b'{"limit": 1.0}')).body["users"]  # an integer, to JSON Schema
     assert_problem(await search(b'{"limit": 0, "x": 1, "after": "y"}'), 400, "limit", "after", "x")
     for name in ("email", "limit"):
         for value in (b"null", b"true", b"[]", b"1.5", b"0" if name == "email" else b'"1"'):

@@ -62,9 +62,10 @@ class Secrets(msgspec.Struct, dict=True):
         return "Secrets(…)"
 
 
-def obtain(settings: Settings) -> Secrets:
+def obtain(settings: Settings, *, make: bool = True) -> Secrets:
     """Take the secrets from the settings, else from the data directory, else make them there.
 
+    Without `make` a webhook secret or token that is missing there stays so.
     SettingsError where a generated secret would be wrong: beyond loopback, on a server database,
     or instead of a lost master key; and where the data directory is not to be used.
     """
@@ -74,11 +75,14 @@ def obtain(settings: Settings) -> Secrets:
     texts = {name: getattr(settings, name) for name in FILES if name not in missing}
     made: list[str] = []
     if settings.database_url is None and settings.on_loopback:
-        texts.update({name: _generated(settings, name, made) for name in missing})
+        there = [
+            name for name in missing if make or name == "master_key" or _is_there(settings, name)
+        ]
+        texts.update({name: _generated(settings, name, made) for name in there})
     else:
         _refuse_generated(settings, [name for name in missing if name != "api_token"])
     return Secrets(
-        secrets_of(texts["webhook_secrets"]),
+        secrets_of(texts.get("webhook_secrets", "")),
         key_bytes(texts["master_key"], f"{PREFIX}MASTER_KEY"),
         _previous(settings),
         texts.get("api_token"),
@@ -149,6 +153,10 @@ def _refuse_generated(settings: Settings, missing: list[str]) -> None:
         if settings.database_url is not None:
             raise SettingsError(f"with {PREFIX}DATABASE_URL these must be set as well: {names}")
         raise SettingsError(f"to listen on {settings.host} these must be set: {names}")
+
+
+def _is_there(settings: Settings, name: str) -> bool:
+    return os.path.lexists(Path(settings.data_dir) / FILES[name])
 
 
 def _generated(settings: Settings, name: str, made: list[str]) -> str:

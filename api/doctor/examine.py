@@ -17,7 +17,7 @@ from api.config.sources import PREFIX, SettingsError
 from api.doctor import log_state, place, server
 from api.doctor.finding import Finding, broken
 from api.runtime import database_urls, require_data
-from eventstore.errors import NotThereError, explained
+from eventstore.errors import NotThereError, UnavailableError, explained
 from eventstore.postgres import statements
 from eventstore.postgres.embedded import EmbeddedPostgresError
 from eventstore.postgres.pool import owner_connection
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from eventstore.postgres.sessions import Connection
 
 _SQL = statements.load("api.doctor")
+_AWAY = "start it, or correct USERLOG_DATABASE_URL; nothing is taken until it answers"
+_WAITS = "it answered at first, then no more: docs/operations.md, Who waits for whom"
 
 
 class Examined(msgspec.Struct):
@@ -43,7 +45,7 @@ async def examine() -> Examined:
     try:
         settings, origins = settings_module.load()
         require_data(settings)
-        secrets = obtain(settings)
+        secrets = obtain(settings, make=False)
     except SettingsError as error:
         done.findings.append(broken("settings", str(error), "correct it: `userlog settings`"))
         return done
@@ -64,19 +66,22 @@ async def examine() -> Examined:
         await _database(done, settings, secrets)
     except EmbeddedPostgresError as error:
         done.findings.append(broken("database", str(error), "docs/operations.md"))
+    except UnavailableError as error:
+        known = any(one.about == "database" for one in done.findings)
+        done.findings.append(broken("database", str(error), _WAITS if known else _AWAY))
     except Exception as error:
         expected = explained(error)
         if expected is None:
             raise
-        todo = "start it, or correct USERLOG_DATABASE_URL; nothing is taken until it answers"
-        done.findings.append(broken("database", str(expected), todo))
+        done.findings.append(broken("database", str(expected), _AWAY))
     return done
 
 
 async def _database(done: Examined, settings: Settings, secrets: Secrets) -> None:
     async with database_urls(settings) as urls:
         url = urls.service or urls.owner
-        async with owner_connection(url, settings.database_timeout_s) as connection:
+        bound_s = settings.database_timeout_s
+        async with owner_connection(url, bound_s, statement_s=bound_s) as connection:
             done.findings += await server.server(connection, settings)
             found, can_go_on = await server.installed(connection, settings)
             done.findings += found

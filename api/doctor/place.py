@@ -80,6 +80,7 @@ def _file_of(name: str, settings: Settings, environ: Mapping[str, str]) -> Path 
     if environ.get(variable):
         return None
     given = environ.get(f"{variable}_FILE")
-    made = Path(settings.data_dir) / FILES[name] if name in FILES else None
+    generated = name in FILES and settings.database_url is None
+    made = Path(settings.data_dir) / FILES[name] if generated else None
     path = Path(given) if given else made
     return path if path and os.access(path, os.R_OK) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import shutil
@@ -238,6 +239,27 @@ async def test_a_database_that_is_away(well: Terminal) -> None:
     assert found.keys() == {"versions", "secrets", "database"}
 
 
+async def test_a_database_that_hangs(well: Terminal, stack: Stack) -> None:
+    """Who waits for a lock that is not let go says so, and does not wait for ever."""
+    async with stack.admin.acquire() as other, other.transaction():
+        await other.execute("LOCK TABLE userlog.keys IN ACCESS EXCLUSIVE MODE")
+        found = await asyncio.wait_for(examined(well.where(USERLOG_DATABASE_TIMEOUT_S="1")), 30)
+    first, last = found["database"]
+    assert (first["state"], last["state"]) == ("ok", "broken")
+    assert "TimeoutError" in last["found"]
+    assert "Who waits for whom" in last["todo"]
+
+
+async def test_a_standby(made_home: Home) -> None:
+    """A server that only follows another one takes no delivery, so it is broken."""
+    (made_home.folder / "postgres" / "standby.signal").touch()
+    found = await examined(Terminal({"USERLOG_DATA_DIR": str(made_home.folder)}))
+    state, said, todo = the(found, "database")
+    assert state == "broken"
+    assert "takes no writes" in said
+    assert "primary" in todo
+
+
 async def test_a_wrong_setting(well: Terminal) -> None:
     """It is named as everywhere, and is what is broken."""
     state, found, _ = the(await examined(well.where(USERLOG_PORT="many")), "settings")
@@ -318,6 +340,24 @@ async def test_nothing_is_made(tmp_path: Path) -> None:
     found = await examined(Terminal({"USERLOG_DATA_DIR": str(tmp_path)}))
     assert the(found, "database")[0] == "broken"
     assert os.listdir(tmp_path) == []  # noqa: PTH208 - it blocks no loop for long
+
+
+async def test_no_secret_is_made(made_home: Home) -> None:
+    """Generated secrets that are missing are for a start to make."""
+    for name in ("webhook-secret", "api-token"):
+        (made_home.folder / name).unlink()
+    found = await examined(Terminal({"USERLOG_DATA_DIR": str(made_home.folder)}))
+    assert the(found, "secrets")[1].startswith("master key ")
+    names = [one.name for one in made_home.folder.iterdir() if not one.name.startswith("postgres")]
+    assert names == ["master-key"]
+
+
+async def test_secrets_that_are_not_used(well: Terminal, tmp_path: Path) -> None:
+    """With a server, the data directory's generated ones are some other userlog's."""
+    (tmp_path / "api-token").write_text("x")
+    terminal = well.where(USERLOG_DATA_DIR=str(tmp_path), USERLOG_API_TOKEN="")
+    found = await examined(terminal)
+    assert the(found, "secrets")[1] == "given by the environment"
 
 
 async def test_bundle(well: Terminal, tmp_path: Path) -> None:

@@ -347,6 +347,20 @@ async def test_an_interrupted_backup_is_not_there(tmp_path: Path, made_home: Hom
     assert not partial.exists()
 
 
+async def test_a_restore_that_was_killed(tmp_path: Path, backed_up: BackedUp) -> None:
+    """What it left is removed by the next one, and a link is not followed."""
+    there = backed_up.restored(tmp_path / "data", "master-key")
+    (there.folder / "postgres.new-killed" / "base").mkdir(parents=True)
+    link = there.folder / "postgres"
+    link.symlink_to(tmp_path / "elsewhere")
+    refused = await there.run("restore", str(backed_up.folder))
+    assert (refused.code, len(said(refused))) == (2, 1)
+    assert f"{link} is a symbolic link" in refused.err
+    link.unlink()
+    assert (await there.run("restore", str(backed_up.folder))).code == 0
+    assert names_in(there.folder) == ["master-key", "postgres", "postgres.start.lock"]
+
+
 async def test_it_needs_neither_the_key_nor_this_schema(tmp_path: Path, made_home: Home) -> None:
     """A backup can be made before an upgrade, and without the master key; in an empty folder."""
     (made_home.folder / "master-key").unlink()

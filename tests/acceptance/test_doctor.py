@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import shutil
 import subprocess
@@ -335,6 +336,20 @@ async def test_a_disk_that_is_full(small_disk: Path) -> None:
     assert "make room" in todo
 
 
+async def test_a_bundle_on_a_full_disk(small_disk: Path, well: Terminal) -> None:
+    """What was found is shown all the same, and no half of a bundle is left."""
+    with (small_disk / "fill").open("wb") as file:
+        file.write(bytes(80 << 20))
+        with contextlib.suppress(OSError):
+            file.write(bytes(20 << 20))
+    bundle = small_disk / "bundle.json"
+    done = await well.run("doctor", "--bundle", str(bundle))
+    assert done.code == 1
+    assert "master key" in done.out
+    assert f"can't use {bundle} (No space left on device)" in done.err
+    assert not bundle.exists()
+
+
 async def test_nothing_is_made(tmp_path: Path) -> None:
     """Where there is no userlog, that is what is broken, and the folder stays empty."""
     found = await examined(Terminal({"USERLOG_DATA_DIR": str(tmp_path)}))
@@ -371,3 +386,4 @@ async def test_bundle(well: Terminal, tmp_path: Path) -> None:
     again = await well.run("doctor", "--bundle", str(file))
     assert again.code == 1
     assert "File exists" in again.err
+    assert "master key" in again.out

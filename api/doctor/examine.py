@@ -6,6 +6,7 @@ It makes nothing and changes nothing, but for starting the embedded database if 
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,7 +21,7 @@ from api.runtime import database_urls, require_data
 from eventstore.errors import NotThereError, UnavailableError, explained
 from eventstore.postgres import statements
 from eventstore.postgres.embedded import EmbeddedPostgresError
-from eventstore.postgres.pool import owner_connection
+from eventstore.postgres.pool import owner_connection, refuse_transaction_pooler
 from projections.query.lag import lags
 
 if TYPE_CHECKING:
@@ -81,7 +82,10 @@ async def _database(done: Examined, settings: Settings, secrets: Secrets) -> Non
     async with database_urls(settings) as urls:
         url = urls.service or urls.owner
         bound_s = settings.database_timeout_s
-        async with owner_connection(url, bound_s, statement_s=bound_s) as connection:
+        connecting = partial(owner_connection, url, bound_s, statement_s=bound_s)
+        async with connecting() as connection:
+            async with connecting() as other:
+                await refuse_transaction_pooler(connection, other)
             done.findings += await server.server(connection, settings)
             found, can_go_on = await server.installed(connection, settings)
             done.findings += found

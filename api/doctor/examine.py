@@ -50,6 +50,11 @@ async def examine() -> Examined:
     except SettingsError as error:
         done.findings.append(broken("settings", str(error), "correct it: `userlog settings`"))
         return done
+    except OSError as error:
+        said = f"can't use {error.filename} ({error.strerror})"
+        todo = "run it as the account of the service: docs/deploying.md; or see USERLOG_DATA_DIR"
+        done.findings.append(broken("data directory", said, todo))
+        return done
     except NotThereError as error:
         done.findings.append(broken("database", str(error), "run it where userlog is"))
         return done

@@ -336,6 +336,17 @@ async def test_a_disk_that_is_full(small_disk: Path) -> None:
     assert "make room" in todo
 
 
+async def test_a_data_directory_that_is_closed(tmp_path: Path) -> None:
+    """What the system refuses, as to another account than the service's, is a line of the page."""
+    folder = tmp_path / ("x" * 300)  # too long for a name: root is refused nothing else
+    state, found, todo = the(
+        await examined(Terminal({"USERLOG_DATA_DIR": str(folder)})), "data directory"
+    )
+    assert state == "broken"
+    assert f"can't use {folder}" in found
+    assert "account" in todo
+
+
 async def test_a_bundle_on_a_full_disk(small_disk: Path, well: Terminal) -> None:
     """What was found is shown all the same, and no half of a bundle is left."""
     with (small_disk / "fill").open("wb") as file:

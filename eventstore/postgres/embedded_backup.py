@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _ABOUT = "backup.json"
 _SQL = statements.load("eventstore.postgres")
 # How often a backup that is being made is looked at; its end is known as exactly.
-_LOOK_S = 0.1
+_LOOK_S = 0.02
 # What a copy needs besides its files, for the WAL of its start.
 _START_BYTES = 64 << 20
 # What it means if a program fails.

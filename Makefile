@@ -13,19 +13,24 @@ INSTALL := $(PIP) install --quiet --no-deps
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-matrix property-test attack-test crash-test bench bench-smoke check format lock build sbom clean
+.PHONY: help moved setup run test test-matrix property-test attack-test crash-test bench bench-smoke check format lock build sbom clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed ## Create .venv with userlog, editable, and all that checks and tests need
 
-$(VENV)/.locked: requirements.lock requirements-build.lock
+# The programs in .venv name the folder that they were installed in: in a checkout that was moved
+# or copied they are made again.
+MOVED := $(shell [ "$$(cat $(VENV)/.locked 2>&-)" = "$$(cd $(VENV) 2>&- && pwd -P)" ] || echo moved)
+moved:
+
+$(VENV)/.locked: requirements.lock requirements-build.lock $(MOVED)
 	@$(PYTHON) -c 'import sys; sys.exit("userlog needs Python 3.11 or newer: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv --clear --without-pip $(VENV)
 	$(INSTALL) --require-hashes -r requirements.lock
 	$(INSTALL) --require-hashes -r requirements-build.lock
-	@touch $@
+	@cd $(VENV) && pwd -P > .locked
 
 # What runs: the service's dependencies alone.
 $(VENV)/.runs: $(VENV)/.locked pyproject.toml

@@ -56,6 +56,15 @@ def no_link(path: str, flags: int) -> int:
         raise
 
 
+def sync_folder(folder: Path) -> None:
+    """Let the names in a folder survive a power cut, as fsync lets what is in a file."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _is_link(path: Path | str) -> FileRefusedError:
     return FileRefusedError(
         f"{path} is a symbolic link, and userlog follows none there; put a file in its place, or"

@@ -22,7 +22,7 @@ from eventstore.errors import (
 )
 from eventstore.events import Appended, NewEvent, Position, Stream
 from eventstore.group_commit import GroupCommit, QueueLimits, SharedReads
-from eventstore.postgres import schema
+from eventstore.postgres import schema, statements
 from eventstore.sealing import current_key
 from eventstore.sealing.keyring import Keyring
 from eventstore.sealing.seal import seal, seal_all
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from eventstore.sealing.keys import MasterKey
     from eventstore.sealing.seal import SealedEvent
 
+_SQL = statements.load("eventstore")
 _is_stored = attrgetter("stored")
 # How often an append is sealed again because its user's key had changed meanwhile.
 _SEAL_AGAIN_MAX = 3
@@ -191,6 +192,11 @@ class EventLog:
         if time.monotonic() - self._disk_refused_at < _UNREADY_S:
             raise DiskError("the database's disk took no append a moment ago")
         async with self.connection() as connection:
+            if await connection.fetchval(_SQL["read_only"]):
+                raise UnavailableError(
+                    "the database takes no writes: it follows another server, or was made"
+                    " read-only, as some are when their disk is full"
+                )
             if not await schema.is_current(connection):
                 raise SchemaMovedError
             await self.check_master_key(connection)

@@ -127,3 +127,6 @@ RETURNING t.partition;
 
 -- [quarantine_count] How many deliveries are in quarantine.
 SELECT coalesce(sum(deliveries), 0)::bigint FROM userlog.quarantine_totals;
+
+-- [read_only] Whether a transaction that begins now may write nothing.
+SELECT current_setting('transaction_read_only')::boolean;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -74,7 +76,7 @@ def backup_command(
         f"backed up: {about.bytes} bytes in {folder.resolve()}, complete until"
         f" {rfc3339(about.complete_until)}",
         f"the master key is {about.master_key}",
-        f"`userlog restore --check {folder}` tries it",
+        f"`userlog restore --check {shlex.quote(str(folder))}` tries it",
     )
 
 
@@ -96,8 +98,9 @@ def restore_command(
     about = embedded_backup.read_about(folder)
     if about.schema > schema.SCHEMA_VERSION:
         raise OtherVersionError(about.schema, schema.SCHEMA_VERSION)
+    notes, complete_until = _read(folder, about)
     if check:
-        _report(_check(folder, about, settings), json=json)
+        _report(_check(folder, about, notes, settings), json=json)
         return
     data_dir = Path(settings.data_dir)
     run(_copy(folder, data_dir, "USERLOG_DATA_DIR"))
@@ -105,14 +108,23 @@ def restore_command(
         output.as_json(about)
         return
     output.plain(
-        f"restored: {data_dir.resolve() / embedded.CLUSTER}, complete until"
-        f" {rfc3339(about.complete_until)}",
+        f"restored: {data_dir.resolve() / embedded.CLUSTER}, complete until {complete_until}",
         "before you serve, as docs/backup.md says under After restoring:",
         f"- put the secrets in their place; the master key is {about.master_key}",
         "- run `userlog verify`",
         "- erase again who was erased since, and revoke the tokens that were revoked since",
         "- let those who follow the feed begin again at the restored head",
     )
+
+
+def _read(folder: Path, about: About) -> tuple[list[Note], str]:
+    """Return the noted heads, and until when a backup is complete, as it is written."""
+    try:
+        return [Note.parse(head) for head in about.heads], rfc3339(about.complete_until)
+    except (ValueError, OverflowError):
+        raise FailedError(
+            f"heads or complete_until in {folder / 'backup.json'} is damaged; take another backup"
+        ) from None
 
 
 def _embedded() -> Settings:
@@ -153,7 +165,8 @@ async def _back_up(settings: Settings, folder: Path) -> About:
 def _where_the_key_is(settings: Settings) -> str:
     place = "set as USERLOG_MASTER_KEY"
     if settings.master_key is UNSET:
-        place = f"in {Path(settings.data_dir).resolve() / FILES['master_key']}"
+        path = os.fsencode(Path(settings.data_dir).resolve() / FILES["master_key"])
+        place = f"in {path.decode(errors='replace')}"
     return f"not in the backup: it was {place}, and belongs apart from it"
 
 
@@ -167,7 +180,7 @@ async def _copy(folder: Path, data_dir: Path, setting: str) -> None:
         )
 
 
-def _check(folder: Path, about: About, settings: Settings) -> Checked:
+def _check(folder: Path, about: About, notes: list[Note], settings: Settings) -> Checked:
     """Start a copy aside and verify it."""
     if about.schema < schema.SCHEMA_VERSION:
         raise FailedError(
@@ -177,12 +190,13 @@ def _check(folder: Path, about: About, settings: Settings) -> Checked:
     secrets = master_keys(settings)
     with tempfile.TemporaryDirectory(prefix="userlog-check-") as aside:
         there = msgspec.structs.replace(settings, data_dir=str(Path(aside) / "data"))
-        return run(_checked(folder, about, there, secrets))
+        return run(_checked(folder, about, notes, there, secrets))
 
 
-async def _checked(folder: Path, about: About, settings: Settings, secrets: Secrets) -> Checked:
+async def _checked(
+    folder: Path, about: About, notes: list[Note], settings: Settings, secrets: Secrets
+) -> Checked:
     await _copy(folder, Path(settings.data_dir), "TMPDIR")
-    notes = [Note.parse(head) for head in about.heads]
     async with opened(settings, secrets) as runtime:
         with progress("verifying") as update:
             findings = await verify(runtime.log, notes=notes, progress=update)

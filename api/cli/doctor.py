@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from api.cli import output
+from api.cli.files import naming
 from api.cli.shared import WATCH, FailedError, Json, new_group, run
 from api.doctor.examine import Examined, examine
 from api.doctor.finding import State
@@ -33,21 +34,26 @@ def doctor_command(
     """
     logs.configure("error", "auto")
     found = run(examine())
-    if bundle is not None:
-        _write(bundle, found)
     if json:
         output.as_json(found.findings)
     else:
         output.findings(found.findings)
-        if bundle is not None:
+    if bundle is not None:
+        with naming(bundle):
+            _write(bundle, found)
+        if not json:
             output.plain(f"written to {bundle}")
     if count := sum(one.state is State.BROKEN for one in found.findings):
         raise FailedError(f"{count} of {len(found.findings)} things are broken")
 
 
 def _write(path: Path, found: Examined) -> None:
-    """Write a bundle; a file that is there stays as it is."""
+    """Write a bundle, whole or not at all; a file that is there stays as it is."""
     content = {"made_at": datetime.now(UTC), "findings": found.findings, **found.details}
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(f"{json_text(content)}\n")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(f"{json_text(content)}\n")
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise

@@ -10,7 +10,7 @@ import typer
 from api.cli import files as line_files
 from api.cli import output
 from api.cli.shared import LOG, FailedError, Json, new_group, progress, read_settings, with_runtime
-from api.config.secret_files import prepare_rotation, previous_file
+from api.config.secret_files import forget_previous, prepare_rotation
 from api.export_import import Importer, chunks, export_lines
 from api.runtime import require_data
 from eventstore.events import Position
@@ -96,7 +96,7 @@ def rotate_command(
 
             partitions = runtime.log.partitions
             done = await rotate(runtime.pool, partitions, runtime.master_key, count)
-        previous_file(runtime.settings).unlink(missing_ok=True)
+        forget_previous(runtime.settings)
         return done
 
     output.plain(

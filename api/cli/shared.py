@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -55,7 +58,7 @@ class UsageError(Exception):
 
 
 class StoppedError(FailedError):
-    """The command was interrupted with Ctrl-C."""
+    """The command was interrupted, with Ctrl-C or another signal."""
 
 
 def new_group() -> typer.Typer:
@@ -77,11 +80,24 @@ def read_settings(log_level: LogLevel | None = "warning", **given: Any) -> Setti
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end."""
+    """Run a coroutine to its end; a signal that ends the command lets it clean up first."""
     try:
-        return uvloop.run(work)
-    except KeyboardInterrupt:
+        return uvloop.run(_until_signal(work))
+    except (KeyboardInterrupt, asyncio.CancelledError):
         raise StoppedError("interrupted") from None
+
+
+async def _until_signal(work: Coroutine[Any, Any, T]) -> T:
+    """Let other signals do what Ctrl-C does, unless they are ignored, as by nohup.
+
+    A service hears them by itself.
+    """
+    task = asyncio.current_task()
+    if task and threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await work
 
 
 def with_runtime(

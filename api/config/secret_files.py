@@ -17,7 +17,13 @@ from msgspec import UNSET
 
 from api.config.secret_values import check_word, check_words, key_bytes, secrets_of
 from api.config.sources import PREFIX, SettingsError
-from eventstore.files import FileRefusedError, no_link, refuse_foreign, refuse_link
+from eventstore.files import (
+    FileRefusedError,
+    no_link,
+    refuse_foreign,
+    refuse_link,
+    sync_folder,
+)
 from eventstore.sealing.keys import MasterKey
 
 if TYPE_CHECKING:
@@ -105,7 +111,13 @@ def master_keys(settings: Settings) -> Secrets:
     return Secrets([], key, _previous(settings), None, [])
 
 
-def previous_file(settings: Settings) -> Path:
+def forget_previous(settings: Settings) -> None:
+    """Remove the generated key that has been rotated away; not one that was not in use."""
+    if settings.master_key is UNSET and settings.previous_master_key is None:
+        _previous_file(settings).unlink(missing_ok=True)
+
+
+def _previous_file(settings: Settings) -> Path:
     """Where a generated master key is kept while it is being rotated."""
     return Path(settings.data_dir) / f"{FILES['master_key']}.previous"
 
@@ -113,7 +125,7 @@ def previous_file(settings: Settings) -> Path:
 def _previous(settings: Settings) -> bytes | None:
     if settings.previous_master_key is not None:
         return key_bytes(settings.previous_master_key, f"{PREFIX}PREVIOUS_MASTER_KEY", weak=True)
-    path = previous_file(settings)
+    path = _previous_file(settings)
     text = _read(path) if settings.master_key is UNSET else None
     return None if text is None else key_bytes(text, str(path), weak=True)
 
@@ -128,17 +140,21 @@ def prepare_rotation(settings: Settings) -> None:
         raise SettingsError(
             f"{PREFIX}MASTER_KEY is set: set {PREFIX}PREVIOUS_MASTER_KEY to it, and it to a new key"
         )
-    path, previous = Path(settings.data_dir) / FILES["master_key"], previous_file(settings)
+    path, previous = Path(settings.data_dir) / FILES["master_key"], _previous_file(settings)
     _refuse_foreign(settings)
-    if _read(previous) is not None:
+    kept = _read(previous)
+    if kept is not None and kept != _read(path):  # else it was killed between the two
         return
     draft = path.with_suffix(".next")
     with _explained(path):
         refuse_link(path)
         draft.unlink(missing_ok=True)
         _write_once(draft, _master_key())
-        os.link(path, previous)
+        if kept is None:
+            os.link(path, previous)
+            sync_folder(path.parent)
         draft.replace(path)
+        sync_folder(path.parent)
 
 
 def _refuse_foreign(settings: Settings) -> None:
@@ -216,6 +232,7 @@ def _write_once(path: Path, text: str) -> bool:
             file.flush()
             os.fsync(file.fileno())
         os.link(draft, path)
+        sync_folder(path.parent)
     except FileExistsError:
         return False
     finally:

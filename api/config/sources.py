@@ -6,9 +6,13 @@ a master key from what a command prints, named by the one with `_COMMAND`.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
+import signal
 import stat
 import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +27,12 @@ _KEYS = ("master_key", "previous_master_key")
 # Its file may be there before a rotation and after it, so that a reload alone brings it.
 MAY_BE_EMPTY = "previous_master_key"
 _COMMAND_S = 30
+# Far more than any secret has.
+_BYTES_MAX = 1 << 16
+
+
+class _TooMuchError(Exception):
+    """A command prints more than a secret can have."""
 
 
 class SettingsError(Exception):
@@ -62,7 +72,7 @@ def _content(variable: str, path: str, *, empty: bool) -> str | None:
     try:
         with Path(path).open(encoding="utf-8") as file:
             status = os.fstat(file.fileno())
-            text = file.read().strip()
+            text = file.read(_BYTES_MAX + 1)
     except (OSError, UnicodeDecodeError) as error:
         problem = type(error).__name__
         raise SettingsError(f"{variable} can't be read ({problem}); {example}") from None
@@ -70,6 +80,9 @@ def _content(variable: str, path: str, *, empty: bool) -> str | None:
         raise SettingsError(
             f"{variable} names a file that every account can write to; chmod o-rwx {path}"
         )
+    if len(text) > _BYTES_MAX:
+        raise SettingsError(f"{variable} names a file that is too large for a secret; {example}")
+    text = text.strip()
     if not text and not empty:
         raise SettingsError(f"{variable} names an empty file; {example}")
     return text or None
@@ -79,20 +92,15 @@ def _printed(variable: str, command: str, environ: Mapping[str, str]) -> str:
     """Return what a command of the operator's prints; what it says besides goes to the terminal."""
     example = f"example: {variable}='aws kms decrypt … --output text --query Plaintext'"
     try:
-        done = subprocess.run(  # noqa: S602 - who sets it runs userlog
-            command,
-            shell=True,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            timeout=_COMMAND_S,
-            check=True,
-        )
-        text = done.stdout.decode().strip()
+        text = _output(command, environ).decode().strip()
+    except OSError as error:
+        problem = f"can't be started ({error.strerror})"
     except subprocess.CalledProcessError as error:
         problem = f"ended with exit code {error.returncode}"
     except subprocess.TimeoutExpired:
         problem = f"took longer than {_COMMAND_S} seconds"
+    except _TooMuchError:
+        problem = "printed more than a key"
     except UnicodeDecodeError:
         problem = "printed what is no text"
     else:
@@ -100,3 +108,45 @@ def _printed(variable: str, command: str, environ: Mapping[str, str]) -> str:
             return text
         problem = "printed nothing"
     raise SettingsError(f"{variable} {problem}; {example}") from None
+
+
+def _output(command: str, environ: Mapping[str, str]) -> bytes:
+    """Return what a command prints; one that is not waited for is killed with what it started."""
+    ends = time.monotonic() + _COMMAND_S
+    with subprocess.Popen(  # noqa: S602 - who sets it runs userlog
+        command,
+        shell=True,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stdout  # noqa: S101 - a pipe was asked for
+            printed = _read(process.stdout.fileno(), ends)
+            code = process.wait(max(0.0, ends - time.monotonic()))
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if code:
+        raise subprocess.CalledProcessError(code, command)
+    return printed
+
+
+def _read(pipe: int, ends: float) -> bytes:
+    printed = b""
+    while _readable(pipe, ends):
+        piece = os.read(pipe, _BYTES_MAX)
+        printed += piece
+        if not piece:
+            return printed
+        if len(printed) > _BYTES_MAX:
+            raise _TooMuchError
+    raise subprocess.TimeoutExpired("", _COMMAND_S)
+
+
+def _readable(pipe: int, ends: float) -> bool:
+    waiting = select.poll()  # select() knows no descriptor from 1,024 on
+    waiting.register(pipe, select.POLLIN)
+    return bool(waiting.poll(max(0.0, ends - time.monotonic()) * 1_000))

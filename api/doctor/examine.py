@@ -6,6 +6,7 @@ It makes nothing and changes nothing, but for starting the embedded database if 
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,10 +18,10 @@ from api.config.sources import PREFIX, SettingsError
 from api.doctor import log_state, place, server
 from api.doctor.finding import Finding, broken
 from api.runtime import database_urls, require_data
-from eventstore.errors import NotThereError, explained
+from eventstore.errors import NotThereError, UnavailableError, explained
 from eventstore.postgres import statements
 from eventstore.postgres.embedded import EmbeddedPostgresError
-from eventstore.postgres.pool import owner_connection
+from eventstore.postgres.pool import owner_connection, refuse_transaction_pooler
 from projections.query.lag import lags
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from eventstore.postgres.sessions import Connection
 
 _SQL = statements.load("api.doctor")
+_AWAY = "start it, or correct USERLOG_DATABASE_URL; nothing is taken until it answers"
+_WAITS = "it answered at first, then no more: docs/operations.md, Who waits for whom"
 
 
 class Examined(msgspec.Struct):
@@ -47,6 +50,11 @@ async def examine() -> Examined:
     except SettingsError as error:
         done.findings.append(broken("settings", str(error), "correct it: `userlog settings`"))
         return done
+    except OSError as error:
+        said = f"can't use {error.filename} ({error.strerror})"
+        todo = "run it as the account of the service: docs/deploying.md; or see USERLOG_DATA_DIR"
+        done.findings.append(broken("data directory", said, todo))
+        return done
     except NotThereError as error:
         done.findings.append(broken("database", str(error), "run it where userlog is"))
         return done
@@ -64,19 +72,25 @@ async def examine() -> Examined:
         await _database(done, settings, secrets)
     except EmbeddedPostgresError as error:
         done.findings.append(broken("database", str(error), "docs/operations.md"))
+    except UnavailableError as error:
+        known = any(one.about == "database" for one in done.findings)
+        done.findings.append(broken("database", str(error), _WAITS if known else _AWAY))
     except Exception as error:
         expected = explained(error)
         if expected is None:
             raise
-        todo = "start it, or correct USERLOG_DATABASE_URL; nothing is taken until it answers"
-        done.findings.append(broken("database", str(expected), todo))
+        done.findings.append(broken("database", str(expected), _AWAY))
     return done
 
 
 async def _database(done: Examined, settings: Settings, secrets: Secrets) -> None:
     async with database_urls(settings) as urls:
         url = urls.service or urls.owner
-        async with owner_connection(url, settings.database_timeout_s) as connection:
+        bound_s = settings.database_timeout_s
+        connecting = partial(owner_connection, url, bound_s, statement_s=bound_s)
+        async with connecting() as connection:
+            async with connecting() as other:
+                await refuse_transaction_pooler(connection, other)
             done.findings += await server.server(connection, settings)
             found, can_go_on = await server.installed(connection, settings)
             done.findings += found

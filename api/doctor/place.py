@@ -85,6 +85,7 @@ def _file_of(name: str, settings: Settings, environ: Mapping[str, str]) -> Path 
     given = environ.get(f"{variable}_FILE")
     if given and name == MAY_BE_EMPTY and settings.previous_master_key is None:
         return None  # between rotations there is no secret in it
-    made = Path(settings.data_dir) / FILES[name] if name in FILES else None
+    generated = name in FILES and settings.database_url is None
+    made = Path(settings.data_dir) / FILES[name] if generated else None
     path = Path(given) if given else made
     return path if path and os.access(path, os.R_OK) else None

@@ -2,7 +2,7 @@
 
 -- [server] The server's version, clock, and what this session's login may do.
 SELECT current_setting('server_version') AS version, clock_timestamp() AS now,
-    current_database() AS database, current_user AS login,
+    current_database() AS database, current_user AS login, pg_is_in_recovery() AS follows,
     pg_size_pretty(pg_database_size(current_database())) AS size;
 
 -- [server_settings] Settings of the server.

@@ -46,6 +46,11 @@ async def server(connection: Connection, settings: Settings) -> list[Finding]:
     least = schema.SERVER_VERSION_MIN
     if connection.get_server_version().major < least:
         found = [broken("database", said, f"userlog needs PostgreSQL {least} or newer")]
+    elif row["follows"]:
+        todo = "set USERLOG_DATABASE_URL to the primary, or promote this one (pg_promote)"
+        found = [
+            broken("database", f"{said}: it follows another server, and takes no writes", todo)
+        ]
     else:
         found = [ok("database", said)]
     found.append(_encoding(connection))

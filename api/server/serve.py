@@ -64,7 +64,11 @@ async def serve(
                         show(greeting)
                         await stopping.wait()
             return
-        async with database_urls(settings) as urls:
+        supervisor = Supervisor(secrets, listeners, project=project)
+        async with (
+            _rereading(stopping, reread, supervisor.renew),
+            database_urls(settings) as urls,
+        ):
             url = settings.database_url
             if url is None:
                 sockets = [one for each in listeners for one in each]
@@ -75,10 +79,8 @@ async def serve(
             if url is None:
                 return
             there = msgspec.structs.replace(settings, database_url=url)
-            supervisor = Supervisor(there, secrets, listeners, project=project)
-            async with _rereading(stopping, reread, supervisor.renew):
-                with left(settings, base):
-                    await supervisor.run(stopping, ready=lambda: show(greeting))
+            with left(settings, base):
+                await supervisor.run(there, stopping, ready=lambda: show(greeting))
 
 
 async def project_forever(settings: Settings, secrets: Secrets, reread: Reread) -> None:

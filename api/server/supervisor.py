@@ -53,14 +53,12 @@ class Supervisor:
 
     def __init__(
         self,
-        settings: Settings,
         secrets: Secrets,
         listeners: list[list[socket.socket]],
         *,
         project: bool,
     ) -> None:
         """One process answers at each of the `listeners`; nothing runs until `run`."""
-        self._settings = settings
         self._secrets = secrets
         self._listeners = listeners
         self._project = project
@@ -72,7 +70,9 @@ class Supervisor:
         for slot in self._slots:
             slot.renew(self._secrets)
 
-    async def run(self, stopping: asyncio.Event, ready: Callable[[], None]) -> None:
+    async def run(
+        self, settings: Settings, stopping: asyncio.Event, ready: Callable[[], None]
+    ) -> None:
         """Run the processes until `stopping`; call `ready` once when all are.
 
         WorkerError if one ends before it was ready for the first time, and LoginError if no other
@@ -83,13 +83,11 @@ class Supervisor:
             tempfile.TemporaryDirectory(prefix="userlog-metrics-", dir=_memory()) as metrics,
         ):
             configs = [
-                WorkerConfig(
-                    self._settings, self._secrets, [one.fileno() for one in sockets], writing
-                )
+                WorkerConfig(settings, self._secrets, [one.fileno() for one in sockets], writing)
                 for sockets in self._listeners
             ]
             if self._project:
-                configs.append(WorkerConfig(self._settings, self._secrets, [], reading))
+                configs.append(WorkerConfig(settings, self._secrets, [], reading))
             self._slots = [_Slot(config, metrics) for config in configs]
             waiting = asyncio.create_task(_wait_for_all(self._slots, ready))
             closing = asyncio.create_task(self._close(stopping))

@@ -19,7 +19,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING, BinaryIO
 
-from eventstore.files import FileRefusedError, refuse_foreign
+from eventstore.files import FileRefusedError, refuse_foreign, refuse_link
 from eventstore.postgres.embedded_account import EmbeddedPostgresError, programs
 from eventstore.postgres.embedded_cluster import CLUSTER, Cluster, Thinned, Waiting, open_private
 from eventstore.postgres.embedded_server import RETRY_S, Server, url_of
@@ -90,7 +90,8 @@ async def running(data_dir: Path, *, notice: Callable[[str], None]) -> AsyncGene
 def vacant(data_dir: Path, notice: Callable[[str], None]) -> Generator[Cluster]:
     """Yield the cluster that `data_dir` lacks, to be made; no other process makes one meanwhile.
 
-    Creates the directory if need be. EmbeddedPostgresError if there is a cluster in it.
+    Creates the directory if need be. EmbeddedPostgresError if there is a cluster in it,
+    FileRefusedError if there is a link.
     """
     with _explained(data_dir):
         cluster = Cluster(_make_private(data_dir), notice)
@@ -102,6 +103,8 @@ def vacant(data_dir: Path, notice: Callable[[str], None]) -> Generator[Cluster]:
                 " name another data directory with USERLOG_DATA_DIR"
             )
             raise EmbeddedPostgresError(msg)
+        refuse_link(cluster.path)
+        cluster.remove_unfinished()
         yield cluster
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from eventstore.files import sync_folder
 from eventstore.postgres import embedded, statements
 from eventstore.postgres.embedded_account import EmbeddedPostgresError, major, programs
 from eventstore.postgres.embedded_cluster import CLUSTER, ENVIRONMENT, open_private
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 _ABOUT = "backup.json"
 _SQL = statements.load("eventstore.postgres")
 # How often a backup that is being made is looked at; its end is known as exactly.
-_LOOK_S = 0.1
+_LOOK_S = 0.02
 # What a copy needs besides its files, for the WAL of its start.
 _START_BYTES = 64 << 20
 # What it means if a program fails.
@@ -96,7 +97,7 @@ def unfinished(target: Path) -> Generator[Unfinished]:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        _sync(path.parent)
+        sync_folder(path.parent)
     finally:
         os.close(lock)
 
@@ -226,14 +227,6 @@ def _require_room(folder: Path, needed: int, setting: str) -> None:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 async def _check_files(failure: str, folder: Path) -> None:

@@ -64,14 +64,18 @@ class Cluster:
 
     async def prepare(self) -> None:
         """Make the cluster ready for a server; EmbeddedPostgresError if it can't be."""
-        for unfinished in self.data_dir.glob("postgres.new-*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
+        self.remove_unfinished()
         if self._account is not None:
             admit(self.data_dir, self._account, self.notice)
             publish_wheel()
             admit(programs(), self._account, self.notice)
         if not self._exists():
             await self._create()
+
+    def remove_unfinished(self) -> None:
+        """Remove what was to become a cluster when its maker was killed."""
+        for unfinished in self.data_dir.glob("postgres.new-*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     def _exists(self) -> bool:
         """Whether there is a cluster; EmbeddedPostgresError if it is not one for this wheel."""

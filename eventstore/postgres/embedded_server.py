@@ -42,6 +42,9 @@ _SOCKET_DIR_BYTES_MAX = 103 - len("/.s.PGSQL.5432")
 # A path that needs no quoting in a setting, a URL or a list of hosts.
 _PLAIN_PATH = re.compile(r"[\w/.+-]+", re.ASCII)
 
+# Where TMPDIR does not fit either.
+_SHORT = Path("/tmp")  # noqa: S108 - what is made there has a name of its own
+
 SETTINGS: tuple[str, ...] = (
     "listen_addresses=",
     "port=5432",
@@ -204,7 +207,7 @@ class Server:
             self._pid_file.unlink(missing_ok=True)
 
     def _make_socket_dir(self) -> Path:
-        """Make a private directory: in the data directory if that path fits, else elsewhere.
+        """Make a private directory: in the data directory if that path fits, else aside.
 
         A server that is started again gets the one it had: its clients know that one.
         """
@@ -213,12 +216,19 @@ class Server:
         path = self._cluster.data_dir / "postgres.socket"
         refuse_link(path)
         shutil.rmtree(path, ignore_errors=True)
-        if len(os.fsencode(path)) <= _SOCKET_DIR_BYTES_MAX and _PLAIN_PATH.fullmatch(str(path)):
+        if _takes_a_socket(path):
             path.mkdir(mode=0o700)
         else:
-            path = Path(tempfile.mkdtemp(prefix="userlog-")).resolve()
+            aside = Path(tempfile.gettempdir()).resolve()
+            aside = aside if _takes_a_socket(aside / "userlog-12345678") else _SHORT
+            path = Path(tempfile.mkdtemp(prefix="userlog-", dir=aside))
         self._cluster.give(path)
         return path
+
+
+def _takes_a_socket(path: Path) -> bool:
+    short = len(os.fsencode(path)) <= _SOCKET_DIR_BYTES_MAX
+    return short and _PLAIN_PATH.fullmatch(str(path)) is not None
 
 
 # What the driver would take from PG* variables, which are about some other server.

@@ -53,16 +53,19 @@ async def open_owner_pool(
 
 @contextlib.asynccontextmanager
 async def owner_connection(
-    url: str, timeout_s: float, schema: str = sessions.SCHEMA
+    url: str, timeout_s: float, schema: str = sessions.SCHEMA, statement_s: float | None = None
 ) -> AsyncGenerator[Connection]:
-    """Yield a connection for the work of the schema's owner, as of such a pool."""
+    """Yield a connection for the work of the schema's owner, as of such a pool.
+
+    `statement_s` bounds every statement, for who only looks.
+    """
     with database_errors():
-        connection = await failover.connect(url, timeout=timeout_s)
+        connection = await failover.connect(url, timeout=timeout_s, command_timeout=statement_s)
         try:
             await sessions.set_up_owner(connection, schema)
             yield connection
         finally:
-            await connection.close()
+            await connection.close(timeout=timeout_s)
 
 
 async def _open(url: str, size: int, timeout_s: float, how: dict[str, Any]) -> Pool:

@@ -33,6 +33,9 @@ SELECT userlog.key_begin($1);
 -- [master_keys] The master keys that the log needs.
 SELECT name, fingerprint FROM userlog.keys WHERE wrapped IS NULL ORDER BY name;
 
+-- [rotation_lock] Held while a rotation runs; false if another one does.
+SELECT pg_try_advisory_lock(hashtext('userlog rotation'));
+
 -- [rotation_begin] From $2 to $1; what a former rotation left unfinished is in it.
 INSERT INTO userlog.keys (name, fingerprint) VALUES ('master', $1), ('previous', $2)
 ON CONFLICT (name) DO UPDATE SET fingerprint = excluded.fingerprint;

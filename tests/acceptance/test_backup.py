@@ -265,6 +265,32 @@ async def test_check(tmp_path: Path, backed_up: BackedUp) -> None:
     assert names_in(aside) == []
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+async def test_an_interrupted_check(tmp_path: Path, backed_up: BackedUp, how: int) -> None:
+    """Whoever ends it, a timer or a closed terminal: neither the copy nor its server stays."""
+    there = backed_up.home.where(TMPDIR=str(tmp_path))
+    checking = await there.start("restore", "--check", str(backed_up.folder))
+    await until(lambda: any(tmp_path.glob("userlog-check-*/data/postgres/postmaster.pid")))
+    checking.send_signal(how)
+    _, err = await checking.communicate()
+    assert (checking.returncode, err) == (1, b"userlog: interrupted\n")
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("heads", ["0:1:xy"]), ("heads", ["1"]), ("complete_until", "0001-01-01T00:00:00+23:00")],
+)
+async def test_damage_of_what_it_says(
+    tmp_path: Path, backed_up: BackedUp, name: str, value: object
+) -> None:
+    """What can't be read in `backup.json` is damage, and not a defect."""
+    (tmp_path / "backup.json").write_text(json.dumps(backed_up.about | {name: value}))
+    done = await backed_up.home.run("restore", "--check", str(tmp_path))
+    assert (done.code, len(said(done))) == (1, 1), done.err
+    assert "backup.json is damaged" in done.err
+
+
 async def test_damage_is_found(tmp_path: Path, backed_up: BackedUp) -> None:
     """A byte that has changed ends `--check` and `restore` with one line; nothing is restored."""
     damaged = tmp_path / "damaged"
@@ -319,6 +345,20 @@ async def test_an_interrupted_backup_is_not_there(tmp_path: Path, made_home: Hom
     assert (done.code, done.err) == (0, "")
     assert names_in(folder) == ["backup.json", "postgres"]
     assert not partial.exists()
+
+
+async def test_a_restore_that_was_killed(tmp_path: Path, backed_up: BackedUp) -> None:
+    """What it left is removed by the next one, and a link is not followed."""
+    there = backed_up.restored(tmp_path / "data", "master-key")
+    (there.folder / "postgres.new-killed" / "base").mkdir(parents=True)
+    link = there.folder / "postgres"
+    link.symlink_to(tmp_path / "elsewhere")
+    refused = await there.run("restore", str(backed_up.folder))
+    assert (refused.code, len(said(refused))) == (2, 1)
+    assert f"{link} is a symbolic link" in refused.err
+    link.unlink()
+    assert (await there.run("restore", str(backed_up.folder))).code == 0
+    assert names_in(there.folder) == ["master-key", "postgres", "postgres.start.lock"]
 
 
 async def test_it_needs_neither_the_key_nor_this_schema(tmp_path: Path, made_home: Home) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import os
 import shutil
 import subprocess
@@ -258,6 +260,27 @@ async def test_a_database_that_is_away(well: Terminal) -> None:
     assert found.keys() == {"versions", "secrets", "database"}
 
 
+async def test_a_database_that_hangs(well: Terminal, stack: Stack) -> None:
+    """Who waits for a lock that is not let go says so, and does not wait for ever."""
+    async with stack.admin.acquire() as other, other.transaction():
+        await other.execute("LOCK TABLE userlog.keys IN ACCESS EXCLUSIVE MODE")
+        found = await asyncio.wait_for(examined(well.where(USERLOG_DATABASE_TIMEOUT_S="1")), 30)
+    first, last = found["database"]
+    assert (first["state"], last["state"]) == ("ok", "broken")
+    assert "TimeoutError" in last["found"]
+    assert "Who waits for whom" in last["todo"]
+
+
+async def test_a_standby(made_home: Home) -> None:
+    """A server that only follows another one takes no delivery, so it is broken."""
+    (made_home.folder / "postgres" / "standby.signal").touch()
+    found = await examined(Terminal({"USERLOG_DATA_DIR": str(made_home.folder)}))
+    state, said, todo = the(found, "database")
+    assert state == "broken"
+    assert "takes no writes" in said
+    assert "primary" in todo
+
+
 async def test_a_wrong_setting(well: Terminal) -> None:
     """It is named as everywhere, and is what is broken."""
     state, found, _ = the(await examined(well.where(USERLOG_PORT="many")), "settings")
@@ -348,11 +371,54 @@ async def test_a_disk_that_is_full(small_disk: Path) -> None:
     assert "make room" in todo
 
 
+async def test_a_data_directory_that_is_closed(tmp_path: Path) -> None:
+    """What the system refuses, as to another account than the service's, is a line of the page."""
+    folder = tmp_path / ("x" * 300)  # too long for a name: root is refused nothing else
+    state, found, todo = the(
+        await examined(Terminal({"USERLOG_DATA_DIR": str(folder)})), "data directory"
+    )
+    assert state == "broken"
+    assert f"can't use {folder}" in found
+    assert "account" in todo
+
+
+async def test_a_bundle_on_a_full_disk(small_disk: Path, well: Terminal) -> None:
+    """What was found is shown all the same, and no half of a bundle is left."""
+    with (small_disk / "fill").open("wb") as file:
+        file.write(bytes(80 << 20))
+        with contextlib.suppress(OSError):
+            file.write(bytes(20 << 20))
+    bundle = small_disk / "bundle.json"
+    done = await well.run("doctor", "--bundle", str(bundle))
+    assert done.code == 1
+    assert "master key" in done.out
+    assert f"can't use {bundle} (No space left on device)" in done.err
+    assert not bundle.exists()
+
+
 async def test_nothing_is_made(tmp_path: Path) -> None:
     """Where there is no userlog, that is what is broken, and the folder stays empty."""
     found = await examined(Terminal({"USERLOG_DATA_DIR": str(tmp_path)}))
     assert the(found, "database")[0] == "broken"
     assert os.listdir(tmp_path) == []  # noqa: PTH208 - it blocks no loop for long
+
+
+async def test_no_secret_is_made(made_home: Home) -> None:
+    """Generated secrets that are missing are for a start to make."""
+    for name in ("webhook-secret", "api-token"):
+        (made_home.folder / name).unlink()
+    found = await examined(Terminal({"USERLOG_DATA_DIR": str(made_home.folder)}))
+    assert the(found, "secrets")[1].startswith("master key ")
+    names = [one.name for one in made_home.folder.iterdir() if not one.name.startswith("postgres")]
+    assert names == ["master-key"]
+
+
+async def test_secrets_that_are_not_used(well: Terminal, tmp_path: Path) -> None:
+    """With a server, the data directory's generated ones are some other userlog's."""
+    (tmp_path / "api-token").write_text("x")
+    terminal = well.where(USERLOG_DATA_DIR=str(tmp_path), USERLOG_API_TOKEN="")
+    found = await examined(terminal)
+    assert the(found, "secrets")[1] == "given by the environment"
 
 
 async def test_bundle(well: Terminal, tmp_path: Path) -> None:
@@ -366,3 +432,4 @@ async def test_bundle(well: Terminal, tmp_path: Path) -> None:
     again = await well.run("doctor", "--bundle", str(file))
     assert again.code == 1
     assert "File exists" in again.err
+    assert "master key" in again.out

@@ -26,6 +26,21 @@ def at(home: Home, name: str, **environ: str) -> Home:
     return replace(home.where(**environ), folder=home.folder.with_name(name))
 
 
+async def test_the_previous_key_of_another(home: Home, made_home: Home) -> None:
+    """Where the keys are set, a previous one in the data directory is some other userlog's."""
+    assert (await made_home.run("rotate-master-key", "--prepare")).code == 0
+    kept = made_home.folder / "master-key.previous"
+    async with home.serving() as service:
+        await home.send(service)
+    both = replace(home, folder=made_home.folder).where(
+        USERLOG_MASTER_KEY=NEW_TEXT, USERLOG_PREVIOUS_MASTER_KEY=OLD_TEXT
+    )
+    assert (await both.run("rotate-master-key")).code == 0
+    assert kept.exists()
+    assert (await made_home.run("rotate-master-key")).code == 0
+    assert not kept.exists()
+
+
 async def test_under_load(home: Home) -> None:
     """Each acknowledged event opens with the new key alone, and who has both keys refuses none."""
     both = at(home, "both", USERLOG_MASTER_KEY=NEW_TEXT, USERLOG_PREVIOUS_MASTER_KEY=OLD_TEXT)

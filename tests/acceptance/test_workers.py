@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import itertools
 import os
 import signal
@@ -162,6 +163,30 @@ async def test_secrets_are_read_again(made_home: Home, workers: str) -> None:
 
         await until(taken)
         assert (await made_home.run("rotate-master-key")).code == 1, "there is no previous key now"
+
+
+async def test_secrets_while_the_database_starts(made_home: Home) -> None:
+    """SIGHUP does not end a service that is still waiting for its database."""
+    lock = (made_home.folder / "postgres.start.lock").open("ab")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    process = await made_home.start("serve", "--port", "0", "--workers", "2")
+    assert process.stderr
+    assert process.stdout
+    await _line(process.stderr, b"another process is starting")
+    process.send_signal(signal.SIGHUP)
+    await _line(process.stderr, b"secrets renewed")
+    lock.close()
+    await _line(process.stdout, b" serves at ")
+    process.send_signal(signal.SIGTERM)
+    await process.communicate()
+    assert process.returncode == 0
+
+
+async def _line(stream: asyncio.StreamReader, words: bytes) -> None:
+    while line := await stream.readline():
+        if words in line:
+            return
+    pytest.fail(f"it ended without a line of {words!r}")
 
 
 async def test_a_projector_alone_reads_secrets_again(home: Home) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import stat
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +157,42 @@ def test_no_link_is_followed_while_rotating(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=f"^{key} is a symbolic link"):
         prepare_rotation(settings)
     assert not previous.exists()
+
+
+def test_a_preparation_that_was_killed(tmp_path: Path) -> None:
+    """Killed when the old key was kept already, it goes on: in the end there are two keys."""
+    settings = load({}, data_dir=str(tmp_path))[0]
+    old = obtain(settings).master_key
+    (tmp_path / "master-key.previous").hardlink_to(tmp_path / "master-key")
+    (tmp_path / "master-key.next").write_text("half")
+    prepare_rotation(settings)
+    found = obtain(settings)
+    assert found.previous_master_key == old
+    assert found.master_key != old
+    prepare_rotation(settings)
+    assert obtain(settings).master_key == found.master_key
+
+
+def test_keys_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step is there after a power cut before the next: the names too, not the files alone."""
+    seen: list[set[str]] = []
+    sync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        sync(descriptor)
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            seen.append({name for name in os.listdir(descriptor) if name.startswith("master-key")})
+
+    monkeypatch.setattr(os, "fsync", noting)
+    settings = load({}, data_dir=str(tmp_path))[0]
+    obtain(settings)
+    assert seen[-1] == {"master-key"}
+    prepare_rotation(settings)
+    both = {"master-key", "master-key.previous"}
+    assert [names for names in seen if "master-key.previous" in names] == [
+        both | {"master-key.next"},
+        both,
+    ]
 
 
 @pytest.mark.parametrize("name", FILES)

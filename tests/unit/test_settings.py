@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from api.config import sources
 from api.config.secret_values import key_bytes, secrets_of
 from api.config.settings import Settings, about, load, shown, traces_wanted
 from api.config.sources import PREFIX, SECRETS, SettingsError, readable_by_others
 from eventstore.postgres.url import EXAMPLE
 from tests.support.parameters import short
+from tests.support.processes import command_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -198,12 +200,37 @@ def test_a_master_key_from_a_command(name: str, capfd: pytest.CaptureFixture[str
         ("true", "printed nothing"),
         ("printf '\\377'", "printed what is no text"),
         ("nothing-of-that-name", "ended with exit code 127"),
+        ("yes", "printed more than a key"),
     ],
 )
 def test_a_wrong_command(command: str, problem: str) -> None:
     """It is named with its problem, and nothing that it printed."""
     with pytest.raises(SettingsError, match=f"^USERLOG_MASTER_KEY_COMMAND {problem}; example: "):
         load({**os.environ, "USERLOG_MASTER_KEY_COMMAND": command})
+
+
+def test_a_command_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is ended with all that it has started."""
+    monkeypatch.setattr(sources, "_COMMAND_S", 0.2)
+    pid = tmp_path / "pid"
+    command = f"sleep 600 & echo $! > {pid}; sleep 600"
+    with pytest.raises(SettingsError, match=r"^USERLOG_MASTER_KEY_COMMAND took longer than"):
+        load({**os.environ, "USERLOG_MASTER_KEY_COMMAND": command})
+    while command_line(int(pid.read_text())):
+        pass
+
+
+def test_a_command_that_can_not_be_started() -> None:
+    """That is a wrong setting too, so that SIGHUP changes nothing then."""
+    huge = "#" * 3_000_000
+    with pytest.raises(SettingsError, match=r"^USERLOG_MASTER_KEY_COMMAND can't be started"):
+        load({**os.environ, "USERLOG_MASTER_KEY_COMMAND": huge})
+
+
+def test_a_file_without_an_end() -> None:
+    """No more of a file is read than a secret can have."""
+    with pytest.raises(SettingsError, match=r"^USERLOG_API_TOKEN_FILE names a file that is too"):
+        load({"USERLOG_API_TOKEN_FILE": "/dev/zero"})
 
 
 def test_only_a_master_key_comes_from_a_command() -> None:

@@ -297,6 +297,20 @@ async def test_any_path_will_do(new_dir: Path, name: str) -> None:
     assert not elsewhere.exists()
 
 
+@pytest.mark.parametrize("name", ["long" * 40, "a, b's 100%ä"])
+async def test_any_folder_for_temporary_files_will_do(
+    new_dir: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is too long or too odd for a socket is passed over."""
+    aside = new_dir / name
+    aside.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(aside))
+    async with running(aside / "data", notice=quiet) as url:
+        elsewhere = socket_dir(url)
+        assert await ask(url, "SELECT 1") == 1
+    assert not elsewhere.exists()
+
+
 async def test_who_starts_the_server_may_leave_first(data_dir: Path) -> None:
     """A server that this process started goes on for another one, which stops it at last."""
     async with running(data_dir, notice=quiet) as url:

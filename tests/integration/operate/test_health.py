@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from api.config.settings import Settings
 from api.endpoints.health import HealthEndpoints
 from api.observe.metrics import Metrics
+from eventstore.errors import UnavailableError
 from eventstore.postgres import schema
 
 if TYPE_CHECKING:
-    import pytest
-
     from eventstore.postgres.sessions import Connection
     from tests.conftest import Stack
 
@@ -40,3 +42,14 @@ async def test_the_database_is_asked_once_for_all(
     assert (len(answers), asked) == (MANY, 1)
     await health.close()
     await metrics.close()
+
+
+async def test_a_database_that_takes_no_writes(stack: Stack) -> None:
+    """A standby, or a server that was made read-only when its disk was full: it is not ready."""
+    await stack.log.ready()
+    async with contextlib.AsyncExitStack() as held:
+        for _ in range(stack.pool.get_max_size()):
+            connection = await held.enter_async_context(stack.pool.acquire())
+            await connection.execute("SET default_transaction_read_only = on")
+    with pytest.raises(UnavailableError, match="takes no writes"):
+        await stack.log.ready()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -55,3 +56,7 @@ async def test_transaction_mode(
             assert (done.code, done.out) == (2, "")
             assert "transaction mode" in done.err
             assert len(said(done)) == 1
+        done = await Terminal(configured(url)).run("doctor", "--json")
+        assert done.code == 1
+        (found,) = (one for one in json.loads(done.out) if "transaction mode" in one["found"])
+        assert (found["about"], found["state"]) == ("database", "broken")

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from eventstore.errors import MasterKeyMovedError, SealBrokenError, UnavailableError, WrongKeyError
+from eventstore.errors import (
+    LogError,
+    MasterKeyMovedError,
+    SealBrokenError,
+    UnavailableError,
+    WrongKeyError,
+)
 from eventstore.events import Position
 from eventstore.log import EventLog
 from eventstore.postgres.pool import open_owner_pool
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
     from tests.support.serving import Answer
 
 OLD, NEW = b"a master key for tests only 32 b", b"another key, for tests only 32 b"
+OTHER = b"a third one, for tests only 32 b"
 
 
 @pytest.fixture
@@ -188,6 +195,30 @@ async def test_killed_and_run_again(stack: Stack, owner: Pool) -> None:
     )
     assert await rotated(owner) == 30
     assert len(await (await EventLog.open(owner, MasterKey(NEW))).read(Position(0, 0), 50)) == 31
+
+
+async def test_two_rotations_at_once(stack: Stack, owner: Pool) -> None:
+    """The second is refused, whichever keys it has: each would undo what the other does."""
+    await stack.log.append([event(f"u{n}") for n in range(3)])
+    async with holding(stack.url, HEADS) as holder:
+        first = asyncio.create_task(rotated(owner))
+        await blocked(stack.admin)
+        for keys in (MasterKey(OTHER, OLD), MasterKey(OLD, NEW), MasterKey(NEW, OLD)):
+            with pytest.raises(LogError, match="another rotation is running"):
+                await rotate(owner, 1, keys, lambda _: None)
+        await holder.execute("COMMIT")
+        assert await first == 3
+        await holder.execute("BEGIN")
+    assert len(await (await EventLog.open(owner, MasterKey(NEW))).read(Position(0, 0), 9)) == 3
+
+
+async def test_a_rotation_that_comes_too_late(stack: Stack, owner: Pool) -> None:
+    """One that was opened before another moved the log does nothing."""
+    await stack.log.append([event("u1")])
+    await rotated(owner)
+    with pytest.raises(MasterKeyMovedError):
+        await rotate(owner, 1, MasterKey(OTHER, OLD), lambda _: None)
+    assert len(await (await EventLog.open(owner, MasterKey(NEW))).read(Position(0, 0), 9)) == 1
 
 
 async def test_nobody_is_parked_for_the_wrong_key(stack: Stack, owner: Pool) -> None:

@@ -7,15 +7,17 @@ began is not how users begin it. At least one test of each command begins it as 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import json
 import os
 import selectors
 import socket
 import sys
+import threading
 from asyncio import StreamReader, StreamReaderProtocol
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from typer.main import get_command
 
@@ -174,7 +176,20 @@ def main() -> None:
             return
         orders.detach()
     sys.argv = ["userlog", *arguments]
-    cli.main()
+    try:
+        cli.main()
+    except SystemExit as ended:
+        if not isinstance(ended.code, int):
+            raise
+        _end(ended.code)
+
+
+def _end(code: int) -> NoReturn:
+    """End as forked processes of multiprocessing do: what was imported is not taken apart."""
+    threading._shutdown()  # type: ignore[attr-defined] # waits for threads, as the end of Python
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from eventstore.postgres import embedded, schema, upgrade
 from tests.support.commands import Terminal
 from tests.support.database import connected
 from tests.support.deliveries import APP, SAMPLES
-from tests.support.older import OLDEST, USERS, fill, install
+from tests.support.older import OLDEST, USERS, fill, install, older_database
 from tests.support.processes import Home, configured
 from tests.support.serving import assert_problem, serving
 from tests.support.waiting import until
@@ -26,6 +26,8 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from tests.support.server import Server
 
 NOW = schema.SCHEMA_VERSION
 SERVICE = {"application_name": "userlog"}
@@ -38,11 +40,10 @@ FIRST = f"/v1/applications/{APP}/users/u1"
 
 
 @pytest.fixture
-async def old_url(empty_database_url: str) -> str:
+async def old_url(server: Server) -> AsyncIterator[str]:
     """The URL of a database of the oldest version."""
-    await install(empty_database_url, OLDEST, 1)
-    await fill(empty_database_url)
-    return empty_database_url
+    async with older_database(server, OLDEST, 1) as url:
+        yield url
 
 
 async def test_the_command(old_url: str) -> None:

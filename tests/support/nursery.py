@@ -19,8 +19,6 @@ from asyncio import StreamReader, StreamReaderProtocol
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
-from typer.main import get_command
-
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
     from pathlib import Path
@@ -137,6 +135,11 @@ def _serve(orders: socket.socket) -> list[str] | None:
                 return None
             pid = os.fork()
             if pid == 0:
+                # What is closed by number alone would be closed once more when it is garbage.
+                for other in selector.get_map().values():
+                    if other.data is not None:
+                        other.data[1].close()
+                selector.close()
                 return _become(order, descriptors)
             answers = socket.socket(fileno=descriptors.pop())
             for descriptor in descriptors:
@@ -168,7 +171,7 @@ def main() -> None:
     from api.server import serve  # noqa: F401, PLC0415 - what the commands import that speak HTTP
     from api.webhook import send  # noqa: F401, PLC0415 - likewise
 
-    get_command(cli.app)  # what typer reads of annotations is kept
+    cli.command_line()
     gc.freeze()  # else the end of each process goes through all objects, and copies their pages
     with socket.socket(fileno=int(sys.argv[1])) as orders:
         arguments = _serve(orders)

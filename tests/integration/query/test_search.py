@@ -181,7 +181,7 @@ async def test_plans(stack: Stack) -> None:
             lifecycle, state, since, order_key, position, kind, occurred_at, recorded_at)
         SELECT 0, 1, gen_random_uuid(), $1, n::text, 'active', '{}', '{}', '', n, 1,
             now() - n * interval '1 minute', now()
-        FROM generate_series(1, 50000) n
+        FROM generate_series(1, 20000) n
         """,
         APP,
     )

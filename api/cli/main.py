@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import gc
 import sys
 from importlib import metadata
@@ -123,12 +124,18 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
+@functools.cache
+def command_line() -> Any:  # noqa: ANN401 - typer's own click
+    """Make it of all that is declared: once, as that takes 10 ms."""
+    return typer.main.get_command(app)
+
+
 def _run(arguments: list[str]) -> int:
     """Run a command, without what typer would do with an error; return its exit code."""
     for number, text in enumerate(arguments, 1):
         if any("\udc80" <= char <= "\udcff" for char in text):  # a byte that is no character
             raise UsageError(f"argument {number} is not UTF-8")
-    command: Any = typer.main.get_command(app)
+    command = command_line()
     try:
         with command.make_context("userlog", arguments) as context:
             command.invoke(context)

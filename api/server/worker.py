@@ -10,7 +10,9 @@ of what an operator has to mend, it writes that there as JSON.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -133,6 +135,7 @@ def _report(line: bytes) -> None:
 
 def main() -> NoReturn:
     """Do the work of a worker process; the exit code tells how it went."""
+    atexit.register(gc.freeze)  # else its end goes through all that was imported
     try:
         uvloop.run(_work())
     except Exception as error:  # noqa: BLE001 - a traceback may quote data

@@ -7,6 +7,7 @@ and its `Meta` are what is read and what the description shows; where JSON knows
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from datetime import datetime
@@ -82,7 +83,7 @@ class Reader(Generic[P]):
         """Unknown parameters are refused if it is `strict`."""
         self._kind = kind
         self._strict = strict
-        self._fields = [_field(one, bounds) for one in msgspec.structs.fields(kind)]
+        self._fields = [_field(one, bounds) for one in _declared(kind)]
         names = [one.about.name for one in self._fields if one.about.location == "query"]
         self._known = names
 
@@ -127,6 +128,12 @@ def _read(one: _Field, query: MultiMapping[str], headers: Mapping[str, str]) -> 
     if len(given) > 1:
         raise ValueError("given more than once")
     return one.read(given[0])
+
+
+@functools.cache
+def _declared(kind: type[Parameters]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """Return the fields of a Struct, whose annotations are read once."""
+    return msgspec.structs.fields(kind)
 
 
 def _field(field: msgspec.structs.FieldInfo, bounds: Bounds) -> _Field:

@@ -6,6 +6,7 @@ Set after connecting, not while: a pooler refuses what it does not know while co
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeAlias
@@ -85,8 +86,14 @@ async def set_up_service(connection: Connection, takeover_s: float) -> None:
 
 def _path(schema: str) -> dict[str, str]:
     # Only the owner can make anything in the first.
-    name = f"{schema} {version('userlog')}"
+    name = f"{schema} {_own_version()}"
     return {"search_path": f"{schema}, pg_catalog, pg_temp", "application_name": name}
+
+
+@functools.cache
+def _own_version() -> str:
+    """Read from a file once: a program that is replaced on disk is still the one that runs."""
+    return version("userlog")
 
 
 def _set(settings: Mapping[str, str]) -> str:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.cluster import running_cluster
-from tests.support.nursery import running_nursery
-from tests.support.processes import Home, configured, environment
+from tests.support.processes import Home, configured
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -19,13 +18,6 @@ if TYPE_CHECKING:
     from tests.support.cluster import Cluster
     from tests.support.nursery import Nursery
     from tests.support.server import Server
-
-
-@pytest.fixture(scope="session")
-async def nursery() -> AsyncIterator[Nursery]:
-    """What the commands of `home` are forked from."""
-    async with running_nursery(environment()) as running:
-        yield running
 
 
 @pytest.fixture(scope="session")

@@ -107,7 +107,7 @@ async def _stopped(
     """Rebuild, and send a signal when both workers are at a shard; wait for these to end too."""
     async with holder.transaction():
         await holder.execute(HOLD)
-        dying = await home.start("rebuild", "--workers", "2")
+        dying = await home._begin("rebuild", "--workers", "2")
         await blocked(database, 2)
         dying.send_signal(how)
         _, err = await dying.communicate()

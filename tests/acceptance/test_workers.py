@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import itertools
 import os
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 
+from api.server.sockets import listening
 from tests.conftest import MASTER_KEY
 from tests.support.deliveries import APP, delivery
 from tests.support.processes import SECRET, TOKEN, Service, configured
 from tests.support.proxy import proxied
-from tests.support.waiting import PATIENCE_S, until
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -51,15 +53,18 @@ async def test_a_process_that_dies_is_replaced(home: Home) -> None:
         first = service.children()
         assert len(first) == 3
         sent = 0
+
+        async def replaced(pid: int) -> bool:
+            nonlocal sent
+            with contextlib.suppress(*LOST):  # the platform sends it again
+                assert await service.post(delivery(f"u{sent}"), secret) in {200, 503}
+                sent += 1
+            children = service.children()
+            return pid not in children and len(children) == 3
+
         for pid in first:
             os.kill(pid, signal.SIGKILL)
-            async with asyncio.timeout(PATIENCE_S):
-                while pid in service.children() or len(service.children()) < 3:
-                    try:
-                        assert await service.post(delivery(f"u{sent}"), secret) in {200, 503}
-                    except LOST:
-                        continue  # the platform sends it again
-                    sent += 1
+            await until(partial(replaced, pid))
         path = f"/v1/applications/{APP}/users/u{{}}"
         for n in range(sent):
             await until(partial(accepted, service, delivery(f"u{n}"), secret))
@@ -290,9 +295,9 @@ async def test_processes_that_can_not_start(
 
 @WORKERS
 async def test_a_port_in_use(home: Home, workers: str) -> None:
-    """A port that somebody else has is named, before anything is started."""
-    async with home.serving("--workers", workers, "--no-projector") as service:
-        port = service.base.rpartition(":")[2]
+    """A port that another service has is named, before anything is started."""
+    with listening("127.0.0.1", 0, int(workers)) as ((one, *_), *_):  # as a service opens it
+        port = str(one.getsockname()[1])
         for count in ("1", "2"):
             done = await home.run("serve", "--port", port, "--workers", count)
             assert (done.code, done.err.count("\n")) == (2, 1)

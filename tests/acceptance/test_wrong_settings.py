@@ -130,9 +130,11 @@ async def test_an_owner_elsewhere(database: Database, database_url: str) -> None
         assert_refused(done, database.owner, words="the database userlog has no userlog in it")
 
 
-async def test_several_processes_say_it_once(cluster: Cluster, tmp_path: Path) -> None:
+async def test_several_processes_say_it_once(
+    cluster: Cluster, tmp_path: Path, nursery: Nursery
+) -> None:
     """The supervisor says why no worker can work, and what each would say is not said again."""
     wrong = cluster.url("nobody", "userlog")
-    home = Home(tmp_path / "data", {**GIVEN, "USERLOG_DATABASE_URL": wrong})
+    home = Home(tmp_path / "data", {**GIVEN, "USERLOG_DATABASE_URL": wrong}, nursery=nursery)
     done = await home.run("serve", "--port", "0", "--workers", "2")
     assert_refused(done, wrong, words="refuses the login")

@@ -7,17 +7,17 @@ began is not how users begin it. At least one test of each command begins it as 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import json
 import os
 import selectors
 import socket
 import sys
+import threading
 from asyncio import StreamReader, StreamReaderProtocol
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, BinaryIO
-
-from typer.main import get_command
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -135,6 +135,11 @@ def _serve(orders: socket.socket) -> list[str] | None:
                 return None
             pid = os.fork()
             if pid == 0:
+                # What is closed by number alone would be closed once more when it is garbage.
+                for other in selector.get_map().values():
+                    if other.data is not None:
+                        other.data[1].close()
+                selector.close()
                 return _become(order, descriptors)
             answers = socket.socket(fileno=descriptors.pop())
             for descriptor in descriptors:
@@ -166,7 +171,7 @@ def main() -> None:
     from api.server import serve  # noqa: F401, PLC0415 - what the commands import that speak HTTP
     from api.webhook import send  # noqa: F401, PLC0415 - likewise
 
-    get_command(cli.app)  # what typer reads of annotations is kept
+    cli.command_line()
     gc.freeze()  # else the end of each process goes through all objects, and copies their pages
     with socket.socket(fileno=int(sys.argv[1])) as orders:
         arguments = _serve(orders)
@@ -174,7 +179,20 @@ def main() -> None:
             return
         orders.detach()
     sys.argv = ["userlog", *arguments]
-    cli.main()
+    try:
+        cli.main()
+    except SystemExit as ended:
+        if not isinstance(ended.code, int):
+            raise
+        _end(ended.code)
+
+
+def _end(code: int) -> NoReturn:
+    """End as forked processes of multiprocessing do: what was imported is not taken apart."""
+    threading._shutdown()  # type: ignore[attr-defined] # waits for threads, as the end of Python
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from eventstore.events import NewEvent, Stream
     from eventstore.postgres.pool import Pool
     from tests.support.database import Source
+    from tests.support.server import Server
 
 SCHEMAS = Path(__file__).parents[1] / "schemas"
 OLDEST = 1
@@ -168,6 +169,18 @@ async def fill(url: str, version: int = OLDEST, events_each: int = 4) -> None:
         await admin.execute(
             "INSERT INTO userlog.tokens (id, hash, name, scopes) VALUES ('t', 'h', 'n', '{read}')"
         )
+
+
+@contextlib.asynccontextmanager
+async def older_database(server: Server, version: int, partitions: int) -> AsyncGenerator[str]:
+    """Make a database of an earlier version, filled; yield its URL."""
+
+    async def make(url: str) -> None:
+        await install(url, version, partitions)
+        await fill(url, version)
+
+    async with server.filled(("older", version, partitions), make) as url:
+        yield url
 
 
 async def _park(admin: Any, user: Stream, table: str) -> None:

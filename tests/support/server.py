@@ -15,7 +15,7 @@ from eventstore.postgres import embedded, schema
 from tests.support.database import connected
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 
     import asyncpg
 
@@ -51,7 +51,7 @@ class Server:
         # Files in memory are copied faster than their blocks are logged.
         self._strategy = "STRATEGY file_copy" if in_memory else ""
         self._numbers = itertools.count()
-        self._templates: dict[int, str] = {}
+        self._templates: dict[Hashable, str] = {}
 
     @asynccontextmanager
     async def database(self, partitions: int = 0) -> AsyncGenerator[str]:
@@ -59,19 +59,39 @@ class Server:
 
         It is gone afterwards.
         """
-        name = await self._create(await self._template(partitions) if partitions else "")
+        async with self._copy(await self._with_schema(partitions)) as url:
+            yield url
+
+    @asynccontextmanager
+    async def filled(
+        self, what: Hashable, fill: Callable[[str], Awaitable[None]], partitions: int = 0
+    ) -> AsyncGenerator[str]:
+        """Make a database as it is after `fill`, which is called once for all of a kind.
+
+        `what` names the kind. Whoever fills leaves no connection open.
+        """
+        if what not in self._templates:
+            name = await self._create(await self._with_schema(partitions))
+            await fill(with_database(self.url, name))
+            self._templates[what] = name
+        async with self._copy(self._templates[what]) as url:
+            yield url
+
+    @asynccontextmanager
+    async def _copy(self, template: str) -> AsyncGenerator[str]:
+        name = await self._create(template)
         try:
             yield with_database(self.url, name)
         finally:
             await self._admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
-    async def _template(self, partitions: int) -> str:
-        if partitions not in self._templates:
+    async def _with_schema(self, partitions: int) -> str:
+        if partitions and partitions not in self._templates:
             name = await self._create()
             async with connected(with_database(self.url, name)) as connection:
                 await schema.install(connection, partitions)
             self._templates[partitions] = name
-        return self._templates[partitions]
+        return self._templates[partitions] if partitions else ""
 
     async def _create(self, template: str = "") -> str:
         name = f"userlog_test_{os.getpid()}_{next(self._numbers)}"

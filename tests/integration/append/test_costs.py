@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from eventstore.postgres.sessions import Connection
     from tests.conftest import Stack
 
-EVENTS = 100_000
+EVENTS = 40_000
 USERS = 1_000
 FILL = f"""
 INSERT INTO userlog.streams (partition, stream_id, application_id, user_id, key_id, data_key)

@@ -15,7 +15,10 @@ from tests.support.deliveries import APP, delivery
 from tests.support.processes import Home, configured
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from tests.support.server import Server
 
 # The kernel's overflow uid, which has an account everywhere.
 NOBODY = 65534
@@ -76,19 +79,24 @@ async def test_in_an_empty_folder(tmp_path: Path, command: tuple[str, ...]) -> N
         assert names_in(folder) == []
 
 
+@pytest.fixture(scope="module")
+async def shared_url(server: Server) -> AsyncIterator[str]:
+    """The URL of a database with nothing in it, in which each test looks that this is still so."""
+    async with server.database() as url:
+        yield url
+
+
 @pytest.mark.parametrize("command", ARGUMENTS, ids=" ".join)
 async def test_on_an_empty_database(
-    empty_database_url: str, tmp_path: Path, command: tuple[str, ...]
+    shared_url: str, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     """One line names the database and the command to type, and nothing is in it afterwards."""
     file = tmp_path / "one.jsonl"
     file.write_bytes(delivery("u", "create"))
-    terminal = Terminal(
-        configured(empty_database_url) | {"USERLOG_DATA_DIR": str(tmp_path / "data")}
-    )
+    terminal = Terminal(configured(shared_url) | {"USERLOG_DATA_DIR": str(tmp_path / "data")})
     arguments = [one.format(file=file, folder=tmp_path) for one in ARGUMENTS[command]]
     if command == ("serve",):  # as it is started, since it listens to signals
-        home = Home(tmp_path / "data", configured(empty_database_url))
+        home = Home(tmp_path / "data", configured(shared_url))
         done = await home.run(*command, *arguments)
     else:
         done = await terminal.run(*command, *arguments)
@@ -99,9 +107,9 @@ async def test_on_an_empty_database(
         assert "pg_basebackup" in done.err
     else:
         assert (done.code, done.out, len(said(done))) == (2, "", 1), done.err
-        assert empty_database_url.partition("?")[0].rpartition("/")[2] in done.err
+        assert shared_url.partition("?")[0].rpartition("/")[2] in done.err
         assert "userlog init" in done.err
-    async with connected(empty_database_url) as connection:
+    async with connected(shared_url) as connection:
         assert not await connection.fetchval("SELECT to_regnamespace('userlog')::text")
     assert names_in(tmp_path) == [file.name]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import signal
 import socket
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -18,14 +19,17 @@ from eventstore.postgres import embedded, schema, upgrade
 from tests.support.commands import Terminal
 from tests.support.database import connected
 from tests.support.deliveries import APP, SAMPLES
-from tests.support.older import OLDEST, USERS, fill, install
+from tests.support.monitoring import run
+from tests.support.older import OLDEST, USERS, fill, install, older_database
 from tests.support.processes import Home, configured
 from tests.support.serving import assert_problem, serving
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
+
+    from tests.support.nursery import Nursery
+    from tests.support.server import Server
 
 NOW = schema.SCHEMA_VERSION
 SERVICE = {"application_name": "userlog"}
@@ -38,11 +42,10 @@ FIRST = f"/v1/applications/{APP}/users/u1"
 
 
 @pytest.fixture
-async def old_url(empty_database_url: str) -> str:
+async def old_url(server: Server) -> AsyncIterator[str]:
     """The URL of a database of the oldest version."""
-    await install(empty_database_url, OLDEST, 1)
-    await fill(empty_database_url)
-    return empty_database_url
+    async with older_database(server, OLDEST, 1) as url:
+        yield url
 
 
 async def test_the_command(old_url: str) -> None:
@@ -72,19 +75,19 @@ async def test_the_command(old_url: str) -> None:
 
 @pytest.mark.parametrize("command", OTHERS, ids=" ".join)
 async def test_on_a_server_others_name_the_command(
-    old_url: str, tmp_path: Path, command: tuple[str, ...]
+    old_url: str, tmp_path: Path, nursery: Nursery, command: tuple[str, ...]
 ) -> None:
     """One line, exit 2, and the database stays as it is."""
-    done = await Home(tmp_path, configured(old_url)).run(*command)
+    done = await Home(tmp_path / "data", configured(old_url), nursery=nursery).run(*command)
     assert done.code == 2
     assert "`userlog upgrade` brings it to version" in done.err
     async with connected(old_url) as admin:
         assert await admin.fetchval("SELECT schema_version FROM userlog.meta") == OLDEST
 
 
-async def test_killed_while_filling(old_url: str, tmp_path: Path) -> None:
+async def test_killed_while_filling(old_url: str, tmp_path: Path, nursery: Nursery) -> None:
     """What was filled stays, and the next one comes to the same end."""
-    home = Home(tmp_path, configured(old_url))
+    home = Home(tmp_path / "data", configured(old_url), nursery=nursery)
     first = await home.start("upgrade", "--workers", "1")
     assert first.stderr
     assert b"filled from the log" in await first.stderr.readline()
@@ -97,16 +100,28 @@ async def test_killed_while_filling(old_url: str, tmp_path: Path) -> None:
     )
 
 
+@pytest.fixture(scope="module")
+async def old_data() -> AsyncIterator[Path]:
+    """A data directory of the oldest version, only to be copied."""
+    with tempfile.TemporaryDirectory(prefix="userlog-test-") as folder:
+        path = Path(folder) / "data"
+        async with embedded.running(path, notice=lambda _: None) as url:
+            await install(url, OLDEST, 1)
+            await fill(url)
+        yield path
+
+
 @pytest.fixture
-async def old_home(tmp_path: Path) -> AsyncIterator[tuple[Home, str]]:
+async def old_home(
+    tmp_path: Path, old_data: Path, nursery: Nursery
+) -> AsyncIterator[tuple[Home, str]]:
     """A data directory of the oldest version, and its running server."""
     secrets = {
         name: text for name, text in configured("").items() if name != "USERLOG_DATABASE_URL"
     }
-    home = Home(tmp_path / "data", secrets)
+    home = Home(tmp_path / "data", secrets, nursery=nursery)
+    await run("cp", "--archive", str(old_data), str(home.folder))
     async with embedded.running(home.folder, notice=lambda _: None) as url:
-        await install(url, OLDEST, 1)
-        await fill(url)
         yield home, url
 
 
@@ -118,7 +133,11 @@ async def test_embedded(old_home: tuple[Home, str], workers: str) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     old_service = await asyncpg.connect(url, server_settings=SERVICE)
-    serving_it = await home.start("serve", "--port", str(port), "--workers", workers)
+    log = home.folder.with_suffix(".log")
+    with log.open("ab") as stderr:
+        serving_it = await home._begin(
+            "serve", "--port", str(port), "--workers", workers, stderr=stderr
+        )
     base, token = f"http://127.0.0.1:{port}", home.token
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as client:
 
@@ -150,11 +169,10 @@ async def test_stopped_while_it_waits(old_home: tuple[Home, str]) -> None:
     """A signal ends a service that upgrades as it ends any other."""
     home, url = old_home
     old_service = await asyncpg.connect(url, server_settings=SERVICE)
-    process = await home.start("serve", "--port", "0")
-    assert process.stderr
-    async with asyncio.timeout(60):
-        while b"stop all services" not in await process.stderr.readline():
-            pass
+    log = home.folder.with_suffix(".log")
+    with log.open("ab") as stderr:
+        process = await home._begin("serve", "--port", "0", stderr=stderr)
+    await until(lambda: "stop all services" in log.read_text())
     process.send_signal(signal.SIGTERM)
     assert await process.wait() == 0
     await old_service.close()

@@ -30,6 +30,7 @@ from tests.support.older import (
     fill,
     install,
     log_rows,
+    older_database,
     older_log,
 )
 from tests.support.server import with_user
@@ -82,11 +83,10 @@ def released(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-async def old_url(empty_database_url: str, partitions: int, released: int) -> str:
+async def old_url(server: Server, partitions: int, released: int) -> AsyncIterator[str]:
     """The URL of a database of an earlier version with something of everything in it."""
-    await install(empty_database_url, released, partitions)
-    await fill(empty_database_url, released)
-    return empty_database_url
+    async with older_database(server, released, partitions) as url:
+        yield url
 
 
 @pytest.mark.parametrize("released", range(OLDEST, NOW), indirect=True)

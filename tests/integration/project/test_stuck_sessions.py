@@ -17,7 +17,7 @@ from projections.project.projector import catch_up
 from projections.project.stuck_sessions import end_stuck_sessions
 from tests.support.database import begin_again, blocked, holding, tables
 from tests.support.deliveries import delivery
-from tests.support.processes import PROGRAM, configured, environment
+from tests.support.processes import Home, configured
 from tests.support.server import as_service
 from tests.support.waiting import PATIENCE_S, until
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import Stack
+    from tests.support.nursery import Forked, Nursery
 
     OpenStack = Callable[..., Awaitable[Stack]]
 
@@ -37,25 +38,28 @@ FROM pg_stat_activity WHERE pid = $1
 """
 
 
+@pytest.fixture
+def home(stack: Stack, tmp_path: Path, nursery: Nursery) -> Home:
+    """A userlog on the database of the stack."""
+    return Home(tmp_path / "data", configured(as_service(stack.url)), nursery=nursery)
+
+
 @contextlib.asynccontextmanager
-async def _projecting(url: str, log: Path) -> AsyncGenerator[asyncio.subprocess.Process]:
+async def _projecting(home: Home) -> AsyncGenerator[Forked | asyncio.subprocess.Process]:
     """Run `userlog project` in a process of its own; in the end it must stop as it is told to."""
-    settings = {
-        **configured(url),
-        "USERLOG_TAKEOVER_TIMEOUT_S": str(AFTER_S),
-        "USERLOG_PROJECTOR_POLL_S": "0.02",
-        "USERLOG_PROJECTOR_BATCH_ROWS_MAX": str(2 * EVENTS),
-        "USERLOG_SCRUB_INTERVAL_S": "0",  # it would be blocked as well, and taken for the projector
-    }
-    with log.open("wb") as lines:
-        process = await asyncio.create_subprocess_exec(
-            *PROGRAM, "project", env=environment(**settings), stderr=lines
-        )
+    there = home.where(
+        USERLOG_TAKEOVER_TIMEOUT_S=str(AFTER_S),
+        USERLOG_PROJECTOR_POLL_S="0.02",
+        USERLOG_PROJECTOR_BATCH_ROWS_MAX=str(2 * EVENTS),
+        USERLOG_SCRUB_INTERVAL_S="0",  # it would be blocked as well, and taken for the projector
+    )
+    with home.folder.with_suffix(".log").open("wb") as lines:
+        process = await there._begin("project", stderr=lines)
     try:
         yield process
     finally:
         process.send_signal(signal.SIGCONT)
-        process.terminate()
+        process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
 
 
@@ -114,7 +118,7 @@ STAGES = {
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("warm", [False, True], ids=["first-batch", "later-batch"])
 async def test_a_frozen_projector(
-    stack: Stack, open_stack: OpenStack, tmp_path: Path, stage: str, warm: bool
+    stack: Stack, open_stack: OpenStack, home: Home, stage: str, warm: bool
 ) -> None:
     """What it holds is taken from it after the time that is set, and it goes on when it wakes.
 
@@ -122,10 +126,9 @@ async def test_a_frozen_projector(
     writes; the first time a statement is prepared there is one more step at which it can.
     """
     other = await open_stack(stack.url, takeover_s=AFTER_S)
-    said = tmp_path / "projector.log"
     await stack.ingest.deliver(delivery("u", at_ms=-1))
     async with (
-        _projecting(as_service(stack.url), said) as frozen,
+        _projecting(home) as frozen,
         contextlib.AsyncExitStack() as until_frozen,
     ):
         if warm:
@@ -143,8 +146,9 @@ async def test_a_frozen_projector(
         frozen.send_signal(signal.SIGCONT)
         await stack.ingest.deliver(delivery("after"))
         await stack.read_model.wait_for(Position(0, EVENTS + 2), PATIENCE_S)
-    assert "waits for the database" in said.read_text()
-    assert "stands still" not in said.read_text()
+    said = home.folder.with_suffix(".log").read_text()
+    assert "waits for the database" in said
+    assert "stands still" not in said
     found = await tables(stack.pool)
     await begin_again(stack)
     await catch_up(stack.log, 1_000)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Stack
     from tests.support.lines import Lines
+    from tests.support.server import Server
     from tests.support.serving import Service
 
 USER = f"/v1/applications/{APP}/users/{SAMPLE_USER}"
@@ -47,6 +48,27 @@ NOTHING = {"accepted": 0, "duplicates": 0, "ignored": 0, "quarantined": 0, "posi
 async def service(database_url: str) -> AsyncIterator[Service]:
     async with serving(database_url) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+async def shared(server: Server) -> AsyncIterator[Service]:
+    """A service for all tests in which nothing depends on what is in its log."""
+    async with server.database(1) as url, serving(url) as running:
+        yield running
+
+
+@pytest.fixture
+async def untouched(shared: Service) -> AsyncIterator[Service]:
+    """The same for tests that leave nothing there, neither in the log nor in quarantine."""
+    before = await kept(shared)
+    yield shared
+    assert await kept(shared) == before
+
+
+async def kept(service: Service) -> tuple[list[str], int]:
+    """How far the log goes, and how many deliveries are in quarantine."""
+    found = (await service.get("/v1/status")).body
+    return [head["position"] for head in found["heads"]], found["quarantined"]
 
 
 # What the platform is answered
@@ -75,18 +97,17 @@ async def test_either_secret(service: Service) -> None:
 
 
 @pytest.mark.parametrize("signature", ["", None, "wrong"], ids=["good", "none", "wrong"])
-async def test_ping(service: Service, signature: str | None) -> None:
+async def test_ping(untouched: Service, signature: str | None) -> None:
     """A ping is answered with 200 and has no effect, whoever signed it."""
-    answer = await service.post(b'{"event": {"name": "ping", "type": "test"}}', signature)
+    answer = await untouched.post(b'{"event": {"name": "ping", "type": "test"}}', signature)
     assert (answer.status, answer.body) == (200, {**NOTHING, "ignored": 1})
-    assert await assert_empty(service)
 
 
-async def test_other_topic(service: Service) -> None:
+async def test_other_topic(untouched: Service) -> None:
     """What the platform says of other things is acknowledged and ignored."""
-    answer = await service.post(encoded(envelope([{"address": {"user_id": "u"}}], name="address")))
+    body = encoded(envelope([{"address": {"user_id": "u"}}], name="address"))
+    answer = await untouched.post(body)
     assert (answer.status, answer.body) == (200, {**NOTHING, "ignored": 1})
-    assert await assert_empty(service)
 
 
 @pytest.mark.parametrize(
@@ -108,17 +129,18 @@ async def test_other_topic(service: Service) -> None:
         *("no-users", "no-user", "nul", "merge"),
     ],
 )
-async def test_unreadable(service: Service, body: bytes, reason: str) -> None:
+async def test_unreadable(shared: Service, body: bytes, reason: str) -> None:
     """What is signed and can't be read is acknowledged and kept, once, byte for byte."""
+    heads, count = await kept(shared)
     for times in (1, 2):
-        answer = await service.post(body)
+        answer = await shared.post(body)
         assert (answer.status, answer.body) == (200, {**NOTHING, "quarantined": 1})
-        (kept,) = await service.runtime.quarantine.newest(10)
-        assert (kept.reason, kept.times_seen) == (reason, times)
-        assert kept.headers["user-agent"]
-        assert "x-fp-signature" not in kept.headers
-        assert await service.runtime.quarantine.show(kept.id) == (kept, body)
-    assert await assert_empty(service, quarantined=1)
+        newest, *_ = await shared.runtime.quarantine.newest(10)
+        assert (newest.reason, newest.times_seen) == (reason, times)
+        assert newest.headers["user-agent"]
+        assert "x-fp-signature" not in newest.headers
+        assert await shared.runtime.quarantine.show(newest.id) == (newest, body)
+    assert await kept(shared) == (heads, count + 1)
 
 
 async def test_good_and_bad_entries(service: Service) -> None:
@@ -152,19 +174,10 @@ async def test_same_id_other_content(service: Service) -> None:
     assert (kept.reason, "0:1" in kept.detail) == ("same-id-other-content", True)
 
 
-async def assert_empty(service: Service, quarantined: int = 0) -> bool:
-    """Check that nothing was kept, beside so many in quarantine."""
-    found = (await service.get("/v1/status")).body
-    assert [head["position"] for head in found["heads"]] == ["0:0"]
-    assert found["quarantined"] == quarantined
-    return True
-
-
-async def test_signature(service: Service) -> None:
+async def test_signature(untouched: Service) -> None:
     """A body or signature that was changed, or is not signed, is refused and nothing is kept."""
     for body in (*SAMPLES, DELETE_VERBATIM, b"", b"[" * 5_000):
-        await _refuse_changed(service, body)
-    assert await assert_empty(service)
+        await _refuse_changed(untouched, body)
 
 
 async def _refuse_changed(service: Service, body: bytes) -> None:
@@ -181,7 +194,7 @@ async def test_too_large(service: Service) -> None:
     body = delivery(first_name="x" * (2 << 20))
     assert_problem(await service.post(body), 413)
     assert_problem(await service.post(body, None), 413)
-    assert await assert_empty(service)
+    assert await kept(service) == (["0:0"], 0)
     fits = delivery(first_name="x" * ((1 << 20) - len(delivery(first_name=""))))
     assert len(fits) == 1 << 20
     assert (await service.post(fits)).body["accepted"] == 1
@@ -234,41 +247,41 @@ async def test_database_away(database_url: str, stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("path", [USER, f"{USER}/history", STATS, "/v1/status"])
-async def test_token(service: Service, path: str) -> None:
+async def test_token(untouched: Service, path: str) -> None:
     """Without the token nothing is answered."""
     for given in ({}, {"Authorization": "Bearer tokeN"}, {"Authorization": "token"},
                   {"Authorization": "Basic token"}, {"Authorization": "Bearer"},
                   {"Authorization": "Bearer é"}):  # fmt: skip
-        answer = await service.call("GET", path, headers=given)
+        answer = await untouched.call("GET", path, headers=given)
         assert_problem(answer, 401)
         assert answer.headers["www-authenticate"] == "Bearer"
-    status, _ = await service.raw(
+    status, _ = await untouched.raw(
         f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\n".encode("latin-1")
     )
     assert status == 401
     for given in ({"Authorization": "bearer token"}, {"Authorization": "Bearer  token "}):
-        assert (await service.call("GET", path, headers=given)).status in (200, 404)
+        assert (await untouched.call("GET", path, headers=given)).status in (200, 404)
 
 
-async def test_odd_headers(service: Service) -> None:
+async def test_odd_headers(untouched: Service) -> None:
     """Header bytes that are no text are wrong like any other wrong value."""
     head = b"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n"
-    assert (await service.raw(head + b"x-fp-signature: \xff\xc3\r\n"))[0] == 401
-    status, answer = await service.raw(
+    assert (await untouched.raw(head + b"x-fp-signature: \xff\xc3\r\n"))[0] == 401
+    status, answer = await untouched.raw(
         b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-Request-Id: \xff\xc3\r\n"
     )
     assert status == 200
     assert b"\xff" not in answer
 
 
-async def test_request_id(service: Service) -> None:
+async def test_request_id(untouched: Service) -> None:
     """A request id comes back if it is a plain word, and is made if not."""
     for given, kept in (("abc-1.2_3", True), ("a" * 64, True), ("a" * 65, False), ("a b", False)):
         headers = {"X-Request-Id": given}
-        answer = await service.call("GET", "/health/live", headers=headers)
+        answer = await untouched.call("GET", "/health/live", headers=headers)
         assert (answer.headers["x-request-id"] == given) is kept
         assert answer.headers["x-request-id"]
-    assert_problem(answer := await service.get("/nowhere"), 404)
+    assert_problem(answer := await untouched.get("/nowhere"), 404)
     assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
 
 
@@ -485,12 +498,12 @@ BAD: list[tuple[str, dict[str, str], list[str]]] = [
 ]  # fmt: skip
 
 
-async def test_bad_parameters(service: Service) -> None:
+async def test_bad_parameters(shared: Service) -> None:
     """Every parameter that is unknown or can't be read is named, all at once."""
-    await service.post(SAMPLES[0])
-    await service.catch_up()
+    await shared.post(SAMPLES[0])
+    await shared.catch_up()
     for path, query, wrong in BAD:
-        assert_problem(await service.get(path, **query), 400, *wrong)
+        assert_problem(await shared.get(path, **query), 400, *wrong)
 
 
 async def test_position_not_reached(service: Service) -> None:
@@ -516,7 +529,7 @@ async def test_read_your_writes(database_url: str) -> None:
         await projector.stop()
 
 
-async def test_odd_ids(service: Service) -> None:
+async def test_odd_ids(untouched: Service) -> None:
     """Whatever stands in the path, a user that is not known is not found and nothing breaks."""
     ids = (
         b"%FF %ED%A0%80 %C3%28 %00 a%00b %2F %2e%2e %25 % %zz %0A %20 ; : @ + %F0%9F%98%80".split()
@@ -524,7 +537,7 @@ async def test_odd_ids(service: Service) -> None:
     for user_id in (*ids, b"\xff", "é".encode(), b"x" * 7_000):
         for suffix in (b"", b"/history"):
             path = b"/v1/applications/a/users/" + user_id + suffix
-            status, answer = await service.raw(
+            status, answer = await untouched.raw(
                 b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token\r\n"
             )
             assert status in (400, 404), user_id
@@ -548,34 +561,34 @@ async def test_odd_ids_are_found(service: Service) -> None:
             assert status == 200, ascii(user_id)
 
 
-async def test_too_long_a_line(service: Service) -> None:
+async def test_too_long_a_line(untouched: Service) -> None:
     """A request line longer than the server reads is refused."""
-    status, _ = await service.raw(b"GET /v1/" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n")
+    status, _ = await untouched.raw(b"GET /v1/" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n")
     assert status in (400, 414)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "x"])
-async def test_encoded_upload(service: Service, encoding: str) -> None:
+async def test_encoded_upload(untouched: Service, encoding: str) -> None:
     """A body is not unpacked, also if it is signed, nor waited for."""
     head = f"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\nContent-Encoding: {encoding}\r\n"
     for length in (0, 8):
         given = f"Content-Length: {length}\r\n"
-        status, answer = await service.raw((head + given).encode())
+        status, answer = await untouched.raw((head + given).encode())
         assert status == 415
         assert b"Accept-Encoding: identity" in answer
     body = SAMPLES[0]
     headers = {HEADER: sign(body, SECRET), "Content-Encoding": encoding}
-    answered = await service.call("POST", "/webhooks/fynd", data=body, headers=headers)
+    answered = await untouched.call("POST", "/webhooks/fynd", data=body, headers=headers)
     assert_problem(answered, 415)
 
 
 @pytest.mark.parametrize("path", ["/webhook/fynd", "/webhooks/fynd/", "/webhooks/Fynd", "/fynd"])
-async def test_path_near_the_webhook(service: Service, path: str) -> None:
+async def test_path_near_the_webhook(untouched: Service, path: str) -> None:
     """Whoever mistyped the webhook's path learns where it is, and needs no token for that."""
-    answer = await service.call("POST", path, data=b"{}")
+    answer = await untouched.call("POST", path, data=b"{}")
     assert_problem(answer, 404)
     assert "/webhooks/fynd" in answer.body["detail"]
-    answer = await service.call("POST", "/orders", data=b"{}")
+    answer = await untouched.call("POST", "/orders", data=b"{}")
     assert_problem(answer, 404)
     assert "/webhooks/fynd" not in answer.body["detail"]
 
@@ -587,7 +600,7 @@ async def test_cut_off_upload(lines: Lines, service: Service) -> None:
     await writer.drain()
     writer.close()
     assert (await lines.until("request"))["status"] == 400
-    assert await assert_empty(service)
+    assert await kept(service) == (["0:0"], 0)
 
 
 async def test_search_by_post(service: Service) -> None:
@@ -615,14 +628,14 @@ async def test_search_by_post(service: Service) -> None:
     assert_problem(await service.call("POST", path, data=b"{}"), 401)
 
 
-async def test_what_every_answer_carries(service: Service) -> None:
+async def test_what_every_answer_carries(untouched: Service) -> None:
     """No version, and that nothing is to be kept on the way."""
     for path in ("/v1/status", "/health/live", "/nowhere", "/metrics"):
-        async with service.client.get(path, headers=AUTH) as answer:
+        async with untouched.client.get(path, headers=AUTH) as answer:
             assert answer.headers["Server"] == "userlog"
             assert answer.headers["Cache-Control"] == "no-store"
     headers = {**AUTH, "Accept": "text/event-stream"}
-    async with service.client.get("/v1/events", headers=headers) as stream:
+    async with untouched.client.get("/v1/events", headers=headers) as stream:
         assert stream.headers["Server"] == "userlog"
         assert re.fullmatch(r"[0-9a-f]{32}", stream.headers["X-Request-Id"])
 

@@ -167,7 +167,7 @@ MUCH = """
 INSERT INTO userlog.activity
 SELECT 0, {generation}, md5(user_id::text)::uuid, 'app ' || user_id % 20, date '2023-01-01' + day,
     1, 0, 0, 1
-FROM generate_series(1, 2000) user_id, generate_series(1, 40) day
+FROM generate_series(1, 800) user_id, generate_series(1, 40) day
 """
 SECOND_GENERATION = (
     "CREATE TABLE userlog.activity_g2 PARTITION OF userlog.activity FOR VALUES IN (2)"
@@ -198,7 +198,7 @@ async def _assert_the_index_alone_is_read(stack: Stack) -> None:
     node = scans["activity_g1"]
     assert node["Node Type"] == "Index Only Scan", shown
     assert node["Heap Fetches"] == 0, shown
-    assert node["Actual Rows"] == 100 * 40, shown
+    assert node["Actual Rows"] == 40 * 40, shown
     assert "application_id" in node["Index Cond"], shown
     assert scans.get("activity_g2", {}).get("Actual Loops", 0) == 0, shown
 

@@ -42,16 +42,19 @@ def _name(user: User | None) -> str | None:
     return state.get("first_name")
 
 
-@pytest.fixture
-async def told(stack: Stack) -> Stack:
-    """A user whose second event, by the time it happened, came last."""
+@pytest.fixture(scope="module")
+async def told(looked_at: Stack) -> Stack:
+    """A user whose second event, by the time it happened, came last; and one of many events."""
     bodies = [
         delivery(kind="create", at_ms=0, first_name="A", gender="x"),
         delivery(at_ms=2_000, first_name="C", active=False),
         delivery(at_ms=1_000, first_name="B", gender=None),
     ]
-    await _deliver(stack, *bodies)
-    return stack
+    await _deliver(looked_at, *bodies)
+    for n in range(7):
+        await looked_at.ingest.deliver(delivery("of-many", at_ms=n % 3, first_name=f"{n}"))
+    await catch_up(looked_at.log, 100)
+    return looked_at
 
 
 async def test_now(told: Stack) -> None:
@@ -140,16 +143,11 @@ async def test_history_then_and_now(told: Stack) -> None:
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 8])
 @pytest.mark.parametrize("known_at", [None, R0 + timedelta(days=1)], ids=["now", "then"])
 async def test_pages(
-    stack: Stack, order: Literal["asc", "desc"], limit: int, known_at: datetime | None
+    told: Stack, order: Literal["asc", "desc"], limit: int, known_at: datetime | None
 ) -> None:
     """Following `next` visits every entry once, in order, in pages as long as asked for."""
-    bodies = [delivery(at_ms=n % 3, first_name=f"{n}") for n in range(7)]
-    for body in bodies:
-        await stack.ingest.deliver(body)
-    await catch_up(stack.log, 100)
-    await _deliver(stack, delivery("v"))
-    stream = stack.log.stream(APP, "u")
-    model = stack.read_model
+    stream = told.log.stream(APP, "of-many")
+    model = told.read_model
 
     async def page(after: str | None) -> History:
         mark = None if after is None else parse_page_key(after)

@@ -29,6 +29,7 @@ from projections.rebuild.rebuild import (
 )
 from projections.subprocesses import WorkerError
 from projections.tables import Generation
+from tests.conftest import Stack
 from tests.support.database import begin_again, blocked, connected, erase, holding, kill, tables
 from tests.support.deliveries import APP, delivery
 from tests.support.events import event
@@ -37,11 +38,11 @@ from tests.support.processes import command_line
 from tests.support.waiting import PATIENCE_S, meanwhile, until
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from projections.prove.differences import Difference
-    from tests.conftest import Stack
     from tests.support.lines import Lines
+    from tests.support.server import Server
 
     OpenStack = Callable[..., Awaitable[Stack]]
 
@@ -61,14 +62,32 @@ SELECT regexp_replace(what, '_g\\d+|_\\d?(?=key|idx)', '', 'g') FROM (
 CHECKPOINTS = "SELECT 1 FROM userlog.checkpoints WHERE generation = 1 FOR UPDATE"
 
 
-async def _fill(stack: Stack, users: int = 20, events: int = 5) -> None:
+async def _fill(url: str) -> None:
+    stack = await Stack.open(url)
     bodies = [
         delivery(f"u{user}", at_ms=n * 37 % 11, count=n, first_name=f"{n}")
-        for n in range(events)
-        for user in range(users)
+        for n in range(5)
+        for user in range(20)
     ]
     await asyncio.gather(*(stack.ingest.deliver(body) for body in bodies))
     await catch_up(stack.log, 100)
+    await stack.close()
+
+
+@pytest.fixture
+async def database_url(server: Server, partitions: int) -> AsyncIterator[str]:
+    """The URL of a new database with 20 users of 5 events each, which are projected."""
+    async with server.filled(("rebuilt", partitions), _fill, partitions) as url:
+        yield url
+
+
+@pytest.fixture
+async def empty(server: Server) -> AsyncIterator[Stack]:
+    """An open userlog without events."""
+    async with server.database(1) as url:
+        stack = await Stack.open(url)
+        yield stack
+        await stack.close()
 
 
 async def _damage(stack: Stack) -> None:
@@ -99,7 +118,6 @@ def _only(active: int, *others: int) -> list[str]:
 @pytest.mark.parametrize("workers", [1, 2], ids="{}-workers".format)
 async def test_repairs(stack: Stack, workers: int) -> None:
     """A rebuild in shards makes the same rows again, whatever was damaged."""
-    await _fill(stack)
     before = await tables(stack.pool)
     await _damage(stack)
     await stack.admin.execute("DELETE FROM userlog.history WHERE position % 2 = 0")
@@ -118,7 +136,6 @@ async def test_repairs(stack: Stack, workers: int) -> None:
 
 async def test_same_tables(stack: Stack) -> None:
     """What a rebuild makes has the columns, checks and indexes of what the schema made."""
-    await _fill(stack)
     await rebuild(stack.source, PLAN)
     made: list[list[tuple[str, ...]]] = []
     for number in (1, 2):
@@ -130,7 +147,6 @@ async def test_same_tables(stack: Stack) -> None:
 
 async def test_ready_before_they_count(stack: Stack) -> None:
     """Tables have their indexes and statistics before they become a part of the read models."""
-    await _fill(stack)
     parent = "LOCK TABLE userlog.users IN SHARE UPDATE EXCLUSIVE MODE"
     async with holding(stack.url, parent):
         building = asyncio.create_task(rebuild(stack.source, PLAN))
@@ -152,23 +168,22 @@ async def test_ready_before_they_count(stack: Stack) -> None:
     await building
 
 
-async def test_far_behind(stack: Stack) -> None:
+async def test_far_behind(empty: Stack) -> None:
     """A generation that is far behind is not waited for: the new one is proven by the log."""
     for n in range(60):
-        await stack.ingest.deliver(delivery(f"u{n % 20}", at_ms=n * 7 % 11, first_name=f"{n}"))
-    assert await project_batch(stack.log, Generation(0, 1), 10)
-    done = await rebuild(stack.source, Plan(shard_events_max=30, behind_max=49))
+        await empty.ingest.deliver(delivery(f"u{n % 20}", at_ms=n * 7 % 11, first_name=f"{n}"))
+    assert await project_batch(empty.log, Generation(0, 1), 10)
+    done = await rebuild(empty.source, Plan(shard_events_max=30, behind_max=49))
     assert (done.proof.users, done.proof.differing) == (20, 0)
-    assert await _generations(stack) == _only(2)
-    found = await tables(stack.pool)
-    await begin_again(stack)
-    await catch_up(stack.log, 7)
-    assert await tables(stack.pool) == found
+    assert await _generations(empty) == _only(2)
+    found = await tables(empty.pool)
+    await begin_again(empty)
+    await catch_up(empty.log, 7)
+    assert await tables(empty.pool) == found
 
 
 async def test_removed_meanwhile(stack: Stack) -> None:
     """A rebuild whose generation another one has removed says so, and lets nothing answer."""
-    await _fill(stack)
     async with holding(stack.url, CHECKPOINTS):
         building = asyncio.create_task(rebuild(stack.source, PLAN))
         await blocked(stack.admin)
@@ -181,18 +196,17 @@ async def test_removed_meanwhile(stack: Stack) -> None:
     assert "active 1" in await _generations(stack)
 
 
-async def test_empty(stack: Stack) -> None:
+async def test_empty(empty: Stack) -> None:
     """An empty log can be rebuilt."""
-    assert (await rebuild(stack.source, PLAN)).generation == 2
-    assert not any(await tables(stack.pool))
-    assert await _generations(stack) == _only(2, 1)
+    assert (await rebuild(empty.source, PLAN)).generation == 2
+    assert not any(await tables(empty.pool))
+    assert await _generations(empty) == _only(2, 1)
 
 
 @MANY
 async def test_answers_all_the_time(stack: Stack, open_stack: OpenStack) -> None:
     """While rebuilds run, reads find every user, none goes back in time, and appends go on."""
     writer, reader = await open_stack(stack.url), await open_stack(stack.url)
-    await _fill(stack)
     projector = Projector(writer.log, batch_max=10, poll_s=0.02)
     projector.start()
     streams = [stack.log.stream(APP, f"u{n}") for n in range(20)]
@@ -242,7 +256,6 @@ async def test_answers_all_the_time(stack: Stack, open_stack: OpenStack) -> None
 
 async def test_one_at_a_time(stack: Stack) -> None:
     """A second rebuild is refused while one runs, and may run when it has ended."""
-    await _fill(stack)
     async with holding(stack.url, CHECKPOINTS):
         first = asyncio.create_task(rebuild(stack.source, PLAN))
         await blocked(stack.admin)
@@ -262,7 +275,6 @@ async def test_one_at_a_time(stack: Stack) -> None:
 @MANY
 async def test_shards_are_loaded_once(stack: Stack, open_stack: OpenStack) -> None:
     """Without any other lock than the shards' own, two rebuilds at once load each shard once."""
-    await _fill(stack)
     one, other = [await open_stack(stack.url, owner=True) for _ in range(2)]
     number = await _begin(one, shard_events_max=5)
     await asyncio.gather(*(shards.load_open(s.log, number) for s in (one, other)))
@@ -306,7 +318,6 @@ def _workers() -> list[int]:
 
 async def test_killed_in_a_shard(stack: Stack) -> None:
     """Workers killed between and inside shards lose what was not committed, and nothing else."""
-    await _fill(stack)
     before = await tables(stack.pool)
     await _stop_before(stack, 3, 7)
     done = await _shards_done(stack)
@@ -328,7 +339,6 @@ async def test_killed_in_a_shard(stack: Stack) -> None:
 
 async def test_cancelled(stack: Stack) -> None:
     """Ctrl-C ends the workers at once, and the next rebuild goes on."""
-    await _fill(stack)
     await _begin(stack, shard_events_max=10)
     async with holding(stack.url, "LOCK TABLE userlog.activity_g2 IN EXCLUSIVE MODE"):
         stopping = asyncio.create_task(rebuild(stack.source, Plan(workers=2)))
@@ -343,7 +353,6 @@ async def test_cancelled(stack: Stack) -> None:
 @pytest.mark.parametrize("how", ["other code", "--fresh"])
 async def test_begins_anew(stack: Stack, how: str) -> None:
     """What another version has begun, or on demand, is dropped and begun again."""
-    await _fill(stack)
     await _stop_before(stack, 1)
     if how == "other code":
         await stack.admin.execute("UPDATE userlog.generations SET version = '0.0.1/1'")
@@ -354,7 +363,6 @@ async def test_begins_anew(stack: Stack, how: str) -> None:
 
 async def test_killed_before_flip(stack: Stack) -> None:
     """A rebuild that dies when all is built changes no answer, and the next one need not build."""
-    await _fill(stack)
     before = await tables(stack.pool)
     async with holding(stack.url, CHECKPOINTS) as admin:
         dying = asyncio.create_task(rebuild(stack.source, PLAN))
@@ -375,7 +383,6 @@ async def test_killed_before_flip(stack: Stack) -> None:
 @pytest.mark.parametrize("times", [1, 2])
 async def test_killed_while_dropping(stack: Stack, times: int) -> None:
     """A rebuild that dies while it removes old tables does not stand in the next one's way."""
-    await _fill(stack)
     before = await tables(stack.pool)
     await rebuild(stack.source, PLAN)
     async with connected(stack.url) as reader:
@@ -395,7 +402,6 @@ async def test_killed_while_dropping(stack: Stack, times: int) -> None:
 
 async def test_erased_while_a_table_is_half_removed(stack: Stack) -> None:
     """An erasure also reaches rows that only a look at the half removed table itself finds."""
-    await _fill(stack)
     await rebuild(stack.source, PLAN)
     async with connected(stack.url) as reader:
         async with reader.transaction():
@@ -420,7 +426,6 @@ async def test_erased_while_a_table_is_half_removed(stack: Stack) -> None:
 
 async def test_long_reader(stack: Stack) -> None:
     """A transaction that reads for long delays nothing but the removal of what it reads."""
-    await _fill(stack)
     stream = stack.log.stream(APP, "u1")
     async with connected(stack.url) as reader:
         async with reader.transaction():
@@ -437,7 +442,6 @@ async def test_long_reader(stack: Stack) -> None:
 
 async def test_drop(stack: Stack) -> None:
     """Unfinished and former generations can be removed, with all that belongs to them."""
-    await _fill(stack)
     await rebuild(stack.source, PLAN)
     await _stop_before(stack, 1)
     await stack.admin.execute("CREATE TABLE userlog.users_g9 (LIKE userlog.users)")
@@ -450,7 +454,6 @@ async def test_drop(stack: Stack) -> None:
 @MANY
 async def test_roll_back(stack: Stack) -> None:
     """The generation that answered before follows on, and can answer again, up to date."""
-    await _fill(stack)
     with pytest.raises(NoFormerGenerationError):
         await roll_back(stack.source)
     await rebuild(stack.source, PLAN)
@@ -468,7 +471,6 @@ async def test_roll_back(stack: Stack) -> None:
 
 async def test_erased_user(stack: Stack) -> None:
     """A rebuild leaves out an erased user, even one whose events are all from before."""
-    await _fill(stack)
     await erase(stack, "u3")
     assert (await rebuild(stack.source, PLAN)).users == 19
     assert await stack.read_model.user(stack.log.stream(APP, "u3")) is None
@@ -478,7 +480,6 @@ async def test_erased_user(stack: Stack) -> None:
 
 async def test_erased_during_rebuild(stack: Stack) -> None:
     """A user who is erased when their shard is loaded already is gone before it answers."""
-    await _fill(stack)
     await rebuild(stack.source, PLAN)
     await _stop_before(stack, 0)
     ((loaded,),) = await stack.admin.fetch("SELECT min(user_id) FROM userlog.users_g3")
@@ -494,7 +495,6 @@ async def test_erased_during_rebuild(stack: Stack) -> None:
 
 async def test_poison_stops(stack: Stack) -> None:
     """An event that can't be read stops a rebuild by name; the old generation goes on answering."""
-    await _fill(stack)
     before = await tables(stack.pool)
     await stack.log.append([event("v", payload=b"not a delivery")])
     with pytest.raises(PoisonError, match="0:101"):
@@ -508,7 +508,6 @@ async def test_poison_stops(stack: Stack) -> None:
 
 async def test_appends_meanwhile(stack: Stack) -> None:
     """What is appended while the new generation is proven is in it when it answers."""
-    await _fill(stack)
     async with holding(stack.url, CHECKPOINTS):
         building = asyncio.create_task(rebuild(stack.source, PLAN))
         await blocked(stack.admin)
@@ -521,7 +520,6 @@ async def test_appends_meanwhile(stack: Stack) -> None:
 
 async def test_live_behind(stack: Stack) -> None:
     """A projector that stands still does not keep a rebuild from being proven."""
-    await _fill(stack)
     await asyncio.gather(*(stack.ingest.deliver(delivery(f"v{n}")) for n in range(20)))
     assert (await rebuild(stack.source, PLAN)).proof.users == 40
 
@@ -543,7 +541,6 @@ def _told(found: list[Difference]) -> set[tuple[object, ...]]:
 @pytest.mark.parametrize("workers", [1, 2], ids="{}-workers".format)
 async def test_differences_are_named(stack: Stack, lines: Lines, workers: int) -> None:
     """Users, rows and fields that are not what the log says are named by every proof, no others."""
-    await _fill(stack)
     assert not (await prove_all(stack.source, PLAN, _quiet)).differing
     stream, gone = stack.log.stream(APP, "u7"), stack.log.stream(APP, "u9")
     position = await stack.admin.fetchval(
@@ -584,7 +581,6 @@ def _quiet(_done: int, _total: int) -> None:
 
 async def test_surplus(stack: Stack) -> None:
     """Rows of a user of whom the log knows nothing are found."""
-    await _fill(stack)
     await stack.admin.execute(
         "UPDATE userlog.users SET stream_id = gen_random_uuid(), user_id = 'x' WHERE user_id = 'u3'"
     )
@@ -597,7 +593,6 @@ async def test_surplus(stack: Stack) -> None:
 
 async def test_erasure_on_its_way(stack: Stack) -> None:
     """Rows of a user whose erasure is not projected yet may be there or not: no difference."""
-    await _fill(stack)
     await stack.admin.execute(
         "CREATE TABLE kept AS SELECT * FROM userlog.users WHERE user_id = 'u3'"
     )
@@ -613,7 +608,6 @@ async def test_erasure_on_its_way(stack: Stack) -> None:
 
 async def test_scrubber_runs(stack: Stack, lines: Lines) -> None:
     """The scrubber looks by itself, finds damage wherever chance leads it, and stops."""
-    await _fill(stack)
     await _damage(stack)
     scrubber = Scrubber(stack.log, interval_s=0.001)
     scrubber.start()

@@ -75,7 +75,7 @@ async def running(
     On leaving it is stopped, and killed if it does not end.
     """
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=PIPE, stderr=log, env=environment, cwd=folder
+        *command, stdout=PIPE, stderr=log, env=dict(environment), cwd=folder
     )
     assert process.stdout is not None
     try:

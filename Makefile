@@ -13,7 +13,7 @@ INSTALL := $(PIP) install --quiet --no-deps
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help moved setup run test test-matrix property-test attack-test crash-test bench bench-smoke check format lock build sbom clean
+.PHONY: help moved setup run test test-matrix property-test attack-test crash-test bench bench-smoke bench-against check format lock build sbom clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,10 @@ bench: $(VENV)/.bench ## Measure everything beside its rivals, in 10 to 20 minut
 bench-smoke: $(VENV)/.bench ## One short round of every benchmark: do they work?
 	$(BIN)/python benchmarks/all.py --smoke $(ARGS)
 	$(BIN)/python benchmarks/calls.py
+	$(BIN)/python benchmarks/against.py HEAD --smoke
+
+bench-against: $(VENV)/.runs ## Measure an event beside another revision: REV=HEAD~20
+	$(BIN)/python benchmarks/against.py $(REV) $(ARGS)
 
 $(VENV)/.bench: $(VENV)/.installed requirements-bench.lock
 	$(INSTALL) --require-hashes -r requirements-bench.lock
@@ -116,5 +120,5 @@ sbom: setup ## List what an installation has, as CycloneDX, in dist/userlog.cdx.
 		--mc-type application --output-reproducible --output-file dist/userlog.cdx.json
 
 clean: ## Remove what the targets above have made, but no data
-	rm -rf $(VENV) dist .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .bench dist .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

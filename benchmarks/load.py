@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SECRET = "a-secret-of-the-benchmarks"  # noqa: S105 - protects nothing
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = b"content-length: "
+_STOP_S = 10.0
 
 
 class Order(msgspec.Struct):
@@ -41,6 +42,8 @@ class Order(msgspec.Struct):
     token: str = ""
     rate: float = 0
     """How many a second at most; 0: as many as are answered."""
+    count: int = 0
+    """How many deliveries at most; 0: as many as there is time for."""
 
 
 class Report(msgspec.Struct):
@@ -130,7 +133,7 @@ def posts(bodies: Iterator[bytes], path: str) -> Iterator[bytes]:
 
 async def obey(order: Order, bodies: Iterator[bytes], rate_max: int) -> Report:
     """Make the requests, then send them."""
-    count = max(100, int(order.seconds * rate_max))
+    count = order.count or max(100, int(order.seconds * rate_max))
     if order.gets:
         head = f"HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {order.token}\r\n\r\n"
         made: Iterator[bytes] = itertools.cycle(
@@ -188,10 +191,14 @@ class Sender:
         return report
 
     async def stop(self) -> None:
-        """End it."""
+        """End it, also while it waits for an answer that does not come."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        await self._process.wait()
+        try:
+            await asyncio.wait_for(self._process.wait(), _STOP_S)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
 
 
 if __name__ == "__main__":

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 _BATCH = 500
 _LOG = ("events", "streams", "log_head")
-_SIZES = """
+SIZES = """
 SELECT regexp_replace(c.relname, '_g\\d+$', '') AS name,
     sum(pg_total_relation_size(c.oid))::bigint AS size
 FROM pg_class c WHERE c.relnamespace = 'userlog'::regnamespace AND c.relkind = 'r' GROUP BY 1
 """
-_WAL = "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn"
+# As far as was inserted: what is committed without waiting may not be written yet.
+WAL = "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"
 
 
 async def measure(args: argparse.Namespace) -> Found:
@@ -34,16 +35,16 @@ async def measure(args: argparse.Namespace) -> Found:
     shape = Shape(args.events, args.users)
     async with userlog() as subject:
         connection = await asyncpg.connect(subject.url)
-        wal = [await connection.fetchval(_WAL)]
+        wal = [await connection.fetchval(WAL)]
         await fill(subject.log, shape)
-        wal.append(await connection.fetchval(_WAL))
+        wal.append(await connection.fetchval(WAL))
         await catch_up(subject.log, _BATCH)
-        wal.append(await connection.fetchval(_WAL))
+        wal.append(await connection.fetchval(WAL))
         await connection.execute(TABLE)
         rows = [row(body) for body in deliveries(shape)]
         await connection.copy_records_to_table("plain", records=rows, columns=COLUMNS)
         await connection.execute("VACUUM")
-        found = await connection.fetch(_SIZES)
+        found = await connection.fetch(SIZES)
         plain = await connection.fetchval("SELECT pg_total_relation_size('plain')")
         await connection.close()
     sizes = {one["name"]: round(one["size"] / shape.events, 1) for one in found}

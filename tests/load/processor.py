@@ -21,6 +21,10 @@ class Usage:
         processes = _family(self._service) | _family(self._postmaster)
         return sum(map(_processor_s, processes))
 
+    def postgres_s(self) -> float:
+        """The part of it that PostgreSQL has used."""
+        return sum(map(_processor_s, _family(self._postmaster)))
+
     def memory_mb(self) -> float:
         """The memory that the service has now."""
         return self._memory("VmRSS")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import fcntl
 import hmac
 import itertools
@@ -43,22 +44,47 @@ OTHER_KEY = b"another master key of just 32 b."
 SENDERS = 4
 
 
-def _tool(name: str) -> str:
-    return str(embedded.psql_path().with_name(name))
+async def _tools(database_url: str) -> Path:
+    """Return where the programs of the server are: the wheel's, or Debian's of its version."""
+    if "USERLOG_TEST_DATABASE_URL" not in os.environ:
+        return embedded.psql_path().parent
+    async with connected(database_url) as connection:
+        return Path(f"/usr/lib/postgresql/{connection.get_server_version().major}/bin")
 
 
-async def _restore(cluster: str, name: str, dump: Path) -> str:
-    """Restore a dump into a new database; return its URL."""
+@contextlib.asynccontextmanager
+async def _elsewhere(tmp_path: Path, database_url: str) -> AsyncIterator[str]:
+    """Yield a cluster to restore to: another one, or the server that was named for the tests.
+
+    A dump of a newer minor version may not go into an older one, so the embedded PostgreSQL is no
+    place for the dump of another server.
+    """
+    if "USERLOG_TEST_DATABASE_URL" in os.environ:
+        yield database_url
+        return
+    async with embedded.running(tmp_path / "cluster", notice=lambda _: None) as cluster:
+        async with connected(cluster) as connection:
+            await connection.execute("CREATE ROLE userlog_app NOLOGIN")
+        yield cluster
+
+
+@contextlib.asynccontextmanager
+async def _restored(cluster: str, name: str, dump: Path) -> AsyncIterator[str]:
+    """Restore a dump into a new database; yield its URL."""
+    name = f"restored_{os.getpid()}_{name}"
     async with connected(cluster) as connection:
         await connection.execute(f"CREATE DATABASE {name}")
-    url = with_database(cluster, name)
-    restore = ("--no-owner", "--exit-on-error", f"--dbname={url}")
-    await run(_tool("pg_restore"), *restore, str(dump))
-    return url
+        try:
+            url = with_database(cluster, name)
+            restore = ("--no-owner", "--exit-on-error", f"--dbname={url}")
+            await run(str(await _tools(cluster) / "pg_restore"), *restore, str(dump))
+            yield url
+        finally:
+            await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 async def test_dump_and_restore(tmp_path: Path, home: Home, database_url: str) -> None:
-    """A dump, restored into another cluster, verifies and answers; with another key it is refused.
+    """A dump, restored elsewhere, verifies and answers; with another key it is refused.
 
     Without the read models it is smaller, and they are made from the log.
     """
@@ -66,23 +92,23 @@ async def test_dump_and_restore(tmp_path: Path, home: Home, database_url: str) -
     async with home.serving() as service:
         await home.send(service)
         before = (await service.get(f"{USER_PATH}?{LAST}")).body
-        dump = (_tool("pg_dump"), "--format=custom", "--schema=userlog", database_url)
+        pg_dump = str(await _tools(database_url) / "pg_dump")
+        dump = (pg_dump, "--format=custom", "--schema=userlog", database_url)
         await run(*dump, f"--file={whole}")
         await run(*dump, f"--file={log_only}", "--exclude-table-data=userlog.*_g[0-9]*")
     assert log_only.stat().st_size < whole.stat().st_size
-    async with embedded.running(tmp_path / "cluster", notice=lambda _: None) as cluster:
-        async with connected(cluster) as connection:
-            await connection.execute("CREATE ROLE userlog_app NOLOGIN")
-        url = await _restore(cluster, "whole", whole)
-        wrong = await home.where(**configured(url, OTHER_KEY)).run("verify")
-        assert wrong.code != 0
-        assert "master key" in wrong.err
-        await _assert_whole(home.where(**configured(url)), before)
+    async with _elsewhere(tmp_path, database_url) as cluster:
+        async with _restored(cluster, "whole", whole) as url:
+            wrong = await home.where(**configured(url, OTHER_KEY)).run("verify")
+            assert wrong.code != 0
+            assert "master key" in wrong.err
+            await _assert_whole(home.where(**configured(url)), before)
 
-        there = home.where(**configured(await _restore(cluster, "log", log_only)))
-        for command in (("rebuild",), ("rebuild", "--verify-only")):
-            assert (await there.run(*command, "--workers", "1")).code == 0
-        await _assert_whole(there, before)
+        async with _restored(cluster, "log", log_only) as url:
+            there = home.where(**configured(url))
+            for command in (("rebuild",), ("rebuild", "--verify-only")):
+                assert (await there.run(*command, "--workers", "1")).code == 0
+            await _assert_whole(there, before)
 
 
 async def _assert_whole(home: Home, before: object) -> None:

@@ -13,7 +13,7 @@ INSTALL := $(PIP) install --quiet --no-deps
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help moved setup run test test-matrix property-test attack-test crash-test bench bench-smoke bench-against check format lock build sbom clean
+.PHONY: help moved setup run test test-matrix property-test sealed-test attack-test crash-test bench bench-smoke bench-against check format lock build sbom clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ test-matrix: setup ## Try every kind of database on PostgreSQL 18 and 15; needs 
 
 property-test: setup ## Try 1,000 examples of each property instead of 20, and others each time
 	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest --numprocesses 2 --timeout 7200 tests/properties $(ARGS)
+
+sealed-test: setup ## Look for 20,000 deliveries in everything that a thief of the database has
+	USERLOG_TEST_USERS=4000 $(BIN)/pytest --timeout 3600 tests/acceptance/test_sealed.py $(ARGS)
 
 attack-test: setup ## Attack a service, beside an honest sender; ARGS="--short" for a quick look
 	$(BIN)/python tests/load/attacks.py $(ARGS)

@@ -9,13 +9,14 @@
 --   verifications, scrubs             what was last proven of the log, and of the read models
 --   tokens                            bearer tokens and their scopes
 --   append(), erase()                 the only ways to change the log
---   key_begin()                       notes which master key a new log is written with
+--   key_begin(), key_make()           note which master key a new log is written with, and its own keys
 --   quarantine_put()                  puts a delivery into quarantine
 --   token_used(), token_revoke()      what the service may do to tokens
 --   userlog_app                       the role that the service is a member of
 --   active_generation, generations,   which generation of the read models answers, how far each one
 --   checkpoints, rebuild_shards       has come, and what is left to do of a rebuild
---   users, history, activity, terms   the read models, one table partition per generation
+--   users, history, numbers, terms    the read models, one table partition per generation
+--   users_with()                      finds users by terms
 --   parked                            users with an event that can't be projected
 --
 -- A read model is a table that is partitioned by generation. Its first partition, the service's
@@ -108,8 +109,8 @@ CREATE INDEX events_stream ON userlog.events (partition, stream_id, occurred_at,
 -- stream_id beside it. It has to stay the last index of the table (docs/planner.md, 6).
 CREATE UNIQUE INDEX events_identity ON userlog.events (partition, identity);
 
--- Signed deliveries that could not be read. id is a hash of the body, so a platform that
--- repeats itself adds to times_seen and not to the disk. The body is sealed with a key of its own.
+-- Signed deliveries that could not be read. id is a hash of the body under a key of the log's own, so a
+-- platform that repeats itself adds to times_seen and not to the disk. The body is sealed with a key of its own.
 -- headers are the few that help to find out who sent it. bytes is what it counted in the totals when it
 -- came, and counts when it goes.
 CREATE TABLE userlog.quarantine (
@@ -314,13 +315,18 @@ SET enable_seqscan = off
 SET enable_bitmapscan = off
 AS $$
 DECLARE
+    erased record;
     appended record;
+    counted record;
     read_model text;
+    is_history boolean;
+    its_schema text;
     now_erased timestamptz := coalesce(in_recorded_at, date_trunc('milliseconds', clock_timestamp()));
 BEGIN
     PERFORM FROM userlog.log_head h WHERE h.partition = in_partition FOR UPDATE;
     UPDATE userlog.streams s SET data_key = NULL, key_id = in_key_id, erased_at = now_erased
-    WHERE s.partition = in_partition AND s.stream_id = in_stream_id AND s.data_key IS NOT NULL;
+    WHERE s.partition = in_partition AND s.stream_id = in_stream_id AND s.data_key IS NOT NULL
+    RETURNING s.application_id INTO erased;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
@@ -337,14 +343,43 @@ BEGIN
     -- Each generation of each read model, also of those that an upgrade fills, and one that DETACH
     -- PARTITION CONCURRENTLY was stopped in: its rows are there, but no statement on the whole table
     -- sees them. The order is that in which the tables were made, which is the projector's: no two
-    -- can wait for each other.
-    FOR read_model IN SELECT i.inhrelid::regclass::text FROM pg_inherits i
+    -- can wait for each other. What the history has added to the numbers is taken back first; who has
+    -- deleted a user's row of users is alone with the rest of them.
+    FOR read_model, is_history, its_schema IN
+        SELECT i.inhrelid::regclass::text, c.relname = 'history', n.nspname FROM pg_inherits i
         JOIN pg_partitioned_table p ON p.partrelid = i.inhparent
         JOIN pg_class c ON c.oid = p.partrelid
         JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname IN ('userlog', 'userlog_next')
         ORDER BY i.inhrelid
     LOOP
         BEGIN
+            IF is_history THEN
+                FOR counted IN EXECUTE format('
+                    SELECT h.generation, date_bin(''15 minutes'', h.occurred_at, ''epoch'') AS quarter,
+                        sum((h.lifecycle_before = 0)::integer)::integer AS created,
+                        sum((h.lifecycle_after = 3 AND h.lifecycle_before <> 3)::integer)::integer
+                            AS deleted,
+                        sum((h.lifecycle_after = 2 AND h.lifecycle_before <> 2)::integer)::integer
+                            AS blocked,
+                        sum((h.lifecycle_after = 1 AND h.lifecycle_before > 1)::integer)::integer
+                            AS reactivated,
+                        sum((h.lifecycle_after = 1)::integer - (h.lifecycle_before = 1)::integer)
+                            ::integer AS active,
+                        count(*)::integer AS events
+                    FROM %s h WHERE h.partition = $1 AND h.stream_id = $2
+                    GROUP BY 1, 2 ORDER BY 1, 2', read_model) USING in_partition, in_stream_id
+                LOOP
+                    EXECUTE format('
+                        UPDATE %I.numbers n SET created = n.created - $5, deleted = n.deleted - $6,
+                            blocked = n.blocked - $7, reactivated = n.reactivated - $8,
+                            active = n.active - $9, events = n.events - $10
+                        WHERE n.partition = $1 AND n.generation = $2 AND n.application_id = $3
+                            AND n.quarter = $4', its_schema)
+                        USING in_partition, counted.generation, erased.application_id,
+                        counted.quarter, counted.created, counted.deleted, counted.blocked,
+                        counted.reactivated, counted.active, counted.events;
+                END LOOP;
+            END IF;
             EXECUTE format('DELETE FROM %s WHERE partition = $1 AND stream_id = $2', read_model)
                 USING in_partition, in_stream_id;
         EXCEPTION WHEN undefined_table THEN -- dropped since
@@ -409,6 +444,36 @@ BEGIN
     ON CONFLICT (name) DO NOTHING;
     UPDATE userlog.log_head h SET fingerprint = k.fingerprint FROM userlog.keys k
     WHERE k.name = 'master' AND h.fingerprint IS NULL;
+END
+$$;
+
+-- Makes a key of the log's own, wrapped by the master key of this fingerprint, unless there is one.
+CREATE FUNCTION userlog.key_make(in_name text, in_fingerprint bytea, in_wrapped bytea) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM FROM userlog.keys k WHERE k.name = 'master' AND k.fingerprint = in_fingerprint FOR SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the log is not written with this master key' USING ERRCODE = 'UL001';
+    END IF;
+    INSERT INTO userlog.keys (name, fingerprint, wrapped) VALUES (in_name, in_fingerprint, in_wrapped)
+    ON CONFLICT (name) DO NOTHING;
+END
+$$;
+
+-- The users of a partition who have all of some terms. By bitmaps, since the index knows nothing else,
+-- which the service's sessions are kept from (docs/planner.md, 1).
+CREATE FUNCTION userlog.users_with(in_partition integer, in_generation integer, in_terms uuid[])
+RETURNS SETOF uuid
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET enable_bitmapscan = on
+AS $$
+BEGIN
+    RETURN QUERY SELECT t.stream_id FROM userlog.terms t
+        WHERE t.partition = in_partition AND t.generation = in_generation AND t.terms @> in_terms;
 END
 $$;
 
@@ -507,85 +572,83 @@ CREATE TABLE userlog.rebuild_shards (
     PRIMARY KEY (partition, generation, shard)
 );
 
--- The user as they are now. order_key is the effective order of the newest event that is in
--- the state: an event below it came late. state is JSON kept as text, so that it comes back
--- byte for byte and its size is known without reading it (docs/planner.md, 11). since says when those
--- of its fields were first heard of that the user's first event did not have: {"name": epoch
--- milliseconds}.
+-- The user as they are now. lifecycle: 1 active, 2 blocked, 3 deleted. Its event is the newest in
+-- effective order: one below it came late. tie_break decides among events of one time and kind. sealed holds all that is known of the user, sealed with the
+-- user's key for this row alone (eventstore/sealing/columns.py, projections/sealed.py).
 CREATE TABLE userlog.users (
     partition integer NOT NULL,
     generation integer NOT NULL,
-    stream_id uuid NOT NULL,
-    application_id text NOT NULL,
-    user_id text NOT NULL,
-    company_id bigint,
-    lifecycle text NOT NULL CHECK (lifecycle IN ('active', 'blocked', 'deleted')),
-    state text NOT NULL,
-    since text NOT NULL,
-    order_key bytea NOT NULL,
     position bigint NOT NULL,
-    kind smallint NOT NULL,
     occurred_at timestamptz NOT NULL,
     recorded_at timestamptz NOT NULL,
+    stream_id uuid NOT NULL,
+    kind smallint NOT NULL,
+    lifecycle smallint NOT NULL CHECK (lifecycle BETWEEN 1 AND 3),
+    application_id text NOT NULL,
+    user_id text NOT NULL,
+    tie_break bytea NOT NULL,
+    sealed bytea NOT NULL,
     PRIMARY KEY (partition, stream_id, generation)
 ) PARTITION BY LIST (generation);
 
--- For lists of an application's users, the most recently changed first. Every row is in this index
--- (docs/planner.md, 5), as in those of the next tables.
+-- For lists of an application's users, the most recently changed first. Application and lifecycle are
+-- one number, which takes a quarter less room; of another application with the same number a list reads
+-- past the rows. Every row is in this index (docs/planner.md, 5).
 CREATE INDEX users_changed ON userlog.users
-    (partition, generation, application_id, lifecycle, occurred_at, stream_id)
+    (partition, (hashtext(application_id) & -4 | lifecycle::integer), occurred_at, position)
     WHERE application_id IS NOT NULL;
 
--- What each event changed, in effective order. stated_at is the time that the sender stated, if
--- that was too far ahead to be believed.
+-- What each event changed, in effective order; lifecycles as in users, 0 before a user's first event.
+-- sealed holds what changed, in data and in words, sealed likewise.
 CREATE TABLE userlog.history (
     partition integer NOT NULL,
     generation integer NOT NULL,
-    stream_id uuid NOT NULL,
-    order_key bytea NOT NULL,
     position bigint NOT NULL,
-    kind smallint NOT NULL,
     occurred_at timestamptz NOT NULL,
     recorded_at timestamptz NOT NULL,
-    stated_at timestamptz,
+    stream_id uuid NOT NULL,
+    kind smallint NOT NULL,
     late boolean NOT NULL,
-    summary text NOT NULL,
-    changes text NOT NULL,
-    PRIMARY KEY (partition, stream_id, generation, order_key, position)
+    lifecycle_before smallint NOT NULL CHECK (lifecycle_before BETWEEN 0 AND 3),
+    lifecycle_after smallint NOT NULL CHECK (lifecycle_after BETWEEN 1 AND 3),
+    tie_break bytea NOT NULL,
+    sealed bytea NOT NULL,
+    PRIMARY KEY (partition, stream_id, generation, occurred_at, position)
 ) PARTITION BY LIST (generation);
 
--- What each user adds to the numbers of their application on a day (UTC): whether they were new,
--- how often they became deleted or blocked, and the change in the number of active users.
-CREATE TABLE userlog.activity (
+-- The numbers of an application by quarters of an hour in UTC: users who were new, how often users
+-- became deleted, blocked, and active again, the change in the number of active users, and events. They
+-- are the sums over the history, see projections/numbers.py and erase(). Of a generation that is being
+-- built there are none before its history is whole.
+CREATE TABLE userlog.numbers (
     partition integer NOT NULL,
     generation integer NOT NULL,
-    stream_id uuid NOT NULL,
     application_id text NOT NULL,
-    day date NOT NULL,
+    quarter timestamptz NOT NULL,
     created integer NOT NULL,
     deleted integer NOT NULL,
     blocked integer NOT NULL,
+    reactivated integer NOT NULL,
     active integer NOT NULL,
-    PRIMARY KEY (partition, stream_id, generation, day)
-) PARTITION BY LIST (generation);
+    events integer NOT NULL,
+    PRIMARY KEY (partition, generation, application_id, quarter)
+);
 
--- For the numbers of an application; what is counted stands in the index.
-CREATE INDEX activity_day ON userlog.activity (partition, generation, application_id, day)
-    INCLUDE (created, deleted, blocked, active) WHERE application_id IS NOT NULL;
-
--- What a user can be found by: hashes of their e-mails, phones and username, see
--- projections/fold/search_keys.py.
+-- What a user can be found by now, and could be once, until a day (UTC): keyed hashes of their e-mails,
+-- phones, username and the words of their name, see projections/fold/search_keys.py. A user has one row
+-- and not one for each, which takes a third of the room.
 CREATE TABLE userlog.terms (
     partition integer NOT NULL,
     generation integer NOT NULL,
     stream_id uuid NOT NULL,
-    term bytea NOT NULL,
-    PRIMARY KEY (partition, stream_id, generation, term)
+    terms uuid[] NOT NULL,
+    former uuid[] NOT NULL,
+    until date[] NOT NULL,
+    PRIMARY KEY (partition, stream_id, generation)
 ) PARTITION BY LIST (generation);
 
--- For the search.
-CREATE INDEX terms_term ON userlog.terms (partition, generation, term, stream_id)
-    WHERE term IS NOT NULL;
+-- For the search, in users_with().
+CREATE INDEX terms_terms ON userlog.terms USING gin (terms, former);
 
 -- Users with an event, at this position, that can't be projected. Their rows stay as they were
 -- before it, and what follows it waits in the log for `userlog rebuild --user`. reason is a fixed
@@ -618,15 +681,15 @@ $$;
 
 GRANT SELECT ON ALL TABLES IN SCHEMA userlog TO userlog_app;
 
-GRANT INSERT, UPDATE, DELETE ON userlog.checkpoints, userlog.parked TO userlog_app;
+GRANT INSERT, UPDATE, DELETE ON userlog.checkpoints, userlog.parked, userlog.numbers TO userlog_app;
 
 INSERT INTO userlog.active_generation (generation) VALUES (1);
 
-INSERT INTO userlog.generations (generation, state, fold) VALUES (1, 'live', 3);
+INSERT INTO userlog.generations (generation, state, fold) VALUES (1, 'live', 4);
 
 INSERT INTO userlog.checkpoints (partition, generation) VALUES (0, 1);
 
 -- [end]
 
 -- The digest is that of eventstore/postgres/schema.py; a test recomputes it.
-INSERT INTO userlog.meta (schema_version, digest, partitions) VALUES (3, 'a4ceeb8ba19c9be6', 1);
+INSERT INTO userlog.meta (schema_version, digest, partitions) VALUES (4, '04bf815ecb60f53e', 1);

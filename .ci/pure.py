@@ -24,17 +24,19 @@ PURE = (
     *("projections.fold.state", "projections.read_models"),
     *("projections.query.formats", "projections.query.views"),
 )
-# But for these imports, of modules that do more than what is taken from them: the first also reads
-# the log, beside opening a row that it is given; the second writes rows, beside making statements.
+# But for these imports, of modules that do more than what is taken from them: eventstore.read also
+# reads the log, beside opening a row that it is given; columns reads its dictionary when it is
+# imported; tables writes rows, beside making statements.
 NOT_FOLLOWED = (
     ("projections.fold.folder", "eventstore.read"),
     ("projections.read_models", "projections.tables"),
+    ("projections.sealed", "eventstore.sealing.columns"),
 )
 
 IMPORTS = frozenset(
     {
         *("__future__", "collections", "datetime", "enum", "hashlib", "hmac", "msgspec"),
-        *("re", "struct", "typing", "uuid"),
+        *("phonenumbers", "re", "struct", "typing", "unicodedata", "uuid"),
     }
 )
 # Of any object, also when imported: of datetime, date and uuid, which are needed for the rest.

@@ -64,7 +64,7 @@ class Runtime:
         self.master_key = log.master_key
         self.log = log
         self.quarantine = Quarantine(
-            pool, log.partitions, self.master_key, settings.quarantine_bytes_max
+            pool, log.partitions, log.own_keys, settings.quarantine_bytes_max
         )
         limits = Limits(
             settings.delivery_entries_max,

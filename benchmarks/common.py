@@ -89,7 +89,7 @@ async def userlog_in(url: str, partitions: int = 1) -> AsyncGenerator[Userlog]:
     pool = await open_pool(service_url, size=_POOL_SIZE, timeout_s=60)
     key = MasterKey(MASTER_KEY)
     log = await EventLog.open(pool, key)
-    ingest = Ingest(log, Quarantine(pool, partitions, key))
+    ingest = Ingest(log, Quarantine(pool, partitions, log.own_keys))
     try:
         yield Userlog(url, pool, log, ingest, ReadModel(log, pool))
         await log.close()

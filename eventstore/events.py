@@ -99,6 +99,7 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
     counts as having occurred when it was recorded.
 
     `payload` is None once its user has been erased; `after_erasure` tells events that came later.
+    `identity` is keyed by the user's key, so it tells nothing of what the event is about.
     """
 
     position: Position
@@ -106,6 +107,7 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
     kind: Kind
     occurred_at: datetime
     recorded_at: datetime
+    identity: bytes
     payload: bytes | None
     after_erasure: bool = False
 

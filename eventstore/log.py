@@ -25,6 +25,7 @@ from eventstore.group_commit import GroupCommit, QueueLimits, SharedReads
 from eventstore.postgres import schema, statements
 from eventstore.sealing import current_key
 from eventstore.sealing.keyring import Keyring
+from eventstore.sealing.own_keys import OwnKeys
 from eventstore.sealing.seal import seal, seal_all
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class EventLog:
         self._is_older = False
         self.partitions = partitions
         self.keyring = Keyring(pool, master_key)
+        self.own_keys = OwnKeys(pool, master_key)
         self.observers: list[Observer] = []
         self._heads: SharedReads[None, list[read.Head]] = SharedReads(
             "heads", lambda _: read.heads(pool)
@@ -115,6 +117,7 @@ class EventLog:
                 partitions = await schema.partitions_of(connection)
         log = cls(pool, partitions, master_key, QueueLimits())
         log._is_older = True
+        log.own_keys.of_upgrade = True
         await log.keyring.check_master_key()
         return log
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from eventstore.postgres.pool import Pool
-    from eventstore.sealing.keys import MasterKey
+    from eventstore.sealing.own_keys import OwnKeys
 
 _SQL = statements.load("eventstore")
 BYTES_MAX = 10_000_000_000
@@ -52,13 +52,14 @@ class Quarantine:
     """Puts deliveries into quarantine and shows them."""
 
     def __init__(
-        self, pool: Pool, partitions: int, master_key: MasterKey, bytes_max: int = BYTES_MAX
+        self, pool: Pool, partitions: int, own_keys: OwnKeys, bytes_max: int = BYTES_MAX
     ) -> None:
-        """`partitions` is that of the log beside it."""
+        """`partitions` and `own_keys` are those of the log beside it."""
         self._pool = pool
         self._bytes_max = bytes_max
         self._partitions = partitions
-        self._master = master_key
+        self._own_keys = own_keys
+        self._master = own_keys.master
 
     async def put(
         self, body: bytes, reason: str, detail: str, headers: Mapping[str, str] | None = None
@@ -68,8 +69,8 @@ class Quarantine:
         QuarantineFullError if there is no room for it. Several who come at once may each find the
         same room, so the limit may be passed by as many deliveries as are put at once.
         """
-        digest = hashlib.sha256(body).digest()
-        key = uuid.UUID(bytes=digest[:16])
+        secret = await self._own_keys.find_or_make("quarantine")
+        key = uuid.UUID(bytes=hashlib.blake2b(body, key=secret, digest_size=16).digest())
         about = (reason, detail, msgspec.json.encode(headers or {}).decode())
         partition = self._partition(key)
 

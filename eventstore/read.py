@@ -146,6 +146,7 @@ def open_event(row: asyncpg.Record, partition: int, keyring: Keyring) -> Recorde
         Kind(row["kind"]),
         row["occurred_at"],
         row["recorded_at"],
+        row["identity"],
         payload,
         after_erasure=row["position"] > (row["erased_position"] or row["position"]),
     )

@@ -2,26 +2,24 @@
 
 To add one: a table in schema.sql that is partitioned by generation, a function here from a folded
 user to its rows, and an entry in TABLES. Projector, rebuild, proof and erasure need nothing else.
+Numbers of all users together are in `projections.numbers`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from projections.fold.search_keys import FIELDS, terms_of
-from projections.fold.state import encode_fields
-from projections.tables import Table
+from projections.fold.events import tie_break_of
+from projections.fold.search_keys import FIELDS
+from projections.fold.state import LIFECYCLE_NUMBERS
+from projections.sealed import entry_by_name, seal_entry, seal_user, user_by_name
+from projections.tables import ARRAY_MAX, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import date
 
-    from projections.fold.folder import Folded
+    from projections.fold.folder import Folded, RowKeys
     from projections.tables import Row
-
-_encode = msgspec.json.Encoder(order="sorted").encode
 
 
 def _users(folded: Folded) -> Iterator[Row]:
@@ -31,15 +29,13 @@ def _users(folded: Folded) -> Iterator[Row]:
             stream.stream_id,
             stream.application_id,
             stream.user_id,
-            state.company_id,
-            state.lifecycle,
-            encode_fields(state.fields).decode(),
-            encode_fields(state.since).decode(),
-            state.last.order_key,
+            LIFECYCLE_NUMBERS[state.lifecycle],
+            tie_break_of(state.last.order_key),
             state.last.position.number,
             state.last.kind,
             state.last.occurred_at,
             state.last.recorded_at,
+            seal_user(_keys(folded).columns, stream.stream_id, state),
         )
 
 
@@ -47,44 +43,39 @@ def _history(folded: Folded) -> Iterator[Row]:
     for entry in folded.entries:
         yield (
             folded.stream.stream_id,
-            entry.event.order_key,
+            tie_break_of(entry.event.order_key),
             entry.event.position.number,
             entry.event.kind,
             entry.event.occurred_at,
             entry.event.recorded_at,
-            entry.event.stated_at,
             entry.late,
-            _encode(entry.summary).decode(),
-            _encode(entry.changes).decode(),
+            LIFECYCLE_NUMBERS[entry.before],
+            LIFECYCLE_NUMBERS[entry.after],
+            seal_entry(_keys(folded).columns, folded.stream.stream_id, entry),
         )
 
 
-def _activity(folded: Folded) -> Iterator[Row]:
-    """Count by day, in UTC, what a user adds to their application's numbers."""
-    days: dict[date, list[int]] = {}
-    for entry in folded.entries:
-        was, now = entry.before, entry.after
-        if was != now:
-            counts = days.setdefault(entry.event.occurred_at.date(), [0, 0, 0, 0])
-            counts[0] += was is None
-            counts[1] += now == "deleted"
-            counts[2] += now == "blocked"
-            counts[3] += (now == "active") - (was == "active")
-    for day, counts in days.items():
-        if any(counts):
-            yield (folded.stream.stream_id, folded.stream.application_id, day, *counts)
-
-
-def _terms_change(folded: Folded) -> bool:
-    changed = (change.field for entry in folded.entries for change in entry.changes)
-    return any(field in FIELDS for field in changed)
+def _keys(folded: Folded) -> RowKeys:
+    assert folded.keys is not None, "rows are made by a folder that has the keys"  # noqa: S101
+    return folded.keys
 
 
 def _terms(folded: Folded) -> Iterator[Row]:
-    if folded.state and (folded.whole or _terms_change(folded)):
-        stream = folded.stream
-        for term in sorted(terms_of(stream.application_id, folded.state.fields)):
-            yield (stream.stream_id, term)
+    """What a user is found by now and, in the order of events, was until a day in UTC."""
+    changes = [
+        (change, entry.event.occurred_at.date())
+        for entry in folded.entries
+        for change in entry.changes
+        if change.field in FIELDS
+    ]
+    if not (folded.state and changes):
+        return
+    key = _keys(folded).search
+    terms = sorted(key.terms_of(folded.state.fields))
+    left = [(t, day) for c, day in changes if c.old is not None for t in sorted(key.terms_left(c))]
+    left = left[-ARRAY_MAX:]
+    if terms or left:
+        yield (folded.stream.stream_id, terms, [t for t, _ in left], [day for _, day in left])
 
 
 USERS = Table(
@@ -93,18 +84,18 @@ USERS = Table(
         "stream_id": "uuid",
         "application_id": "text",
         "user_id": "text",
-        "company_id": "bigint",
-        "lifecycle": "text",
-        "state": "text",
-        "since": "text",
-        "order_key": "bytea",
+        "lifecycle": "smallint",
+        "tie_break": "bytea",
         "position": "bigint",
         "kind": "smallint",
         "occurred_at": "timestamptz",
         "recorded_at": "timestamptz",
+        "sealed": "bytea",
     },
     key=(),
     rows=_users,
+    from_state=True,
+    opened=user_by_name,
 )
 
 TABLES = (
@@ -113,39 +104,26 @@ TABLES = (
         name="history",
         columns={
             "stream_id": "uuid",
-            "order_key": "bytea",
+            "tie_break": "bytea",
             "position": "bigint",
             "kind": "smallint",
             "occurred_at": "timestamptz",
             "recorded_at": "timestamptz",
-            "stated_at": "timestamptz",
             "late": "boolean",
-            "summary": "text",
-            "changes": "text",
+            "lifecycle_before": "smallint",
+            "lifecycle_after": "smallint",
+            "sealed": "bytea",
         },
-        key=("order_key", "position"),
+        key=("occurred_at", "position"),
         rows=_history,
-    ),
-    Table(
-        name="activity",
-        columns={
-            "stream_id": "uuid",
-            "application_id": "text",
-            "day": "date",
-            "created": "integer",
-            "deleted": "integer",
-            "blocked": "integer",
-            "active": "integer",
-        },
-        key=("day",),
-        rows=_activity,
-        added=("created", "deleted", "blocked", "active"),
+        opened=entry_by_name,
     ),
     Table(
         name="terms",
-        columns={"stream_id": "uuid", "term": "bytea"},
-        key=("term",),
+        columns={"stream_id": "uuid", "terms": "uuid[]", "former": "uuid[]", "until": "date[]"},
+        key=(),
         rows=_terms,
-        replaced=_terms_change,
+        replaced=("terms",),
+        added=("former", "until"),
     ),
 )

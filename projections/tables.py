@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from projections.fold.folder import Folded
+from projections.sealed import Open
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from eventstore.postgres.sessions import Connection
 
 _ROWS_AT_ONCE = 200
+ARRAY_MAX = 1_000
 _OF_USER = "partition = $1 AND generation = $2 AND stream_id"
 
 Row: TypeAlias = tuple[Any, ...]
@@ -28,48 +30,68 @@ class Generation(msgspec.Struct, frozen=True):
     number: int
 
 
-def _never(_folded: Folded) -> bool:
-    return False
-
-
 class Table(msgspec.Struct, frozen=True, kw_only=True):
     """A read model: the table of this name in the session's schema.
 
     `columns` are those after partition and generation, with their types; the first is stream_id.
-    `key` names those that distinguish the rows of one user, the last one for people.
+    `key` names those that distinguish the rows of one user, the last one for people; if it is empty
+    a user has at most one.
 
-    Without a key a user has at most one row, and `rows` makes it from the state alone, since a
-    fold need not have all entries. It is written over; if `rows` yields none, it is removed.
-    With a key `rows` makes the rows of the fold's entries, which are added to those that are
-    there, except in two cases: in a fold of the whole user, and if the table wants them
-    `replaced`, all rows of the user are removed first. If the row of an entry is there already,
-    the columns in `added` are added to it.
+    If `rows` makes them `from_state` alone, a row is written over, and removed if there is none.
+    Else `rows` makes the rows of the fold's entries, which are added to those that are there; in a
+    fold of the whole user all rows of the user are removed first. If the row of an entry is there
+    already, the columns in `replaced` are written over, and the arrays in `added` are added to it;
+    they keep their last ARRAY_MAX members.
+
+    A table with a column `sealed` has `opened`, which opens it for a comparison.
     """
 
     name: str
     columns: Mapping[str, str]
     key: tuple[str, ...]
     rows: Callable[[Folded], Iterator[Row]]
+    from_state: bool = False
+    replaced: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
-    replaced: Callable[[Folded], bool] = _never
+    opened: Open | None = None
 
     @property
     def put(self) -> str:
         """Write rows, given as one array for each column."""
-        arrays = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(self.columns.values(), 3))
+        kinds = self.columns.values()
+        # An array of arrays is one array: its parts come as texts.
+        arrays = ", ".join(
+            f"${n}::{'text' if _is_array(kind) else kind}[]" for n, kind in enumerate(kinds, 3)
+        )
+        values = ", ".join(f"t.{name}::{kind}" for name, kind in self.columns.items())
+        names = ", ".join(self.columns)
         return (
-            f"INSERT INTO {self.name} (partition, generation, {', '.join(self.columns)})"
-            f" SELECT $1, $2, t.* FROM unnest({arrays}) AS t {self._on_conflict()}"
+            f"INSERT INTO {self.name} (partition, generation, {names}) SELECT $1, $2, {values}"
+            f" FROM unnest({arrays}) AS t ({names}) {self._on_conflict()}"
         )
 
+    def arguments(self, rows: Sequence[Row]) -> list[Sequence[Any]]:
+        """Return rows as `put` takes them."""
+        columns = zip(*rows, strict=True)
+        return [
+            [f"{{{','.join(map(str, value))}}}" for value in values] if _is_array(kind) else values
+            for kind, values in zip(self.columns.values(), columns, strict=True)
+        ]
+
     def _on_conflict(self) -> str:
-        if self.key and not self.added:
+        others = tuple(name for name in self.columns if name != "stream_id")
+        replaced = others if self.from_state else self.replaced
+        changes = [f"{name} = excluded.{name}" for name in replaced]
+        changes += [f"{name} = {self._sum_of(name)}" for name in self.added]
+        if not changes:
             return ""
-        changes = [f"{name} = {self.name}.{name} + excluded.{name}" for name in self.added]
-        others = (name for name in self.columns if name != "stream_id")
-        changes = changes or [f"{name} = excluded.{name}" for name in others]
         key = ", ".join(("partition", "stream_id", "generation", *self.key))
         return f"ON CONFLICT ({key}) DO UPDATE SET {', '.join(changes)}"
+
+    def _sum_of(self, name: str) -> str:
+        ours, theirs = f"{self.name}.{name}", f"excluded.{name}"
+        too_many = f"cardinality({ours}) + cardinality({theirs}) - {ARRAY_MAX}"
+        return f"({ours} || {theirs})[greatest({too_many}, 0) + 1 :]"
 
     @property
     def drop(self) -> str:
@@ -95,22 +117,26 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+def _is_array(kind: str) -> bool:
+    return kind.endswith("[]")
+
+
 async def write(
     tables: Iterable[Table], connection: Connection, where: Generation, folded: Sequence[Folded]
 ) -> None:
     """Write what is new of some users into read models."""
     for table in tables:
         rows: Iterator[Row]
-        if table.key:
-            removed = [one for one in folded if one.whole or table.replaced(one)]
-            rows = (row for one in folded for row in table.rows(one))
-        else:
+        if table.from_state:
             only = [(one, next(table.rows(one), None)) for one in folded]
             removed = [one for one, row in only if row is None]
             rows = (row for _, row in only if row is not None)
+        else:
+            removed = [one for one in folded if one.whole]
+            rows = (row for one in folded for row in table.rows(one))
         if removed:
             keys = [(where.partition, where.number, one.stream.stream_id) for one in removed]
             await connection.executemany(table.drop, keys)
         while some := list(islice(rows, _ROWS_AT_ONCE)):
-            args = (where.partition, where.number, *zip(*some, strict=True))
+            args = (where.partition, where.number, *table.arguments(some))
             await connection.execute(table.put, *args)

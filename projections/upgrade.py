@@ -23,7 +23,9 @@ from eventstore.errors import LogError
 from eventstore.postgres import schema, upgrade
 from eventstore.postgres.pool import owner_connection, refuse_transaction_pooler
 from eventstore.postgres.upgrade import NEXT, UNAWARE
-from projections.project import parked
+from eventstore.sealing import current_key, own_keys
+from projections import numbers
+from projections.project import checkpoints, parked
 from projections.project.projector import catch_up
 from projections.rebuild import progress
 from projections.rebuild.generations import code_version
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from projections.rebuild.progress import Progress
 
 _BATCH = 500
+# Earlier versions erase somebody without taking back what they add to the numbers.
+_WITH_NUMBERS = 4
 _LOOK_S = 0.5
 _PAUSE_S = 1.0
 _SHOWN = 3
@@ -127,6 +131,7 @@ async def _fill(connection: Connection, beside: LogSource, workers: int, watcher
         pass
     mark = f"{code_version()} {schema.digest()}"
     await upgrade.make_next(connection, mark)
+    await own_keys.make_for_upgrade(connection, beside.master(), "search")
     if await upgrade.is_proven(connection, mark):
         return
     watcher.say("new read models are filled from the log; the old version can go on serving")
@@ -173,6 +178,8 @@ async def _switch_when_possible(
         if not waiting:
             try:
                 await _switch(connection, log, steps, watcher)
+            except _ErasedMeanwhileError:
+                continue
             except asyncpg.DependentObjectsStillExistError as error:
                 raise LogError(
                     "something that userlog did not make depends on a table of the old version"
@@ -187,6 +194,19 @@ async def _switch_when_possible(
             watcher.say(waiting)
             said = waiting
         await asyncio.sleep(_PAUSE_S)
+
+
+class _ErasedMeanwhileError(Exception):
+    """The old version has erased somebody, and knows nothing of the numbers."""
+
+
+async def _count_again(log: EventLog) -> list[int]:
+    """Make the numbers of the new read models again; return what position each partition had."""
+    positions = [head.position.number for head in await log.heads()]
+    async with log.transaction() as connection:
+        for number in await checkpoints.generations(connection, "live"):
+            await numbers.fill(connection, number)
+    return positions
 
 
 async def _waiting_for(connection: Connection, before: int) -> str:
@@ -204,8 +224,17 @@ async def _waiting_for(connection: Connection, before: int) -> str:
 async def _switch(
     connection: Connection, log: EventLog | None, steps: list[Step], watcher: Watcher
 ) -> None:
+    counted = await _count_again(log) if log and steps[0].version <= _WITH_NUMBERS else None
     async with connection.transaction():
         await upgrade.hold_log(connection)
+        made: dict[str, bytes] = {}
+        if counted and await upgrade.erased_since(connection, counted):
+            raise _ErasedMeanwhileError
         if log:
             await catch_up(log, _BATCH)
+            if steps[0].version > upgrade.FINGERPRINTED:  # it may have been rotated meanwhile
+                await current_key.check(connection, log.master_key)
+            made = await own_keys.made_for_upgrade(connection, log.master_key)
         await upgrade.switch(connection, steps, watcher.execute)
+        if log:
+            await own_keys.keep(connection, log.master_key, made)

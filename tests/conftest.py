@@ -107,7 +107,7 @@ class Stack(NamedTuple):
         admin = await asyncpg.create_pool(url, min_size=0, max_size=2, server_settings=_UNGUARDED)
         key = MasterKey(MASTER_KEY)
         log = await EventLog.open(pool, key)
-        quarantine = Quarantine(pool, log.partitions, key)
+        quarantine = Quarantine(pool, log.partitions, log.own_keys)
         return cls(url, pool, admin, log, quarantine, Ingest(log, quarantine), ReadModel(log, pool))
 
     async def close(self) -> None:

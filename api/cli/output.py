@@ -209,8 +209,11 @@ def findings(found: list[Finding]) -> None:
 def stats(found: list[Day]) -> None:
     """Print an application's days."""
     table(
-        ("day", "created", "deleted", "blocked", "active at the end"),
-        [(str(d.date), d.created, d.deleted, d.blocked, d.active) for d in found],
+        ("day", "events", "created", "deleted", "blocked", "reactivated", "active"),
+        [
+            (str(d.date), d.events, d.created, d.deleted, d.blocked, d.reactivated, d.active)
+            for d in found
+        ],
     )
 
 

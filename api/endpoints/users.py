@@ -34,11 +34,11 @@ _log = structlog.stdlib.get_logger("userlog.http")
 
 _HISTORY_KEY = Rule(
     lambda text, _: users.parse_page_key(text),
-    lambda _: {"type": "string", "pattern": "^[0-9a-f]{83,97}$"},
+    lambda _: {"type": "string", "pattern": users.PAGE_KEY_PATTERN},
 )
 _LIST_KEY = Rule(
     lambda text, _: search.parse_page_key(text),
-    lambda _: {"type": "string", "pattern": "^(-[0-9]{1,13}|[0-9]{1,14})-[0-9a-f]{32}$"},
+    lambda _: {"type": "string", "pattern": "^(-[0-9]{1,13}|[0-9]{1,14})-[0-9]{1,4}-[0-9]{1,18}$"},
 )
 _NEXT = Meta(description="`next` of the page before")
 
@@ -140,7 +140,7 @@ class UserEndpoints:
             given.updated_since,
         )
         page = search.Page(given.limit, given.after, self._page_bytes_max)
-        return await search.search(self._pool, self._log.partitions, wanted, page)
+        return await search.search(self._log, self._pool, wanted, page)
 
     async def search(self, request: web.Request, given: ListParameters) -> Users:
         """Answer the same, asked so that e-mail, phone and username stand in no access log."""

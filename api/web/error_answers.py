@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import hdrs, web
 
-from api.web.problems import Problem, unavailable, unreadable
+from api.web.problems import Problem, damaged, unavailable, unreadable
 from eventstore.errors import (
     LoginError,
     MasterKeyMovedError,
     QuarantineFullError,
     QueueFullError,
     SchemaMovedError,
+    SealBrokenError,
     UnavailableError,
     explained,
 )
@@ -60,9 +61,16 @@ def problem_of(error: Exception, throttled: ThrottledLog) -> Problem:
             _log.warning("event can't be read", **about)
             return unreadable(**about)
         case _:
-            _log.error("request failed", exc_info=error)
-            detail = "this is a defect of userlog; its log has a line with this X-Request-Id"
-            return Problem(500, "Internal error", detail)
+            return _of_what_should_not_be(error)
+
+
+def _of_what_should_not_be(error: Exception) -> Problem:
+    if isinstance(error, SealBrokenError):
+        _log.error("a stored row does not open", problem=str(error))
+        return damaged()
+    _log.error("request failed", exc_info=error)
+    detail = "this is a defect of userlog; its log has a line with this X-Request-Id"
+    return Problem(500, "Internal error", detail)
 
 
 def _unavailable(error: UnavailableError, throttled: ThrottledLog) -> Problem:

@@ -105,6 +105,15 @@ def unreadable(position: str, reason: str) -> Problem:
     return Problem(503, "Unreadable event", detail)
 
 
+def damaged() -> Problem:
+    """503: nothing is wrong with the request, but a row that the answer needs was altered."""
+    detail = (
+        "a row that is stored of a user does not open, so it was altered; the operator runs"
+        " `userlog rebuild --user`, or `userlog rebuild`, which make it from the log"
+    )
+    return Problem(503, "Damaged row", detail)
+
+
 def bad_parameter(name: str, detail: str) -> Problem:
     """400, for one parameter that does not go with another."""
     return bad_parameters([ParameterError(name, detail)])

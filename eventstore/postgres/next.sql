@@ -25,7 +25,16 @@ SET generation = (SELECT max(generation) FROM userlog.generations);
 -- [next_checkpoint_generations] Likewise.
 UPDATE userlog_next.checkpoints SET generation = (SELECT max(generation) FROM userlog.generations);
 
+-- [next_erased_since] Whether somebody was erased after these positions.
+SELECT EXISTS (SELECT FROM unnest($1::integer[], $2::bigint[]) AS since (partition, position)
+    JOIN userlog.events e ON e.partition = since.partition AND e.position > since.position
+    WHERE e.kind = 4);
+
+-- [next_own_keys] Keys of the log's own that it has no place for before the switch.
+CREATE TABLE userlog_next.own_keys (name text PRIMARY KEY, wrapped bytea NOT NULL);
+
 -- [next_moves] What moves the tables into their place.
 SELECT format('ALTER TABLE %I.%I SET SCHEMA userlog', $1::text, c.relname) AS statement
 FROM pg_class c WHERE c.relnamespace = $1::text::regnamespace AND c.relkind IN ('r', 'p')
+    AND c.relname <> 'own_keys'
 ORDER BY c.oid;

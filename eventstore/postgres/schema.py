@@ -19,7 +19,7 @@ from eventstore.postgres.sessions import SCHEMA, SERVICE_ROLE
 if TYPE_CHECKING:
     from eventstore.postgres.sessions import Connection
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SERVER_VERSION_MIN = 15
 # Of these PostgreSQL converts no text, or to the same.
 _ENCODINGS = ("UTF8", "SQL_ASCII")

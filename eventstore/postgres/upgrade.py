@@ -26,6 +26,8 @@ NEXT = "userlog_next"
 FILES = Path(__file__).parent / "upgrades"
 # The versions whose services don't notice that the schema has moved, so they are stopped before.
 UNAWARE = (1,)
+# From this version on the log knows which master key it is written with.
+FINGERPRINTED = 3
 _ABOUT = re.compile(r"-- To version \d+: (.*)\n-- Locks: (.*)\n-- Read models: (made anew|kept)\n")
 _NUMBERED = ("next_checkpoints", "next_generation", "next_active", "next_checkpoint_generations")
 _PROVEN, _FILLING = "proven", "filling"
@@ -113,6 +115,7 @@ async def make_next(connection: Connection, mark: str) -> None:
             await connection.execute(statement)
         for name in _NUMBERED:
             await connection.execute(_NEXT_SQL[name])
+        await connection.execute(_NEXT_SQL["next_own_keys"])
         await _set_note(connection, f"{_FILLING} {mark}")
 
 
@@ -169,6 +172,13 @@ async def hold_log(connection: Connection) -> None:
     await connection.execute(_SQL["heads_hold"])
 
 
+async def erased_since(connection: Connection, positions: list[int]) -> bool:
+    """Say whether somebody was erased after a position of each partition, from partition 0 on."""
+    numbers = list(range(len(positions)))
+    erased: bool = await connection.fetchval(_NEXT_SQL["next_erased_since"], numbers, positions)
+    return erased
+
+
 async def switch(
     connection: Connection, steps: list[Step], executing: Callable[[str], None]
 ) -> None:
@@ -179,7 +189,7 @@ async def switch(
     moves: list[str] = []
     if any(step.makes_read_models for step in steps):
         moves = [row["statement"] for row in await connection.fetch(_NEXT_SQL["next_moves"], NEXT)]
-        moves.append(f"DROP SCHEMA {NEXT}")
+        moves += [f"DROP TABLE {NEXT}.own_keys", f"DROP SCHEMA {NEXT}"]
     for statement in [*(one for step in steps for one in step.statements), *moves]:
         executing(statement)
         await connection.execute(statement)

@@ -22,6 +22,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from eventstore.errors import SealBrokenError
+from eventstore.sealing.columns import ColumnKey
 
 if TYPE_CHECKING:
     import uuid
@@ -172,6 +173,10 @@ class DataKey(msgspec.Struct, frozen=True, gc=False):
         frame = _open(cipher, sealed, context, _DECOMPRESSORS)
         return _DECOMPRESSORS[sealed[0]].decompress(frame, max_output_size=PAYLOAD_BYTES_MAX)
 
+    def for_columns(self) -> ColumnKey:
+        """Return this user's key for sealed columns, which is derived from it."""
+        return ColumnKey(_derive(self._naming, b"columns"))
+
     def drop_from(self, ciphers: Ciphers) -> None:
         """Remove this key from those whose ciphers are kept."""
         ciphers.drop(self._sealing)
@@ -243,6 +248,14 @@ class MasterKey:
     def unwrap(self, wrapped: bytes, context: bytes) -> DataKey:
         """Open a wrapped key; SealBrokenError if no master key that is held has wrapped it."""
         return DataKey.of(self._open(wrapped, context)[0])
+
+    def wrap_secret(self, secret: bytes, context: bytes) -> bytes:
+        """Wrap a key of the log's own."""
+        return _seal(self._using.cipher, secret, context, _WRAPPED)
+
+    def unwrap_secret(self, wrapped: bytes, context: bytes) -> bytes:
+        """Open one; SealBrokenError if no master key that is held has wrapped it."""
+        return self._open(wrapped, context)[0]
 
     @property
     def has_previous(self) -> bool:

@@ -46,6 +46,12 @@ UPDATE userlog.log_head SET fingerprint = $2 WHERE partition = $1;
 -- [rotation_end] Nothing is wrapped with the previous key any more.
 DELETE FROM userlog.keys WHERE name = 'previous';
 
+-- [own_key] A key of the log's own.
+SELECT wrapped FROM userlog.keys WHERE name = $1 AND wrapped IS NOT NULL;
+
+-- [key_make] Make one, wrapped by the master key of this fingerprint, unless there is one.
+SELECT userlog.key_make($1, $2, $3);
+
 -- [keys_wrapped] The keys of the log's own.
 SELECT name, wrapped FROM userlog.keys WHERE wrapped IS NOT NULL ORDER BY name;
 

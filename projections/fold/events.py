@@ -1,14 +1,13 @@
 """Reading an event of the log: its fields, and where it stands in effective order. Pure.
 
 Effective order: by the time the event happened, then by kind (create, update, delete), then by
-the user's own `updated_at` and `__v`, then by content. Nothing in it depends on arrival.
+the user's own `updated_at` and `__v`, then by the event's identity, which is keyed by the user's
+key. Nothing in it depends on arrival.
 """
 
 from __future__ import annotations
 
-import hashlib
-import struct
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 import msgspec
@@ -45,10 +44,15 @@ def _names(known: tuple[str, ...]) -> dict[str, str]:
 _FIELDS = _names(_KNOWN)
 _CONTACT_FIELDS = _names(_CONTACT)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_encode = msgspec.json.Encoder(order="sorted").encode
-_ORDER = struct.Struct(">QBQQ")
-_BIAS = 1 << 62
-_LOWEST = -_BIAS
+# An order key: a time, the kind, a time or none, a number with its size in front, a tie-break.
+_TIME_BYTES = 7
+_TIME_BIAS = 1 << 55
+_NO_TIME = bytes(_TIME_BYTES)
+_VERSION_BITS_MAX = 62
+_ZERO = 0x80
+TIE_BREAK_BYTES = 8
+_LEAST_BYTES = 2 * _TIME_BYTES + 1 + 1 + TIE_BREAK_BYTES
+ORDER_KEY_BYTES = (_LEAST_BYTES, _LEAST_BYTES + 8)
 
 
 class UserEvent(msgspec.Struct, frozen=True):
@@ -73,7 +77,7 @@ def read_event(event: RecordedEvent) -> UserEvent:
     delivery, entry = read_single(event.payload or b"")
     stated_at = delivery.occurred_at or entry.time()
     return UserEvent(
-        order_key=_order_key(event, entry, delivery.event_id or ""),
+        order_key=_order_key(event, entry),
         position=event.position,
         kind=event.kind,
         occurred_at=event.occurred_at,
@@ -84,20 +88,31 @@ def read_event(event: RecordedEvent) -> UserEvent:
     )
 
 
-def _order_key(event: RecordedEvent, entry: UserEntry, event_id: str) -> bytes:
+def _order_key(event: RecordedEvent, entry: UserEntry) -> bytes:
     updated_at = read_time(entry.user.get("updated_at", entry.user.get("updatedAt")))
-    version = entry.user.get("__v")
-    version = version if type(version) is int and abs(version) < _BIAS else _LOWEST
-    content = _encode([event_id, entry])
-    return (
-        _ORDER.pack(
-            milliseconds(event.occurred_at) + _BIAS,
-            event.kind,
-            (milliseconds(updated_at) if updated_at else _LOWEST) + _BIAS,
-            version + _BIAS,
+    return b"".join(
+        (
+            _time(event.occurred_at),
+            bytes((event.kind,)),
+            _time(updated_at) if updated_at else _NO_TIME,
+            _version(entry.user.get("__v")),
+            event.identity[-TIE_BREAK_BYTES:],
         )
-        + hashlib.sha256(content).digest()[:16]
     )
+
+
+def _time(time: datetime) -> bytes:
+    return (milliseconds(time) + _TIME_BIAS).to_bytes(_TIME_BYTES)
+
+
+def _version(version: object) -> bytes:
+    """Write a whole number so that its bytes sort as it does; anything else comes first."""
+    if type(version) is not int or version.bit_length() > _VERSION_BITS_MAX:
+        return b"\0"
+    size = (version.bit_length() + 7) // 8
+    if version < 0:
+        return bytes((_ZERO - size,)) + (version + (1 << 8 * size)).to_bytes(size)
+    return bytes((_ZERO + size,)) + version.to_bytes(size)
 
 
 def milliseconds(time: datetime) -> int:
@@ -106,9 +121,30 @@ def milliseconds(time: datetime) -> int:
     return (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
 
 
-def order_key_after(time: datetime) -> bytes:
-    """Return what every order key of an event that occurred by then, inclusive, is below."""
-    return (milliseconds(time) + 1 + _BIAS).to_bytes(8)
+def time_of(epoch_ms: int) -> datetime:
+    """Return epoch milliseconds as a time."""
+    return _EPOCH + timedelta(milliseconds=epoch_ms)
+
+
+_FIRST_MS = milliseconds(datetime.min.replace(tzinfo=UTC))
+_LAST_MS = milliseconds(datetime.max.replace(tzinfo=UTC))
+
+
+def order_key_of(occurred_at: datetime, kind: int, tie_break: bytes) -> bytes:
+    """Return the order key that such a row of a read model has; `tie_break` is the rest of it."""
+    return _time(occurred_at) + bytes((kind,)) + tie_break
+
+
+def parts_of(order_key: bytes) -> tuple[datetime, int, bytes]:
+    """Return what `order_key_of` has made an order key of."""
+    at = int.from_bytes(order_key[:_TIME_BYTES]) - _TIME_BIAS
+    at = min(max(at, _FIRST_MS), _LAST_MS)  # of what is no order key the nearest
+    return time_of(at), order_key[_TIME_BYTES], tie_break_of(order_key)
+
+
+def tie_break_of(order_key: bytes) -> bytes:
+    """Return what decides among events of one time and kind."""
+    return order_key[_TIME_BYTES + 1 :]
 
 
 def fields_of(entry: UserEntry) -> Fields:

@@ -6,7 +6,7 @@ fail is known by its position, and stops nothing but its user.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -23,23 +23,33 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from eventstore.sealing.columns import ColumnKey
     from eventstore.sealing.keyring import Keyring
     from projections.fold.interruptible import Work
+    from projections.fold.search_keys import SearchKey
 
     Rows: TypeAlias = list[asyncpg.Record]
+
+
+class RowKeys(NamedTuple):
+    """What rows are made with: the user's key for sealed columns, and the log's for terms."""
+
+    columns: ColumnKey
+    search: SearchKey
 
 
 class Folded(msgspec.Struct, frozen=True):
     """What the fold makes of one user.
 
     `entries` are those that are new or, if `whole`, all there are: then they replace what a read
-    model has. Without a state the user is erased.
+    model has. Without a state the user is erased, and there are no `keys` to make rows with.
     """
 
     stream: Stream
     state: UserState | None
     entries: list[HistoryEntry]
     whole: bool
+    keys: RowKeys | None = None
 
 
 def group_by_user(rows: Iterable[asyncpg.Record]) -> dict[uuid.UUID, Rows]:
@@ -51,11 +61,12 @@ def group_by_user(rows: Iterable[asyncpg.Record]) -> dict[uuid.UUID, Rows]:
 
 
 class Folder:
-    """Folds rows of one partition."""
+    """Folds rows of one partition; with the log's `search` key, so that rows can be made of it."""
 
-    def __init__(self, partition: int, keyring: Keyring) -> None:
+    def __init__(self, partition: int, keyring: Keyring, search: SearchKey | None = None) -> None:
         self._partition = partition
         self._keyring = keyring
+        self._search = search
 
     def read(self, row: asyncpg.Record) -> UserEvent:
         """Open and read an event; PoisonError if that is impossible."""
@@ -86,13 +97,13 @@ class Folder:
             state, entry = step(state, event, late=False)
             entries.append(entry)
             yield
-        return Folded(self._stream(rows), state, entries, whole=False)
+        return Folded(self._stream(rows), state, entries, whole=False, keys=self._keys(rows))
 
     def refolding(self, rows: Rows) -> Work[Folded]:
         """Fold all events of a user, in whatever order they came."""
         events = yield from self.reading(rows)
         state, entries = yield from replaying(events)
-        return Folded(self._stream(rows), state, entries, whole=True)
+        return Folded(self._stream(rows), state, entries, whole=True, keys=self._keys(rows))
 
     def refolding_until_poison(self, rows: Rows) -> Work[tuple[Folded | None, PoisonError | None]]:
         """Fold the events below the first that can't be projected; return its error, if any."""
@@ -116,6 +127,15 @@ class Folder:
         if all(read.has_payload(row) for row in rows):
             return None
         return Folded(self._stream(rows), None, [], whole=True)
+
+    def key_of(self, rows: Rows) -> ColumnKey | None:
+        """Return the key of a user's columns; None if they are erased."""
+        key = self._keyring.of_row(rows[0])
+        return key.for_columns() if key else None
+
+    def _keys(self, rows: Rows) -> RowKeys | None:
+        columns = self.key_of(rows)
+        return RowKeys(columns, self._search) if columns and self._search else None
 
     def _stream(self, rows: Rows) -> Stream:
         return read.stream_of(rows[0], self._partition)

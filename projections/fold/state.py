@@ -6,7 +6,7 @@ value, an explicit null clears it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -17,10 +17,16 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 Lifecycle: TypeAlias = Literal["active", "blocked", "deleted"]
+LIFECYCLES: tuple[Lifecycle, ...] = get_args(Lifecycle)
+# As the read models have them; before their first event a user has none.
+LIFECYCLE_NUMBERS: dict[Lifecycle | None, int] = {
+    None: 0,
+    **{one: number for number, one in enumerate(LIFECYCLES, 1)},
+}
 
 # To be raised with every change of what the fold makes of the same events: an unfinished rebuild
 # is taken up again by the same version only.
-FOLD_VERSION = 3
+FOLD_VERSION = 4
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 
@@ -130,6 +136,11 @@ def _lifecycle(kind: Kind, fields: Fields) -> Lifecycle:
     if kind is Kind.DELETED:
         return "deleted"
     return "blocked" if fields.get("active") is False else "active"
+
+
+def lifecycle_of(number: int) -> Lifecycle:
+    """Return what a number in the read models stands for."""
+    return LIFECYCLES[number - 1]
 
 
 def encode_fields(fields: Fields) -> bytes:

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from eventstore.errors import SealBrokenError
 from eventstore.events import Position
-from projections import read_models, tables
-from projections.fold.folder import Folder, group_by_user
+from projections.fold.folder import group_by_user
 from projections.fold.poison import PoisonError
 from projections.fold.timeslice import BACKGROUND_S, Timeslices
 from projections.project import parked, states
 from projections.project.late_events import refold
+from projections.project.rows import write as write_rows
 
 if TYPE_CHECKING:
     import uuid
 
     from eventstore.postgres.sessions import Connection
-    from eventstore.sealing.keyring import Keyring
-    from projections.fold.folder import Folded, Rows
+    from projections.fold.folder import Folded, Folder, Rows
     from projections.tables import Generation
 
 # What the database says of a row that it can't take, whatever others it came with.
@@ -43,12 +43,12 @@ class Batch:
     """
 
     def __init__(
-        self, connection: Connection, keyring: Keyring, where: Generation, done: int
+        self, connection: Connection, folder: Folder, where: Generation, done: int
     ) -> None:
         self._connection = connection
         self._where = where
         self._done = done
-        self._folder = Folder(where.partition, keyring)
+        self._folder = folder
         self._timeslices = Timeslices(BACKGROUND_S)
         self._found: list[Folded] = []
         self._first: dict[uuid.UUID, int] = {}
@@ -77,10 +77,9 @@ class Batch:
         others: list[uuid.UUID] = []
         for stream_id, rows in users.items():
             folded = None
-            with suppress(PoisonError):
-                folded = await self._timeslices.run(
-                    self._folder.advancing(known.get(stream_id), rows)
-                )
+            with suppress(PoisonError, SealBrokenError):
+                state = known.state(stream_id, self._folder.key_of(rows))
+                folded = await self._timeslices.run(self._folder.advancing(state, rows))
             if folded:
                 self._found.append(folded)
             else:
@@ -108,7 +107,7 @@ class Batch:
             if len(refused) == len(self._found) > 1:  # it is nothing about a user
                 raise refused[0]
         else:
-            await tables.write(read_models.TABLES, self._connection, self._where, self._found)
+            await write_rows(self._connection, self._where, self._found)
         if self._erased:
             await parked.unpark(self._connection, self._where, self._erased)
         if self.poison:
@@ -118,7 +117,7 @@ class Batch:
         """Write the rows of some users, and if that fails each half by itself; return failures."""
         try:
             async with self._connection.transaction():
-                await tables.write(read_models.TABLES, self._connection, self._where, found)
+                await write_rows(self._connection, self._where, found)
         except ROW_ERRORS as error:
             if len(found) == 1:
                 stream_id = found[0].stream.stream_id

@@ -19,8 +19,10 @@ import structlog
 from eventstore import read
 from eventstore.errors import UnavailableError
 from eventstore.events import Position
+from projections.fold.folder import Folder
 from projections.project import checkpoints
 from projections.project.batch import ROW_ERRORS, Batch
+from projections.project.search_key import search_key
 from projections.project.stuck_sessions import end_stuck_sessions
 from projections.tables import Generation
 
@@ -60,12 +62,16 @@ async def project_batch(
 async def _project(
     log: EventLog, where: Generation, batch_max: int, *, live: bool, one_by_one: bool = False
 ) -> Projected | None:
+    search = await search_key(log)
+    if search is None:  # there are no events yet
+        batch_max = 0
+    folder = Folder(where.partition, log.keyring, search)
     async with log.transaction() as connection:
         done = await checkpoints.lock(connection, where)
         if done is None:
             return None
         rows = await read.rows_after(connection, Position(where.partition, done), batch_max)
-        batch = Batch(connection, log.keyring, where, done)
+        batch = Batch(connection, folder, where, done)
         if rows:
             await batch.fold(rows)
             if batch.poison:  # it is no event's fault if the master key is the wrong one

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eventstore.events import Position
-from projections import tables
 from projections.fold.folder import Folded, Folder
 from projections.fold.timeslice import Timeslices
 from projections.project import checkpoints, parked
 from projections.project.late_events import Refolded, refold
-from projections.read_models import TABLES
+from projections.project.rows import write as write_rows
+from projections.project.search_key import search_key
 from projections.tables import Generation
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ async def repair(log: EventLog, stream: Stream) -> PoisonError | None:
     user who was not are left as they are.
     """
     left: PoisonError | None = None
+    await search_key(log)  # before a transaction, which has a connection already
     async with log.connection() as connection:
         live = await checkpoints.generations(connection, "live")
     for number in live:
@@ -47,20 +48,18 @@ async def _repair(
     connection: Connection, log: EventLog, where: Generation, stream: Stream, reached: int
 ) -> PoisonError | None:
     until = Position(where.partition, reached)
-    folder = Folder(where.partition, log.keyring)
+    folder = Folder(where.partition, log.keyring, await search_key(log))
     users = refold(connection, folder, Timeslices(), [stream.stream_id], until)
     # Not anext() with a default: CPython can't raise StopIteration with a tuple for it.
     found = [one async for one in users] or [Refolded(stream.stream_id, None, None)]
     _, folded, poison = found[0]
     if poison is None:
-        await tables.write(
-            TABLES, connection, where, [folded or Folded(stream, None, [], whole=True)]
-        )
+        await write_rows(connection, where, [folded or Folded(stream, None, [], whole=True)])
         await parked.unpark(connection, where, [stream.stream_id])
         return None
     await log.check_master_key(connection)
     parked_at = await parked.position_of(connection, where, stream.stream_id)
     if parked_at is not None and parked_at < poison.position.number:
-        await tables.write(TABLES, connection, where, [folded] if folded else [])
+        await write_rows(connection, where, [folded] if folded else [])
         await parked.park(connection, where, {stream.stream_id: poison})
     return poison

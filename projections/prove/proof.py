@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, TypeAlias
 from eventstore import read
 from eventstore.events import Position
 from eventstore.postgres import statements
+from projections import numbers
 from projections.fold.folder import Folder
 from projections.fold.timeslice import BACKGROUND_S, Timeslices
 from projections.project import checkpoints
+from projections.project.search_key import known_search_key
 from projections.prove.differences import Difference, Differences, compare
 from projections.prove.ranges import Range, merged, split
+from projections.query.formats import rfc3339
 from projections.read_models import TABLES, USERS
 from projections.tables import Generation, Table
 
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
     from eventstore.log import EventLog
     from eventstore.postgres.sessions import Connection
+    from eventstore.sealing.columns import ColumnKey
+    from eventstore.sealing.keyring import Keyring
 
     Users: TypeAlias = AsyncGenerator[list[asyncpg.Record]]
     Sums: TypeAlias = dict[int, tuple[int, int]]
@@ -46,7 +51,7 @@ async def prove(
     async with log.snapshot() as connection:
         number, until = await _checkpoint(connection, users.partition, generation)
         exempt = await _exempt(connection, until, number)
-        folder = Folder(users.partition, log.keyring)
+        folder = Folder(users.partition, log.keyring, await known_search_key(log))
         timeslices = Timeslices(BACKGROUND_S, rest_s)
         events = read.rows_of_range(connection, users.first, users.last, until)
         stored = [_rows(connection, table, number, users) for table in TABLES]
@@ -58,17 +63,19 @@ async def prove(
             for table, rows in zip(TABLES, theirs, strict=True):
                 right = list(table.rows(one)) if one else []
                 found.rows += len(right)
-                found.add(compare(table, users.partition, right, rows))
+                key = one.keys.columns if one and one.keys else None
+                found.add(compare(table, users.partition, right, rows, key))
         await _add_names(connection, users.partition, found.first)
     return found
 
 
 async def compare_generations(
-    connection: Connection, until: Position, right: int, stored: int
+    connection: Connection, keyring: Keyring, until: Position, right: int, stored: int
 ) -> Differences:
     """Compare two generations of a partition that stand at one position in a snapshot.
 
-    Sums over all rows first; the rows only of those users whose sums differ.
+    Sums over all rows first; the rows only of those users whose sums differ, and what is sealed in
+    them opened.
     """
     found = Differences()
     exempt = await _exempt(connection, until, stored)
@@ -82,10 +89,48 @@ async def compare_generations(
         for users in (buckets[n] for n in sorted(unequal)):
             pair = [_rows(connection, table, number, users) for number in (right, stored)]
             async for one, other in merged(pair):
-                if _stream_id(one, other) not in exempt:
-                    found.add(compare(table, until.partition, one, other))
+                stream_id = _stream_id(one, other)
+                if one != other and stream_id not in exempt:
+                    key = await _key(connection, keyring, until.partition, stream_id)
+                    found.add(compare(table, until.partition, one, other, key))
+    for number in (right, stored):
+        found.add(await _numbers(connection, until.partition, number))
     await _add_names(connection, until.partition, found.first)
     return found
+
+
+async def prove_numbers(log: EventLog, partition: int, generation: int | None) -> Differences:
+    """Compare the numbers of a generation, or of the active one, with the sums over its history."""
+    found = Differences()
+    async with log.snapshot() as connection:
+        number, _ = await _checkpoint(connection, partition, generation)
+        found.add(await _numbers(connection, partition, number))
+    return found
+
+
+async def _numbers(connection: Connection, partition: int, number: int) -> list[Difference]:
+    return [
+        Difference(
+            application_id=application_id,
+            table="numbers",
+            what="differs",
+            at=rfc3339(quarter),
+            fields=[],
+            position=None,
+            partition=partition,
+            stream_id="",
+        )
+        for application_id, quarter in await numbers.differing(connection, partition, number)
+    ]
+
+
+async def _key(
+    connection: Connection, keyring: Keyring, partition: int, stream_id: uuid.UUID
+) -> ColumnKey | None:
+    """Return the key of a user's columns; None if they are erased."""
+    row = await connection.fetchrow(_SQL["key"], partition, stream_id)
+    key = keyring.of_row(row) if row else None
+    return key.for_columns() if key else None
 
 
 async def _checkpoint(
@@ -131,8 +176,9 @@ async def _sums(
 
 
 async def _add_names(connection: Connection, partition: int, found: Sequence[Difference]) -> None:
-    ids = {uuid.UUID(one.stream_id) for one in found}
+    ids = {uuid.UUID(one.stream_id) for one in found if one.stream_id}
     rows = await connection.fetch(_SQL["names"], partition, list(ids))
     names = {row["stream_id"].hex: (row["application_id"], row["user_id"]) for row in rows}
     for one in found:
-        one.application_id, one.user_id = names.get(one.stream_id, ("", one.stream_id))
+        if one.stream_id:
+            one.application_id, one.user_id = names.get(one.stream_id, ("", one.stream_id))

@@ -6,6 +6,9 @@ SELECT e.stream_id FROM userlog.events e
 WHERE e.partition = $1 AND e.position > $2 AND e.kind = 4
 UNION SELECT a.stream_id FROM parked a WHERE a.partition = $1 AND a.generation = $3;
 
+-- [key] A user's key.
+SELECT stream_id, key_id, data_key FROM userlog.streams WHERE partition = $1 AND stream_id = $2;
+
 -- [names] Who these users are.
 SELECT stream_id, application_id, user_id FROM userlog.streams
 WHERE partition = $1 AND stream_id = ANY($2);

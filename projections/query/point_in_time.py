@@ -18,6 +18,7 @@ from eventstore.events import CLOCK_AHEAD_MAX
 from eventstore.postgres import statements
 from projections.fold.folder import Folder
 from projections.fold.state import Recall, UserState, names_by
+from projections.sealed import open_user
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from eventstore.events import Stream
     from eventstore.log import EventLog
     from eventstore.postgres.pool import Pool
+    from eventstore.sealing.columns import ColumnKey
     from projections.fold.events import Fields
 
 _SQL = statements.load("projections.query")
@@ -52,7 +54,7 @@ async def state_at(
         async for rows in simultaneous:
             if rows[0]["data_key"] is None:
                 return None
-            recall = recall or Recall(_wanted(rows[0], until))
+            recall = recall or Recall(_wanted(rows[0], until, folder.key_of(rows)))
             events = map(folder.read, rows)
             for event in sorted(events, key=lambda e: (e.order_key, e.position), reverse=True):
                 recall.add(event)
@@ -93,10 +95,20 @@ async def _newest_first(
         rows_max = min(_PAGE_GROWTH * rows_max, _PAGE_ROWS_MAX)
 
 
-def _wanted(row: asyncpg.Record, until: datetime) -> set[str] | None:
+def _wanted(row: asyncpg.Record, until: datetime, key: ColumnKey | None) -> set[str] | None:
     """Return the names that events up to a moment may carry; None if that is not known."""
-    if row["state"] is None:
+    if row["sealed"] is None or key is None:
         return None
-    fields: Fields = msgspec.json.decode(row["state"])
-    since: dict[str, int] = msgspec.json.decode(row["since"])
-    return names_by(until, fields, row["company_id"], since)
+    found = open_user(
+        key,
+        {
+            "stream_id": row["stream_id"],
+            "sealed": row["sealed"],
+            **{
+                name: row[f"user_{name}"]
+                for name in ("position", "occurred_at", "kind", "tie_break")
+            },
+        },
+    )
+    fields: Fields = msgspec.json.decode(found.state)
+    return names_by(until, fields, found.company_id, found.since)

@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, TypeAlias, get_args
+from itertools import chain, product
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from eventstore.errors import database_errors
 from eventstore.postgres import statements
 from projections.fold.events import milliseconds
-from projections.fold.search_keys import What, term
-from projections.fold.state import Lifecycle
+from projections.fold.search_keys import What
+from projections.fold.state import LIFECYCLE_NUMBERS, LIFECYCLES, Lifecycle
+from projections.project.search_key import known_search_key
 from projections.query.users import FOREVER, PAGE_BYTES_MAX
 from projections.query.views import Users, user_of
 
 if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Sequence
+
+    from eventstore.log import EventLog
     from eventstore.postgres.pool import Pool
+    from projections.query.views import User
 
 _SQL = statements.load("projections.query")
 EVER = datetime.min.replace(tzinfo=UTC)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST_ID = uuid.UUID(int=2**128 - 1)
-_PAGE_KEY = re.compile(r"(-?[0-9]{1,15})-([0-9a-f]{32})")
-LIFECYCLES: tuple[Lifecycle, ...] = get_args(Lifecycle)
+_BEFORE_ALL = (FOREVER, 2**31 - 1, 0)
+_PAGE_KEY = re.compile(r"(-?[0-9]{1,15})-([0-9]{1,4})-([0-9]{1,18})")
 
-# Where a user stands in a list: when they last changed, and their stream.
-PageKey: TypeAlias = tuple[datetime, uuid.UUID]
+# Where a user stands in a list: when they last changed, and the event that did it, as its partition
+# and the number of its position.
+PageKey: TypeAlias = tuple[datetime, int, int]
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -59,34 +65,52 @@ class Page(msgspec.Struct, frozen=True):
 FIRST_PAGE = Page()
 
 
-async def search(pool: Pool, partitions: int, wanted: Wanted, page: Page = FIRST_PAGE) -> Users:
+async def search(log: EventLog, pool: Pool, wanted: Wanted, page: Page = FIRST_PAGE) -> Users:
     """Return a page of an application's users; none if a value has nothing to look for."""
     application_id = wanted.application_id
     if "\0" in application_id:  # which no text in the database can hold
         return Users([], None)
-    numbers = list(range(partitions))
-    lifecycles = [wanted.lifecycle] if wanted.lifecycle else list(LIFECYCLES)
-    terms = [
-        term(application_id, what, value)
-        for what, value in wanted.values.items()
-        if value is not None
+    numbers = list(range(log.partitions))
+    lifecycles = (wanted.lifecycle,) if wanted.lifecycle else LIFECYCLES
+    life = [LIFECYCLE_NUMBERS[one] for one in lifecycles]
+    rest = (application_id, life, wanted.changed_since, *(page.after or _BEFORE_ALL))
+    limits = (page.limit + 1, page.bytes_max)
+    values: list[tuple[What, str]] = [
+        (what, value) for what, value in wanted.values.items() if value is not None
     ]
-    after = page.after or (FOREVER, _LAST_ID)
-    rest = (lifecycles, wanted.changed_since, *after, page.limit + 1, page.bytes_max)
-    with database_errors():
-        if None in terms:
-            rows = []
-        elif terms:
-            args = (numbers, terms[0], terms[1:], *rest)
-            rows = await pool.fetch(_SQL["users_found"], *args)
-        else:
-            rows = await pool.fetch(_SQL["users_listed"], numbers, application_id, *rest)
+    if values:
+        each, terms = len(values), await _terms(log, values)
+        with database_errors():
+            rows = await pool.fetch(_SQL["users_found"], numbers, each, terms, *rest, *limits)
+    else:
+        with database_errors():
+            rows = await pool.fetch(_SQL["users_listed"], numbers, *rest, *limits)
+    shown: list[User] = []
+    size = 0
+    for row in rows[: page.limit]:
+        user = user_of(row, log.keyring)
+        size += memoryview(user.state).nbytes
+        if shown and size > page.bytes_max:
+            break
+        shown.append(user)
     following = None
-    shown = rows[: page.limit]
-    if shown and shown[0]["found"] > len(shown):
-        last = shown[-1]
-        following = f"{milliseconds(last['occurred_at'])}-{last['stream_id'].hex}"
-    return Users([user_of(row) for row in shown], following)
+    if shown and rows[0]["found"] > len(shown):
+        last = rows[len(shown) - 1]
+        at = milliseconds(last["occurred_at"])
+        following = f"{at}-{last['partition']}-{last['position']}"
+    return Users(shown, following)
+
+
+async def _terms(log: EventLog, values: Sequence[tuple[What, str]]) -> list[uuid.UUID]:
+    """Return the terms of all values, of which a user has all, several times if there are choices.
+
+    None if a value has nothing to look for, or there are no users yet.
+    """
+    key = await known_search_key(log)
+    if key is None:
+        return []
+    choices = product(*(key.asked(what, value) for what, value in values))
+    return list(chain.from_iterable(choices))
 
 
 def parse_page_key(text: str) -> PageKey:
@@ -98,4 +122,4 @@ def parse_page_key(text: str) -> PageKey:
         at = None
     if not found or at is None:
         raise ValueError("give back `next` of the page before, unchanged")
-    return at, uuid.UUID(found[2])
+    return at, int(found[2]), int(found[3])

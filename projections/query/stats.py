@@ -9,6 +9,7 @@ import msgspec
 
 from eventstore.errors import database_errors
 from eventstore.postgres import statements
+from projections.numbers import COLUMNS
 
 if TYPE_CHECKING:
     from eventstore.postgres.pool import Pool
@@ -17,13 +18,18 @@ _SQL = statements.load("projections.query")
 
 
 class Day(msgspec.Struct, frozen=True):
-    """What happened on a day in UTC, and how many users were active at its end."""
+    """What happened on a day in UTC, and how many users were active at its end.
+
+    `reactivated` counts who was unblocked or restored.
+    """
 
     date: date
     created: int
     deleted: int
     blocked: int
+    reactivated: int
     active: int
+    events: int
 
 
 async def days_of(
@@ -34,15 +40,17 @@ async def days_of(
         return []
     args = (list(range(partitions)), application_id, first, last)
     with database_errors():
-        rows = await pool.fetch(_SQL["activity"], *args)
+        rows = await pool.fetch(_SQL["numbers"], *args)
     if not rows:
         return []
-    counted = {row["day"]: (row["created"], row["deleted"], row["blocked"]) for row in rows}
-    steps = {row["day"]: row["active"] for row in rows}
-    active = steps.get(None, 0)  # the row without a day is all that was before
+    known = {row["day"]: row for row in rows}
+    before = known.get(None)  # all that was before
+    active = before["active"] if before else 0
     found: list[Day] = []
     for ordinal in range(first.toordinal(), last.toordinal() + 1):
         day = date.fromordinal(ordinal)
-        active += steps.get(day, 0)
-        found.append(Day(day, *counted.get(day, (0, 0, 0)), active))
+        row = known.get(day)
+        numbers = {name: row[name] if row else 0 for name in COLUMNS}
+        active = numbers["active"] = active + numbers["active"]
+        found.append(Day(day, **numbers))
     return found

@@ -14,7 +14,7 @@ from eventstore import read
 from eventstore.errors import database_errors
 from eventstore.group_commit import SharedReads
 from eventstore.postgres import statements
-from projections.fold.events import order_key_after
+from projections.fold.events import ORDER_KEY_BYTES, order_key_of, parts_of
 from projections.fold.folder import Folder
 from projections.fold.history import replaying
 from projections.fold.timeslice import Timeslices
@@ -26,9 +26,11 @@ from projections.query.views import (
     entry_of,
     folded_entry,
     folded_user,
+    key_of,
     stale_since,
     user_of,
 )
+from projections.sealed import open_entry
 
 if TYPE_CHECKING:
     from eventstore.events import Position, Stream
@@ -43,12 +45,12 @@ FOREVER = datetime.max.replace(tzinfo=UTC)
 _WAIT_FIRST_S = 0.005
 _WAIT_LONGEST_S = 0.2
 _encode = msgspec.json.Encoder(order="sorted").encode
-# An order key of 41 bytes, and a position.
-_PAGE_KEY = re.compile(r"([0-9a-f]{82})([0-9a-f]{1,15})")
+_PAGE_KEY = "(?:[0-9a-f]{{2}}){{{},{}}}".format(*ORDER_KEY_BYTES)
+PAGE_KEY_PATTERN = f"^{_PAGE_KEY}$"
 
 Order: TypeAlias = Literal["asc", "desc"]
-# Where an entry stands in a history: its order key and the number of its position.
-PageKey: TypeAlias = tuple[bytes, int]
+# Where an entry stands in a history: its order key, of which a user has each once.
+PageKey: TypeAlias = bytes
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -104,7 +106,7 @@ class ReadModel:
     async def _user_now(self, stream: Stream) -> User | None:
         with database_errors():
             row = await self._pool.fetchrow(_SQL["user"], stream.partition, stream.stream_id)
-        return None if row is None else user_of(row)
+        return None if row is None else user_of(row, self._log.keyring)
 
     async def stale(self, stream: Stream) -> Stale | None:
         """Return why a user is not up to date in the read model, if they are parked."""
@@ -130,23 +132,30 @@ class ReadModel:
         _, entries = await timeslices.run(replaying(await timeslices.run(folder.reading(readable))))
         if page.order == "desc":
             entries.reverse()
-        keyed = [(e, _page_key(e)) for e in entries if e.event.occurred_at <= page.valid_at]
+        keyed = [(e, e.event.order_key) for e in entries if e.event.occurred_at <= page.valid_at]
         following = [(e, key) for e, key in keyed if page.follows(key)]
         shown = _within(following, page)
         return _page([(folded_entry(e), key) for e, key in shown], len(following))
 
     async def _history_now(self, stream: Stream, page: Page) -> History:
-        order_key, position = page.after or (None, None)
         query = _SQL[f"history_{page.order}"]
-        until = order_key_after(page.valid_at)
-        args = (stream.partition, stream.stream_id, order_key, position, until, page.limit + 1)
+        after = parts_of(page.after) if page.after else (None, None, None)
+        args = (stream.partition, stream.stream_id, *after, page.valid_at, page.limit + 1)
         with database_errors():
             rows = await self._pool.fetch(query, *args, page.bytes_max)
-        found = [
-            (entry_of(row, stream.partition), (row["order_key"], row["position"]))
-            for row in rows[: page.limit]
-        ]
-        return _page(found, rows[0]["found"] if rows else 0)
+        if not rows:
+            return History([], None)
+        key = key_of(rows[0], self._log.keyring)
+        found: list[tuple[Entry, PageKey]] = []
+        size = 0
+        for row in rows[: page.limit]:
+            opened = open_entry(key, row)
+            size += memoryview(opened.changes).nbytes
+            if found and size > page.bytes_max:
+                break
+            order_key = order_key_of(row["occurred_at"], row["kind"], row["tie_break"])
+            found.append((entry_of(row, opened, stream.partition), order_key))
+        return _page(found, rows[0]["found"])
 
     async def has_reached(self, position: Position) -> bool:
         """Say whether the read model has reached a position."""
@@ -165,10 +174,6 @@ class ReadModel:
             pause_s = min(2 * pause_s, _WAIT_LONGEST_S)
 
 
-def _page_key(entry: HistoryEntry) -> PageKey:
-    return entry.event.order_key, entry.event.position.number
-
-
 def _within(
     following: list[tuple[HistoryEntry, PageKey]], page: Page
 ) -> list[tuple[HistoryEntry, PageKey]]:
@@ -185,15 +190,13 @@ def _page(shown: list[tuple[Entry, PageKey]], there_are: int) -> History:
     """Make a page of some entries, the first of those that there are."""
     following = None
     if there_are > len(shown):
-        order_key, position = shown[-1][1]
-        following = f"{order_key.hex()}{position:x}"
+        following = shown[-1][1].hex()
     return History([entry for entry, _ in shown], following)
 
 
 def parse_page_key(text: str) -> PageKey:
     """Read a page's `next`; ValueError for anything else."""
-    found = _PAGE_KEY.fullmatch(text)
-    if not found:
+    if not re.fullmatch(_PAGE_KEY, text):
         msg = "give back `next` of the page before, unchanged"
         raise ValueError(msg)
-    return bytes.fromhex(found[1]), int(found[2], 16)
+    return bytes.fromhex(text)

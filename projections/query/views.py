@@ -8,8 +8,9 @@ import msgspec
 
 from eventstore.events import Kind, Position
 from projections.fold.history import Change
-from projections.fold.state import Lifecycle, encode_fields
+from projections.fold.state import Lifecycle, encode_fields, lifecycle_of
 from projections.query.formats import EventType, JsonObject, PositionText, Time, rfc3339
+from projections.sealed import SealedEntry, changes_of, open_user
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import asyncpg
 
     from eventstore.events import Stream
+    from eventstore.sealing.columns import ColumnKey
+    from eventstore.sealing.keyring import Keyring
     from projections.fold.events import UserEvent
     from projections.fold.history import HistoryEntry
     from projections.fold.state import UserState
@@ -83,8 +86,9 @@ class History(msgspec.Struct, frozen=True, omit_defaults=True):
     stale: Stale | None = None
 
 
-def user_of(row: asyncpg.Record) -> User:
-    """Show a row of users, joined with the event because of which they are parked."""
+def user_of(row: asyncpg.Record, keyring: Keyring) -> User:
+    """Show a row of users, joined with their key and the event because of which they are parked."""
+    opened = open_user(key_of(row, keyring), row)
     stale: Stale | None = None
     if row["stale_position"] is not None:
         position = Position(row["partition"], row["stale_position"])
@@ -92,9 +96,9 @@ def user_of(row: asyncpg.Record) -> User:
     return User(
         row["application_id"],
         row["user_id"],
-        row["company_id"],
-        row["lifecycle"],
-        msgspec.Raw(row["state"].encode()),
+        opened.company_id,
+        lifecycle_of(row["lifecycle"]),
+        opened.state,
         AsOf(**_row_columns(row, row["partition"])),
         stale,
     )
@@ -112,15 +116,22 @@ def stale_since(position: Position, reason: str, since: datetime) -> Stale:
     return Stale(str(position), reason, rfc3339(since))
 
 
-def entry_of(row: asyncpg.Record, partition: int) -> Entry:
-    """Show a row of history."""
+def entry_of(row: asyncpg.Record, opened: SealedEntry, partition: int) -> Entry:
+    """Show a row of history, and what was sealed in it."""
     return Entry(
         **_row_columns(row, partition),
         late=row["late"],
-        summary=msgspec.json.decode(row["summary"], type=list[str]),
-        changes=msgspec.json.decode(row["changes"], type=list[Change]),
-        stated_at=_maybe(row["stated_at"]),
+        summary=opened.summary,
+        changes=changes_of(opened),
+        stated_at=_maybe(opened.stated_time),
     )
+
+
+def key_of(row: asyncpg.Record, keyring: Keyring) -> ColumnKey:
+    """Return the key of a user's columns, which came with a row of theirs."""
+    key = keyring.of_row(row)
+    assert key is not None, "an erasure takes key and rows at once"  # noqa: S101
+    return key.for_columns()
 
 
 def folded_entry(entry: HistoryEntry) -> Entry:

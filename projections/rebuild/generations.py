@@ -15,6 +15,7 @@ import asyncpg
 
 from eventstore.errors import LogError, database_errors
 from eventstore.postgres import statements
+from projections import numbers
 from projections.fold.state import FOLD_VERSION
 from projections.project import checkpoints, parked
 from projections.read_models import TABLES
@@ -102,6 +103,8 @@ async def finish(connection: Connection, number: int) -> None:
             await _index(connection, number, table.name)
             await connection.execute(f"ANALYZE {table.name}_g{number}")
     async with _locked(connection, number):
+        if not attached:
+            await numbers.fill(connection, number)
         for table in TABLES:
             if table.name not in attached:
                 await _attach(connection, number, table.name)
@@ -164,6 +167,7 @@ async def _drop(connection: Connection, number: int) -> None:
     for forget in ("generation_forget", "checkpoints_forget", "shards_forget"):
         await connection.execute(_SQL[forget], number)
     await parked.forget_generation(connection, number)
+    await numbers.forget(connection, number)
     for table, attached in await _tables(connection, number):
         if attached:
             await _detach(connection, table, f"{table}_g{number}")

@@ -28,7 +28,7 @@ from eventstore.postgres import statements
 from projections.project import checkpoints
 from projections.project.projector import project_batch
 from projections.prove.differences import Differences
-from projections.prove.proof import compare_generations
+from projections.prove.proof import compare_generations, prove_numbers
 from projections.rebuild import generations, progress, shards
 from projections.rebuild.log_source import LogSource, opened
 from projections.rebuild.worker import Load, Prove, Proved, Report
@@ -170,7 +170,7 @@ async def _prove(connection: Connection, log: EventLog, number: int, old: int) -
             async with connection.transaction():
                 until = await _hold(connection, log, partition, number, old)
                 await generations.active(seen)  # its first look: what both have at this position
-            found.join(await compare_generations(seen, until, number, old))
+            found.join(await compare_generations(seen, log.keyring, until, number, old))
     return found
 
 
@@ -278,4 +278,6 @@ async def _prove_with_log(
     workers = min(plan.workers, len(planned))
     jobs = [Prove([s.users for s in planned[n::workers]], number) for n in range(workers)]
     await run_all(jobs, source, log, take)
+    for partition in range(log.partitions):
+        found.join(await prove_numbers(log, partition, number))
     return found

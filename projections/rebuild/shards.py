@@ -18,6 +18,7 @@ from projections.fold.folder import Folded, Folder
 from projections.fold.interruptible import run_at_once
 from projections.fold.poison import PoisonError
 from projections.project import parked
+from projections.project.search_key import search_key
 from projections.prove.ranges import Range, split
 from projections.read_models import TABLES
 from projections.tables import Generation
@@ -80,16 +81,18 @@ async def load_open(
 
     A user with an event that can't be projected is parked if `parking`; else it is a PoisonError.
     """
+    search = await search_key(log)
     async with log.connection() as connection:
         for n in range(log.partitions):
             partition = (begin + n) % log.partitions
             where = Generation(partition, generation)
-            while await _load_next(connection, log, where, parking=parking):
+            folder = Folder(partition, log.keyring, search)
+            while await _load_next(connection, log, folder, where, parking=parking):
                 pass
 
 
 async def _load_next(
-    connection: Connection, log: EventLog, where: Generation, *, parking: bool
+    connection: Connection, log: EventLog, folder: Folder, where: Generation, *, parking: bool
 ) -> bool:
     """Load a partition's next open shard; False if there is none."""
     partition, generation = where.partition, where.number
@@ -98,7 +101,7 @@ async def _load_next(
         if row is None:
             return False
         users = Range(partition, row["first_stream"], row["last_stream"])
-        load = _Load(log, connection, where, parking=parking)
+        load = _Load(log, connection, folder, where, parking=parking)
         until = Position(partition, row["until"])
         async for rows in read.rows_of_range(connection, users.first, users.last, until):
             await load.add(rows)
@@ -112,13 +115,19 @@ class _Load:
     """Rows on their way into a generation's tables, in pieces of bounded size."""
 
     def __init__(
-        self, log: EventLog, connection: Connection, where: Generation, *, parking: bool
+        self,
+        log: EventLog,
+        connection: Connection,
+        folder: Folder,
+        where: Generation,
+        *,
+        parking: bool,
     ) -> None:
         self._log = log
         self._connection = connection
         self._generation = where
         self._where = (where.partition, where.number)
-        self._folder = Folder(where.partition, log.keyring)
+        self._folder = folder
         self._parking = parking
         self._poison: dict[uuid.UUID, PoisonError] = {}
         self._pieces: list[tuple[Table, list[Row]]] = [(table, []) for table in TABLES]

@@ -154,7 +154,7 @@ async def damage(home: Home, asked: Asked) -> None:
         await asked.post(person(at_ms=60, user_id="u2"))
         await asked.call("GET", f"{USERS}/u2?min_position=0:4")
         await database.execute("ALTER TABLE userlog.users DROP CONSTRAINT no")
-        await database.execute(f"""UPDATE userlog.users SET state = '{{"first_name": "{LAST}"}}'""")
+        await database.execute(f"UPDATE userlog.users SET sealed = '{LAST}'")
     killed = home.postmaster()
     os.kill(killed, signal.SIGKILL)
     await asked.post(person(at_ms=70))

@@ -144,8 +144,8 @@ async def test_a_damaged_row_is_rebuilt_while_reads_go_on(home: Home) -> None:
         await home.send(service)
         right = (await service.get(f"{USER_PATH}?{LAST}")).body
         async with home.database() as database:
-            await database.execute("UPDATE userlog.users SET state = $1", '{"first_name": "Wrong"}')
-        assert (await service.get(USER_PATH)).body["state"] == {"first_name": "Wrong"}
+            await database.execute("UPDATE userlog.users SET lifecycle = 2")
+        assert (await service.get(USER_PATH)).body["lifecycle"] == "blocked"
 
         statuses: list[int] = []
         async with meanwhile(_read(service, statuses)):

@@ -11,15 +11,28 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from projections.fold.events import TIE_BREAK_BYTES
 from projections.project.projector import Projector, catch_up
+from projections.prove.proof import prove, prove_numbers
+from projections.prove.ranges import Range
 from projections.query.users import FOREVER, Page
 from tests.support.deliveries import T0, T0_MS
-from tests.support.lives import Told, identified, in_effective_order, reference, tellings
+from tests.support.lives import (
+    Told,
+    has_ties,
+    identified,
+    in_effective_order,
+    reference,
+    tellings,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
     from datetime import datetime
 
+    import asyncpg
+
+    from eventstore.sealing.keys import DataKey
     from tests.conftest import Stack
 
     OpenStack = Callable[[str], Awaitable[Stack]]
@@ -82,19 +95,42 @@ async def _take(stack: Stack, application: str, step: str, argument: Any, batch_
         await projector.stop()
 
 
-async def _rows(stack: Stack, application: str) -> list[list[tuple[Any, ...]]]:
-    """Return what the read models say, but for what tells of arrival."""
-    users = """SELECT user_id, company_id, lifecycle, state, since, order_key, kind,
-        occurred_at FROM userlog.users WHERE application_id = $1 ORDER BY user_id"""
-    history = """SELECT u.user_id, h.order_key, h.kind, h.occurred_at, h.stated_at,
-        h.summary, h.changes
-        FROM userlog.history h JOIN userlog.users u USING (partition, generation, stream_id)
-        WHERE u.application_id = $1 ORDER BY u.user_id, h.order_key"""
-    activity = """SELECT u.user_id, a.day, a.created, a.deleted, a.blocked, a.active
-        FROM userlog.activity a JOIN userlog.users u USING (partition, generation, stream_id)
-        WHERE u.application_id = $1 ORDER BY u.user_id, a.day"""
-    found = [await stack.pool.fetch(query, application) for query in (users, history, activity)]
-    return [[tuple(row) for row in rows] for rows in found]
+async def _rows(stack: Stack, application: str, users: Iterable[str]) -> list[Any]:
+    """Return what the read models have of some users, but for what tells of arrival, or of keys."""
+    found: list[Any] = []
+    for user in sorted(users):
+        stream = stack.log.stream(application, user)
+        row = await stack.pool.fetchrow(
+            "SELECT lifecycle, tie_break, kind, occurred_at FROM users WHERE stream_id = $1",
+            stream.stream_id,
+        )
+        assert row
+        history = await stack.read_model.history(stream)
+        shown = [
+            (entry.event_type, entry.occurred_at, entry.stated_at, entry.summary, entry.changes)
+            for entry in history.entries
+        ]
+        entries = await stack.pool.fetch(
+            """SELECT tie_break, kind, occurred_at, lifecycle_before, lifecycle_after
+            FROM userlog.history WHERE stream_id = $1 ORDER BY occurred_at, kind, tie_break""",
+            stream.stream_id,
+        )
+        rows = [_comparable(one) for one in (row, *entries)]
+        state = await stack.read_model.user(stream)
+        assert state
+        found.append((user, bytes(state.state), state.company_id, shown, rows))
+    return found
+
+
+def _comparable(row: asyncpg.Record) -> list[Any]:
+    return [
+        value[:-TIE_BREAK_BYTES] if name == "tie_break" else value for name, value in row.items()
+    ]
+
+
+async def _key(stack: Stack, application: str, user: str) -> DataKey:
+    (key,) = await stack.log.keyring.find_or_make([stack.log.stream(application, user)])
+    return key.data_key
 
 
 @given(arrived=arrivals(), batch_max=st.integers(1, 20))
@@ -104,7 +140,10 @@ async def test_any_way_of_arriving_ends_in_the_same_rows(
     arrived: tuple[dict[str, list[Told]], set[str], list[tuple[str, Any]]],
     batch_max: int,
 ) -> None:
-    """Whatever comes when and how often, rows equal those of the sorted set, and the reference."""
+    """Whatever comes when and how often, rows equal those of the sorted set, and the reference.
+
+    Where the user's key alone decides, what came in order has another order than what did not.
+    """
     told, erased, steps = arrived
     shuffled, ordered = next(_applications), next(_applications)
     for step, argument in steps:
@@ -115,19 +154,30 @@ async def test_any_way_of_arriving_ends_in_the_same_rows(
         if user in erased:
             await stack.log.erase(stack.log.stream(ordered, user))
     await catch_up(stack.log, 1_000)
-    rows = await _rows(stack, shuffled)
-    assert rows == await _rows(stack, ordered)
-    expected = {
-        user: reference(in_effective_order(events, user))
-        for user, events in told.items()
-        if user not in erased
-    }
-    assert {
-        row[0]: {"fields": msgspec.json.decode(row[3]), "lifecycle": row[2]} for row in rows[0]
-    } == expected
-    for user in expected:
-        entries = (await stack.read_model.history(stack.log.stream(shuffled, user))).entries
-        assert len(entries) == len(in_effective_order(told[user], user))
+    known = await stack.pool.fetch(
+        "SELECT application_id, user_id FROM userlog.users WHERE application_id = ANY($1)",
+        [shuffled, ordered],
+    )
+    left = told.keys() - erased
+    assert {tuple(row) for row in known} == {(a, u) for a in (shuffled, ordered) for u in left}
+    for application in (shuffled, ordered):
+        for user in told:
+            stream = stack.log.stream(application, user)
+            only = Range(stream.partition, stream.stream_id, stream.stream_id)
+            assert not (await prove(stack.log, only)).differing, "as if folded at once"
+    assert not (await prove_numbers(stack.log, 0, None)).differing
+    untied = [user for user in left if not has_ties(told[user])]
+    assert await _rows(stack, shuffled, untied) == await _rows(stack, ordered, untied)
+    for user in left:
+        key = await _key(stack, shuffled, user)
+        sorted_events = in_effective_order(told[user], user, shuffled, key)
+        stream = stack.log.stream(shuffled, user)
+        now = await stack.read_model.user(stream)
+        assert now
+        fields = msgspec.json.decode(now.state)
+        assert {"fields": fields, "lifecycle": now.lifecycle} == reference(sorted_events)
+        entries = (await stack.read_model.history(stream)).entries
+        assert len(entries) == len(sorted_events)
         numbers = [int(entry.position.partition(":")[2]) for entry in entries]
         assert [entry.late for entry in entries] == [
             any(later < number for later in numbers[i:]) for i, number in enumerate(numbers)
@@ -160,12 +210,13 @@ async def test_every_moment_is_answered_as_by_brute_force(
         recorded.append((head.recorded_at, head.position.number, one))
         if projected or n in stops:
             await catch_up(stack.log, 10)
+    key = await _key(stack, application, user)
     for known_at in _boundaries({time for time, _, _ in recorded}):
         seen = [(n, t) for time, n, t in recorded if known_at is None or time <= known_at]
         for valid_at in _boundaries({T0 + (t.at - T0_MS) * MS for t in arrived}):
             until = None if valid_at is None else T0_MS + (valid_at - T0) // MS
             events = [(n, t) for n, t in seen if until is None or t.at <= until]
-            events.sort(key=lambda pair: pair[1].rank(user))
+            events.sort(key=lambda pair: pair[1].rank(user, application, key))
             if valid_at or known_at:
                 assert await _answer(stack, stream, valid_at, known_at) == _expected(events)
             if projected or known_at:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from api.webhook.decode import decode
 from eventstore.events import Kind, NewEvent, Position, RecordedEvent, Stream
+from eventstore.sealing.keys import DataKey
 from projections.fold.events import read_event
 from projections.fold.history import HistoryEntry, replay
 from tests.support.deliveries import APP, T0
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from projections.fold.state import UserState
 
 _STARTED = datetime(2024, 1, 1, tzinfo=UTC)
+# The key of every user here.
+KEY = DataKey.of(bytes(32))
 
 
 def event(user_id: str = "u", name: str = "1", content: str = "", **changed: Any) -> NewEvent:
@@ -60,6 +63,7 @@ def record(events: Iterable[NewEvent]) -> list[RecordedEvent]:
             event.kind,
             event.occurred_at,
             _STARTED + timedelta(seconds=number),
+            KEY.identity(event.identity),
             event.payload,
         )
         for number, event in enumerate(firsts.values(), start=1)

@@ -6,13 +6,16 @@ that carries it.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hypothesis import strategies as st
 
 from tests.support.deliveries import APP, SAMPLE_USER, T0_MS, documented, encoded, envelope
+from tests.support.events import KEY, only
+
+if TYPE_CHECKING:
+    from eventstore.sealing.keys import DataKey
 
 KINDS = ("create", "update", "delete")
 PLAIN: dict[str, tuple[str, list[Any]]] = {
@@ -44,15 +47,14 @@ class Told(NamedTuple):
             return encoded(envelope(*about, application, id=self.event_id))
         return encoded(documented(*about, application, id=self.event_id))
 
-    def rank(self, user: str = SAMPLE_USER) -> tuple[Any, ...]:
-        """Return the place in effective order, by the documented rule."""
-        beside = {name: value for name, value in self.entry.items() if name != "user"}
-        entry = {"user": {"_id": user, **self.entry["user"]}, "beside": beside}
-        event_id = "" if self.event_id is None else str(self.event_id)
-        content = hashlib.sha256(_json([event_id, entry], sort_keys=True))
+    def rank(
+        self, user: str = SAMPLE_USER, application: str = APP, key: DataKey = KEY
+    ) -> tuple[Any, ...]:
+        """Return the place in effective order, by the documented rule, with the user's key."""
+        identity = key.identity(only(self.body(user, application)).identity)
         updated_at = -1 if self.updated_at is None else self.updated_at
         version = -1 if self.version is None else self.version
-        return self.at, KINDS.index(self.kind), updated_at, version, content.digest()
+        return self.at, KINDS.index(self.kind), updated_at, version, identity[-8:]
 
     @property
     def identity(self) -> object:
@@ -110,10 +112,18 @@ def identified(told: list[Told]) -> list[Told]:
     return [one._replace(event_id=n) for n, one in enumerate(told, start=1)]
 
 
-def in_effective_order(told: list[Told], user: str = SAMPLE_USER) -> list[Told]:
+def in_effective_order(
+    told: list[Told], user: str = SAMPLE_USER, application: str = APP, key: DataKey = KEY
+) -> list[Told]:
     """Sort, and leave out what is there twice."""
     firsts = {one.identity: one for one in reversed(told)}
-    return sorted(firsts.values(), key=lambda one: one.rank(user))
+    return sorted(firsts.values(), key=lambda one: one.rank(user, application, key))
+
+
+def has_ties(told: list[Told]) -> bool:
+    """Say whether the user's key alone decides in which order some events are."""
+    ranks = [one.rank()[:-1] for one in in_effective_order(told)]
+    return len(set(ranks)) < len(ranks)
 
 
 def reference(told: list[Told]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 SCHEMAS = Path(__file__).parents[1] / "schemas"
 OLDEST = 1
+# From this version on, what changes the log is called with the master key's fingerprint.
+WITH_FINGERPRINT = 3
 USERS = 20
 ERASED, PARKED = "u3", "u5"
 PARKED_SINCE = "2025-03-01 10:00:00+00"
@@ -88,10 +91,12 @@ async def install(url: str, version: int, partitions: int) -> None:
 class OlderLog:
     """The log of an earlier version, which append() and erase() of that version write."""
 
-    def __init__(self, log: EventLog, pool: Pool) -> None:
+    def __init__(self, log: EventLog, pool: Pool, version: int) -> None:
         self.stream = log.stream
         self._keyring = log.keyring
         self._pool = pool
+        master = [] if version < WITH_FINGERPRINT else [log.keyring.master.current]
+        self._master = master  # what the functions are called with besides
 
     async def append(self, events: Sequence[NewEvent]) -> None:
         """Append events of one partition or more, each as a batch of its own."""
@@ -100,9 +105,10 @@ class OlderLog:
             (key,) = await self._keyring.find_or_make([stream])
             sealed = seal(event, stream, key, self._keyring.ciphers)
             new = [] if key.stored else [stream]
-            await self._pool.fetchrow(
-                _APPEND,
+            await self._call(
+                "append",
                 stream.partition,
+                *self._master,
                 None,
                 [one.stream_id for one in new],
                 [one.application_id for one in new],
@@ -116,22 +122,31 @@ class OlderLog:
     async def erase(self, stream: Stream) -> None:
         """Erase a user."""
         naming = self._keyring.master.tombstone_key(stream.stream_id.bytes)
-        await self._pool.execute(
-            "SELECT userlog.erase($1, NULL, $2, $3, $4, $5)",
-            *(stream.partition, stream.stream_id, new_key_id()),
+        await self._call(
+            "erase",
+            *(stream.partition, *self._master, None, stream.stream_id, new_key_id()),
             *(naming.identity(b"erased"), naming.digest(b"erased")),
         )
         self._keyring.forget(stream)
 
+    async def put_into_quarantine(self) -> None:
+        """Put a delivery into quarantine, by what version 2 and later have for it."""
+        about = (uuid.uuid4(), "no-users", "d", "{}", 300, b"abc", b"body")
+        await self._call("quarantine_put", 0, *self._master, *about)
 
-_APPEND = "SELECT userlog.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+    async def _call(self, function: str, *args: object) -> None:
+        places = ", ".join(f"${n}" for n in range(1, len(args) + 1))
+        await self._pool.execute(f"SELECT userlog.{function}({places})", *args)
 
 
 @contextlib.asynccontextmanager
-async def older_log(url: str) -> AsyncGenerator[OlderLog]:
+async def older_log(url: str, version: int = OLDEST) -> AsyncGenerator[OlderLog]:
     """Open a log of an earlier version."""
     pool = await open_owner_pool(url, size=3, timeout_s=30, schema="userlog_test")
-    yield OlderLog(await EventLog.open_older(pool, MasterKey(MASTER_KEY)), pool)
+    log = await EventLog.open_older(pool, MasterKey(MASTER_KEY))
+    if version >= WITH_FINGERPRINT:
+        await log.begin()
+    yield OlderLog(log, pool, version)
     await pool.close()
 
 
@@ -140,7 +155,10 @@ async def fill(url: str, version: int = OLDEST, events_each: int = 4) -> None:
 
     Its read models have a row only for the user who is parked.
     """
-    async with older_log(url) as log:
+    async with older_log(url, version) as log:
+        if version > OLDEST:
+            for _ in range(3):
+                await log.put_into_quarantine()
         for n in range(events_each):
             bodies = (delivery(f"u{user}", "update", n, first_name=f"{n}") for user in range(USERS))
             await log.append([event for body in bodies for event in decode(body).events])
@@ -160,11 +178,6 @@ async def fill(url: str, version: int = OLDEST, events_each: int = 4) -> None:
                 " (partition, id, reason, detail, headers, data_key, body)"
                 " SELECT 0, gen_random_uuid(), 'no-users', 'd', '{}', 'abc', 'body'"
                 " FROM generate_series(1, 3)"
-            )
-        else:
-            await admin.execute(
-                "SELECT userlog.quarantine_put(0, gen_random_uuid(), 'no-users', 'd', '{}', 300,"
-                " 'abc', 'body') FROM generate_series(1, 3)"
             )
         await admin.execute(
             "INSERT INTO userlog.tokens (id, hash, name, scopes) VALUES ('t', 'h', 'n', '{read}')"

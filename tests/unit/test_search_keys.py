@@ -1,37 +1,115 @@
-"""What users are found by."""
+"""What users are found by, as a support person would type it."""
+
+# ruff: noqa: RUF001 - other widths and scripts are what this is about
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from projections.fold.search_keys import What, term, terms_of
+from projections.fold.history import Change, replay
+from projections.fold.search_keys import SearchKey, What
+from tests.support.deliveries import delivery
+from tests.support.events import read
 
-APP = "a"
+KEY, OTHER = SearchKey(bytes(32)), SearchKey(b"\1" * 32)
+
+
+def phone(number: str, country_code: Any = 91) -> dict[str, Any]:
+    return {"phone_numbers": [{"phone": number, "country_code": country_code}]}
+
+
+def email(value: str) -> dict[str, Any]:
+    return {"emails": [{"email": "x@y.z"}, {"email": value}]}
+
+
+def finds(what: What, asked: str, fields: dict[str, Any], key: SearchKey = KEY) -> bool:
+    """Say whether somebody who is asked for is found by what is known of them."""
+    return bool(key.asked(what, asked) & KEY.terms_of(fields))
+
+
+# Each number in the forms in which it is kept, and those in which people ask for it.
+KEPT = ["9845012345", "+919845012345", "00919845012345", "919845012345", "09845012345"]
+KEPT += [
+    "98450 12345",
+    "+91 98450-12345",
+    "(98450) 12345",
+    "+91-9845012345",
+    "９８４５０１２３４５",
+]
+ASKED = ["9845012345", "09845012345", "98450 12345", "+919845012345", "+91 98450 12345"]
+ASKED += [
+    "0091 98450 12345",
+    "919845012345",
+    "+91 (0)98450 12345",
+    "９８４５０１２３４５",
+    "९८४५०१२३४५",
+]
+
+
+@pytest.mark.parametrize("kept", KEPT)
+@pytest.mark.parametrize("asked", ASKED)
+def test_phones(kept: str, asked: str) -> None:
+    """A phone is found in whatever form it is kept and asked for, with country code or without."""
+    assert finds("phone", asked, phone(kept))
+    assert not finds("phone", asked, phone(kept.replace("4", "3").replace("４", "３")))
 
 
 @pytest.mark.parametrize(
-    ("what", "asked", "fields"),
+    ("kept", "country_code", "asked"),
     [
-        ("email", "a@b.c", {"emails": [{"email": "x@y.z"}, {"email": "A@B.c "}]}),
-        ("email", " A@b.C", {"emails": [{"email": "a@b.c"}]}),
-        ("username", "asha_1", {"username": "Asha_1"}),
-        ("phone", "5550001", {"phone_numbers": [{"phone": "5550001", "country_code": 91}]}),
-        ("phone", "+91 555-0001", {"phone_numbers": [{"phone": "5550001", "country_code": 91}]}),
-        ("phone", "0091 5550001", {"phone_numbers": [{"phone": "5550001", "country_code": 91}]}),
-        ("phone", "05550001", {"phone_numbers": [{"phone": "5550001"}]}),
-        ("phone", "5550001", {"phone_numbers": [{"phone": "0555 0001", "country_code": "+91"}]}),
-        ("phone", "+915550001", {"phone_numbers": [{"phone": "0555 0001", "country_code": "+91"}]}),
-        ("email", "x" * 5_000 + "@b", {"emails": [{"email": "x" * 5_000 + "@b"}]}),
-        ("email", "a\0@b", {"emails": [{"email": "a\0@b"}]}),
+        ("5550001", 91, "5550001"),
+        ("5550001", 91, "+91 555-0001"),
+        ("0555 0001", "+91", "5550001"),
+        ("0236618300", 39, "+39 02 3661 8300"),
+        ("0236618300", 39, "02 3661 8300"),
+        ("8 916 123-45-67", 7, "+7 916 123 45 67"),
+        ("9161234567", 7, "9161234567"),
+        ("+447911123456", 91, "+44 7911 123456"),
+        ("07911123456", 44, "+447911123456"),
+        ("6502530000", 1, "+1 (650) 253-0000"),
+        ("1234", None, "1234"),
+        ("1234", 999, "1234"),
+        ("0001234", True, "1234"),
+        ("9" * 100, 91, "9" * 100),
+        ("no 1 number 2", 91, "12"),
     ],
-    ids=[f"{n}" for n in range(11)],
 )
-def test_found(what: What, asked: str, fields: dict[str, Any]) -> None:
-    """Values match as people mean them, whatever their case and form."""
-    assert term(APP, what, asked) in terms_of(APP, fields)
-    assert term("b", what, asked) not in terms_of(APP, fields)
+def test_other_phones(kept: str, country_code: Any, asked: str) -> None:
+    """Countries have their own prefixes; what is no number is found by its digits."""
+    assert finds("phone", asked, phone(kept, country_code))
+
+
+SPELLINGS = [
+    ("josé@example.com", "JOSÉ@EXAMPLE.COM"),
+    ("josé@example.com", unicodedata.normalize("NFD", "josé@example.com")),
+    (unicodedata.normalize("NFD", "josé@example.com"), "josé@example.com"),
+    ("asha@example.com", " Asha@Example.com "),
+    ("asha@example.com", "ａｓｈａ@example.com"),
+    ("ＡＳＨＡ@example.com", "asha@example.com"),
+    ("straße@example.com", "STRASSE@example.com"),
+    ("ﬁona@example.com", "fiona@example.com"),
+    ("İ@example.com", "i̇@example.com"),
+    ("ǆ@example.com", "Ǆ@example.com"),
+    ("a+b@example.com", "A+B@example.com"),
+    ("x" * 5_000 + "@b", "x" * 5_000 + "@B"),
+    ("a\0@b", "A\0@b"),
+    ("\ud800@b", "\ud800@B"),
+    ("आशा@example.com", "आशा@example.com"),
+]
+
+
+@pytest.mark.parametrize(("kept", "asked"), SPELLINGS, ids=map(str, range(len(SPELLINGS))))
+def test_spellings(kept: str, asked: str) -> None:
+    """E-mails, usernames and words of names are found in any case, composed or not, and width."""
+    assert finds("email", asked, email(kept))
+    assert finds("username", asked, {"username": kept})
+    for field in ("first_name", "last_name"):
+        assert finds("name", asked, {field: f"Some {kept}  one"})
 
 
 @pytest.mark.parametrize(
@@ -40,32 +118,69 @@ def test_found(what: What, asked: str, fields: dict[str, Any]) -> None:
         ("email", "b@b.c"),
         ("email", "asha"),
         ("username", "a@b.c"),
+        ("username", "Rao"),
+        ("name", "asha rao"),
+        ("name", "ash"),
         ("phone", "550001"),
         ("phone", "91"),
     ],
 )
 def test_not_found(what: What, asked: str) -> None:
     """Only whole values match, each as what it is."""
-    fields = {
-        "username": "asha",
-        "emails": [{"email": "a@b.c"}],
-        "phone_numbers": [{"phone": "5550001", "country_code": 91}],
-    }
-    assert term(APP, what, asked) not in terms_of(APP, fields)
+    fields = {"username": "asha", "first_name": "Asha", "last_name": "Rao", **email("a@b.c")}
+    assert not finds(what, asked, fields | phone("5550001"))
+
+
+def test_another_key_finds_nobody() -> None:
+    """Who has not the log's key can't make the terms of all phones there are."""
+    assert finds("phone", "5550001", phone("5550001"))
+    assert not finds("phone", "5550001", phone("5550001"), OTHER)
 
 
 @pytest.mark.parametrize(
     "fields",
     [
         {},
-        {"username": None, "emails": None, "phone_numbers": None},
-        {"username": 5, "emails": {"email": "x"}, "phone_numbers": "1"},
-        {"username": " ", "emails": [1, {"email": 2}, {}], "phone_numbers": [{"phone": "none"}]},
-        {"phone_numbers": [{"phone": "", "country_code": 91}, {"phone": None}]},
+        {"emails": None, "phone_numbers": {"phone": "1"}, "username": 5, "first_name": ["x"]},
+        {"emails": ["a@b.c", {"email": None}, {}], "phone_numbers": [{"phone": 5}, {"phone": "-"}]},
+        {"emails": [{"email": " "}], "username": "", "last_name": "  "},
     ],
-    ids=[f"{n}" for n in range(5)],
 )
 def test_nothing_to_find(fields: dict[str, Any]) -> None:
-    """What is empty or of another shape is found by nothing, and breaks nothing."""
-    assert terms_of(APP, fields) == set()
-    assert term(APP, "phone", "no digits") is None
+    """What is no such value, or has nothing to look for, is found by nothing."""
+    assert KEY.terms_of(fields) == set()
+
+
+@given(st.text(), st.sampled_from(["email", "phone", "username", "name"]))
+def test_whatever_is_asked(text: str, what: What) -> None:
+    """Any text is looked for, in few terms, or there is nothing to look for."""
+    assert len(KEY.asked(what, text)) <= 1
+
+
+def left(*steps: dict[str, Any]) -> set[str]:
+    """Return which values a user was found by and ceased to be, of those asked for in the end."""
+    bodies = [delivery("u", at_ms=n, event_id=n, **fields) for n, fields in enumerate(steps)]
+    _, entries = replay(read(*bodies))
+    terms = {t for e in entries for change in e.changes for t in KEY.terms_left(change)}
+    asked: list[tuple[What, str]] = [
+        *(("email", value) for value in ("a@b.c", "d@e.f")),
+        *(("phone", value) for value in ("5550001", "5550002", "+915550001", "+445550001")),
+        *(("username", value) for value in ("asha", "bela")),
+        *(("name", value) for value in ("rao", "lal")),
+    ]
+    return {value for what, value in asked if KEY.asked(what, value) & terms}
+
+
+def test_former_values() -> None:
+    """What a change takes away is a former value, what it leaves is not."""
+    assert left({"username": "asha"}, {"username": "Asha"}) == set()
+    assert left({"username": "asha"}, {"username": "bela"}) == {"asha"}
+    assert left({"username": "asha"}, {"username": None}) == {"asha"}
+    assert left({"last_name": "Rao Lal"}, {"last_name": "Lal"}) == {"rao"}
+    assert left({"emails": [{"email": "a@b.c"}]}, {"emails": [{"email": "d@e.f"}]}) == {"a@b.c"}
+    verified = [{"email": "a@b.c", "verified": True}]
+    assert left({"emails": [{"email": "a@b.c", "verified": False}]}, {"emails": verified}) == set()
+    assert left(phone("5550001"), phone("5550002")) == {"5550001", "+915550001"}
+    assert left(phone("5550001"), phone("5550001", 44)) == {"+915550001"}
+    assert left({"emails": ["odd"]}, {"emails": [{"email": "a@b.c"}]}) == set()
+    assert KEY.terms_left(Change("gender", "m", "f")) == set()

@@ -24,6 +24,7 @@ from tests.support.deliveries import encoded, entry, envelope
 from tests.support.events import event
 from tests.support.marks import MARKS
 from tests.support.processes import configured
+from tests.support.rows import rewrite_state
 from tests.support.server import with_database
 
 if TYPE_CHECKING:
@@ -119,11 +120,8 @@ async def _park(stack: Stack) -> None:
 
 
 async def _damage(stack: Stack) -> None:
-    await stack.admin.execute("UPDATE userlog.users SET lifecycle = 'blocked'")
-    await stack.admin.execute(
-        "UPDATE userlog.users SET state = '{}' WHERE user_id = $1 AND application_id = $2",
-        *(USER, APPLICATION),
-    )
+    await stack.admin.execute("UPDATE userlog.users SET lifecycle = 2")
+    await rewrite_state(stack, stack.log.stream(APPLICATION, USER), dict.clear)
 
 
 async def test_all_that_is_shown(terminal: Terminal, stack: Stack) -> None:

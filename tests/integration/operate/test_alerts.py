@@ -140,9 +140,7 @@ async def test_defect(stack: Stack, tmp_path: Path) -> None:
     """An error that no code foresees: here a column of another type."""
     async with healthy(stack.url) as client:
         before = await scrape(client)
-        await stack.admin.execute(
-            "ALTER TABLE userlog.users ALTER COLUMN state TYPE bytea USING ''::bytea"
-        )
+        await stack.admin.execute("ALTER TABLE userlog.users ALTER COLUMN kind TYPE text USING 'x'")
         assert (await client.get(f"/v1/applications/{APP}/users/{SAMPLE_USER}")).status == 500
         during = await scrape(client)
     await assert_fires(tmp_path, before, during, {"UserlogDefect"})
@@ -206,7 +204,7 @@ async def test_damaged_row(stack: Stack, tmp_path: Path) -> None:
     """A row of a read model that was changed by hand, and found by the scrubber."""
     async with healthy(stack.url) as client:
         before = await scrape(client)
-        await stack.admin.execute("UPDATE userlog.users SET lifecycle = 'active'")
+        await stack.admin.execute("UPDATE userlog.users SET lifecycle = 1")
         await client.scrubber.scrub_some()
         during = await scrape(client)
     await assert_fires(tmp_path, before, during, {"UserlogReadModelDiffers"})

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from api.export_import import Importer, chunks, export_lines
 from eventstore.postgres import schema
 from eventstore.postgres.pool import open_owner_pool
 from eventstore.verify import verify
+from projections.fold.events import TIE_BREAK_BYTES
 from projections.project.projector import catch_up
 from tests.support.deliveries import entry, envelope
 
@@ -22,7 +25,7 @@ def pretty(user: int, number: int, kind: str = "update") -> bytes:
     """Make a pretty-printed delivery, half of them with a provider's id."""
     event_id = f"event-{number}" if number % 2 else None
     users = [entry(f"u{user}", application_id=f"a{user % 3}", n=number)]
-    return json.dumps(envelope(users, kind, number % 7, id=event_id), indent=1).encode()
+    return json.dumps(envelope(users, kind, number * 37 % 101, id=event_id), indent=1).encode()
 
 
 async def fill(stack: Stack) -> None:
@@ -41,18 +44,23 @@ async def exported(stack: Stack) -> list[bytes]:
     return [line async for line in export_lines(stack.log, stack.quarantine, {})]
 
 
-async def read_models(stack: Stack) -> tuple[list[Any], list[Any]]:
-    """Return users and histories, positions and partitions aside."""
+async def read_models(stack: Stack) -> list[Any]:
+    """Return users and histories, but for positions, partitions and what a key decides."""
     await catch_up(stack.log, 50)
-    users = await stack.pool.fetch(
-        "SELECT stream_id, application_id, user_id, company_id, lifecycle, state::text, order_key,"
-        " kind, occurred_at, recorded_at FROM userlog.users ORDER BY stream_id"
-    )
-    history = await stack.pool.fetch(
-        "SELECT stream_id, order_key, kind, occurred_at, recorded_at, late, summary::text,"
-        " changes::text FROM userlog.history ORDER BY stream_id, order_key"
-    )
-    return [tuple(row) for row in users], [tuple(row) for row in history]
+    found: list[Any] = []
+    for application_id, user_id, *row in await stack.pool.fetch(
+        "SELECT application_id, user_id, tie_break, kind, occurred_at, recorded_at"
+        " FROM userlog.users ORDER BY stream_id"
+    ):
+        stream = stack.log.stream(application_id, user_id)
+        user = await stack.read_model.user(stream)
+        assert user
+        entries = (await stack.read_model.history(stream)).entries
+        shown = [msgspec.structs.replace(entry, position="") for entry in entries]
+        tie_break, *rest = row
+        found.append((stream.stream_id, tie_break[:-TIE_BREAK_BYTES], *rest, user.company_id))
+        found.append((user.lifecycle, bytes(user.state), shown))
+    return found
 
 
 async def empty_stack(

@@ -19,6 +19,7 @@ from eventstore.log import EventLog
 from eventstore.postgres.pool import open_owner_pool
 from eventstore.quarantine import Quarantine
 from eventstore.sealing.keys import MasterKey
+from eventstore.sealing.own_keys import OwnKeys
 from eventstore.sealing.rotation import rotate
 from eventstore.verify import verify
 from projections.project.projector import catch_up
@@ -59,24 +60,21 @@ async def test_every_key_is_wrapped_again_and_no_event_touched(stack: Stack, own
     for number in range(20):
         await stack.ingest.deliver(delivery(f"u{number}", "create", application_id="app"))
     await stack.ingest.deliver(b"not json")
-    wrapped, _ = MasterKey(OLD).new_data_key(b"search")
-    add = "INSERT INTO userlog.keys (name, fingerprint, wrapped) VALUES ('search', $1, $2)"
-    await stack.admin.execute(add, MasterKey(OLD).current, wrapped)
+    search = await stack.log.own_keys.find_or_make("search")
     await stack.log.erase(stack.log.stream("app", "u3"))
     events = await stack.pool.fetch("SELECT * FROM userlog.events ORDER BY partition, position")
-    assert await rotated(owner, stack.log.partitions) == 21
+    own = ("master", "quarantine", "search")
+    assert await rotated(owner, stack.log.partitions) == 20 + len(own) - 1
     assert await rotated(owner, stack.log.partitions) == 0
     after = await stack.pool.fetch("SELECT * FROM userlog.events ORDER BY partition, position")
     assert after == events
     keys = await stack.pool.fetch(
         "SELECT name, fingerprint, wrapped FROM userlog.keys ORDER BY name"
     )
-    assert [(row["name"], row["fingerprint"]) for row in keys] == [
-        ("master", MasterKey(NEW).current),
-        ("search", MasterKey(NEW).current),
-    ]
-    MasterKey(NEW).unwrap(keys[1]["wrapped"], b"search")
+    new = MasterKey(NEW).current
+    assert [(row["name"], row["fingerprint"]) for row in keys] == [(name, new) for name in own]
     log = await EventLog.open(owner, MasterKey(NEW))
+    assert await log.own_keys.find("search") == search
     assert await verify(log, notes=[], progress=lambda *_: None) == []
     with pytest.raises(WrongKeyError, match=MasterKey(NEW).current.hex()):
         await EventLog.open(owner, MasterKey(OLD))
@@ -140,7 +138,8 @@ async def test_under_load(stack: Stack, owner: Pool, partitions: int) -> None:
 async def test_quarantine_and_erasure(stack: Stack, owner: Pool) -> None:
     """They follow the log to the new key, or are refused, as appends are."""
     both = MasterKey(NEW, OLD)
-    log, follower = await EventLog.open(stack.pool, both), Quarantine(stack.pool, 1, both)
+    log = await EventLog.open(stack.pool, both)
+    follower = Quarantine(stack.pool, 1, log.own_keys)
     await log.append([event("u1"), event("u2")])
     await rotated(owner)
     for refused in (
@@ -151,7 +150,7 @@ async def test_quarantine_and_erasure(stack: Stack, owner: Pool) -> None:
             await refused
     assert (await log.erase(log.stream(APP, "u1"))).position
     key = await follower.put(b"body", "no-users", "")
-    found = await Quarantine(stack.pool, 1, MasterKey(NEW)).show(key)
+    found = await Quarantine(stack.pool, 1, OwnKeys(stack.pool, MasterKey(NEW))).show(key)
     assert found
     assert found[1] == b"body"
 

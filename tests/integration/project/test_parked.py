@@ -80,7 +80,7 @@ async def test_rows_that_the_database_does_not_take(stack: Stack, lines: Lines) 
     await _deliver(stack, delivery("u7", first_name="A"))
     await catch_up(stack.log, 100)
     await stack.admin.execute(
-        "ALTER TABLE userlog.users ADD CONSTRAINT odd CHECK (user_id <> 'u3' AND state <> 'x'"
+        "ALTER TABLE userlog.users ADD CONSTRAINT odd CHECK (user_id <> 'u3' AND sealed <> 'x'"
         " AND (user_id <> 'u7' OR position = 1))"
     )
     await _deliver(stack, *(delivery(one, at_ms=9, first_name="B") for one in users))
@@ -142,7 +142,7 @@ async def test_a_broken_row(stack: Stack) -> None:
     """If it is the row that is wrong and not the event, the user is folded again from the log."""
     await _deliver(stack, delivery(first_name="A"))
     await catch_up(stack.log, 10)
-    await stack.admin.execute("UPDATE userlog.users SET state = '[]'")
+    await stack.admin.execute("UPDATE userlog.users SET sealed = 'x'")
     await _deliver(stack, delivery(at_ms=9, gender="x"))
     await catch_up(stack.log, 10)
     assert await _state(stack, "u") == {"first_name": "A", "gender": "x"}

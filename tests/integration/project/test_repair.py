@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 SECOND_GENERATION = """
 CREATE TABLE userlog.users_g2 PARTITION OF userlog.users FOR VALUES IN (2);
 CREATE TABLE userlog.history_g2 PARTITION OF userlog.history FOR VALUES IN (2);
-CREATE TABLE userlog.activity_g2 PARTITION OF userlog.activity FOR VALUES IN (2);
-INSERT INTO userlog.generations (generation, state, fold) VALUES (2, 'live', 3);
+CREATE TABLE userlog.terms_g2 PARTITION OF userlog.terms FOR VALUES IN (2);
+INSERT INTO userlog.generations (generation, state, fold) VALUES (2, 'live', 4);
 INSERT INTO userlog.checkpoints (partition, generation)
 SELECT partition, 2 FROM userlog.log_head;
 """
-EVERY_GENERATION = "SELECT * FROM userlog.{} ORDER BY generation, stream_id"
+EVERY_GENERATION = "SELECT * FROM userlog.{} t ORDER BY generation, t::text"
 
 
 async def _deliver(stack: Stack, *bodies: bytes) -> None:
@@ -124,21 +124,16 @@ async def test_the_first_of_all(stack: Stack) -> None:
 
 DAMAGES = {
     "changed": [
-        "UPDATE userlog.users SET state = '{}', lifecycle = 'blocked', order_key = '\\xff'",
-        "UPDATE userlog.history SET changes = '[]'",
-        "UPDATE userlog.activity SET active = active + 7",
+        "UPDATE userlog.users SET sealed = 'x', lifecycle = 2, tie_break = '\\xff'",
+        "UPDATE userlog.history SET sealed = 'x'",
     ],
     "gone": ["DELETE FROM userlog.users", "DELETE FROM userlog.history"],
-    "unreadable": ["UPDATE userlog.users SET state = '[]', since = '[]'"],
+    "unreadable": ["UPDATE userlog.users SET sealed = ''"],
     "doubled": [
         (
-            "INSERT INTO userlog.history SELECT partition, generation, stream_id, order_key,"
-            " position + 1000, kind, occurred_at, recorded_at, stated_at, late, summary, changes"
-            " FROM userlog.history"
-        ),
-        (
-            "INSERT INTO userlog.activity SELECT partition, generation, stream_id, application_id,"
-            " day + 1, created, deleted, blocked, active FROM userlog.activity"
+            "INSERT INTO userlog.history SELECT partition, generation, position + 1000,"
+            " occurred_at, recorded_at, stream_id, kind, late, lifecycle_before, lifecycle_after,"
+            " tie_break, sealed FROM userlog.history"
         ),
     ],
 }
@@ -190,11 +185,11 @@ async def test_erased_and_unknown(stack: Stack) -> None:
         if prepare:
             await prepare(stream)
         await stack.admin.execute(
-            "INSERT INTO userlog.activity VALUES (0, 1, $1, 'a', '2023-06-13', 1, 0, 0, 1)",
+            "INSERT INTO userlog.terms VALUES (0, 1, $1, '{}', '{}', '{}')",
             stream.stream_id,
         )
         assert await _repair(stack, user_id) is None
-        assert await stack.pool.fetchval("SELECT count(*) FROM userlog.activity") == 0
+        assert await stack.pool.fetchval("SELECT count(*) FROM userlog.terms") == 0
 
 
 async def test_every_live_generation(stack: Stack) -> None:
@@ -208,7 +203,7 @@ async def test_every_live_generation(stack: Stack) -> None:
     await restore(stack, 2)
     assert await _repair(stack) is None
     assert await stack.pool.fetchval(marks) == 0
-    for table in ("users", "history", "activity"):
+    for table in ("users", "history", "numbers"):
         rows = await stack.pool.fetch(EVERY_GENERATION.format(table))
         by_generation = [
             [

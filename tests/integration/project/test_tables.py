@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from eventstore.sealing.columns import ColumnKey
 from projections import tables
-from projections.fold.folder import Folded
+from projections.fold.folder import Folded, RowKeys
 from projections.fold.history import replay
+from projections.fold.search_keys import SearchKey
 from projections.project.projector import catch_up
 from projections.read_models import USERS
 from projections.tables import Generation
@@ -31,7 +33,8 @@ async def test_an_only_row_that_is_no_more(stack: Stack, *, whole: bool) -> None
     state, entries = replay(read(delivery("u", username="u")))
     empty = msgspec.structs.replace(USERS, rows=lambda _folded: iter(()))
     where = Generation(stream.partition, 1)
-    folded = Folded(stream, state, entries, whole=whole)
+    keys = RowKeys(ColumnKey(bytes(32)), SearchKey(bytes(32)))
+    folded = Folded(stream, state, entries, whole=whole, keys=keys)
     async with stack.admin.acquire() as connection:
         await tables.write([empty], connection, where, [folded])
     assert await stack.admin.fetchval(count, stream.stream_id) == 0

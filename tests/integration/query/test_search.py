@@ -37,8 +37,7 @@ async def _tell(stack: Stack, *bodies: bytes) -> None:
 
 
 async def _ids(stack: Stack, application: str = APP, **wanted: Any) -> list[str]:
-    partitions = stack.log.partitions
-    found = await search(stack.pool, partitions, Wanted(application, **wanted))
+    found = await search(stack.log, stack.pool, Wanted(application, **wanted))
     assert found.next is None
     return [user.user_id for user in found.users]
 
@@ -116,7 +115,7 @@ async def test_pages(seven: Stack, values: dict[Any, str], limit: int) -> None:
     after = None
     while not pages or (pages[-1].next and len(pages) < 9):
         wanted = Wanted(APP, values)
-        pages.append(await search(seven.pool, seven.log.partitions, wanted, Page(limit, after)))
+        pages.append(await search(seven.log, seven.pool, wanted, Page(limit, after)))
         after = parse_page_key(pages[-1].next) if pages[-1].next else None
     assert [len(page.users) for page in pages[:-1]] == [limit] * (len(pages) - 1)
     assert len(pages) == -(-7 // limit)
@@ -144,17 +143,16 @@ async def test_values_of_any_kind(stack: Stack) -> None:
 
 
 _PREPARE = {
-    "users_found": "integer[], bytea, bytea[], text[], timestamptz, timestamptz, uuid, int, bigint",
-    "users_listed": "integer[], text, text[], timestamptz, timestamptz, uuid, int, bigint",
+    "users_found": "integer[], integer, uuid[], text, smallint[], timestamptz, timestamptz,"
+    " integer, bigint, int, bigint",
+    "users_listed": "integer[], text, smallint[], timestamptz, timestamptz, integer, bigint, int,"
+    " bigint",
 }
 _ARGUMENTS = {
-    "users_found": "ARRAY[0], decode(md5('7'), 'hex'), '{}', ",
+    "users_found": f"ARRAY[0], 1, ARRAY[md5('7')::uuid], '{APP}', ",
     "users_listed": f"ARRAY[0], '{APP}', ",
 }
-_REST = (
-    "ARRAY['active', 'blocked', 'deleted'], '-infinity', 'infinity',"
-    " 'ffffffff-ffff-ffff-ffff-ffffffffffff', 100, 4000000"
-)
+_REST = "ARRAY[1, 2, 3], '-infinity', 'infinity', 1, 0, 100, 4000000"
 
 
 async def _plan(stack: Stack, name: str, options: str = "ANALYZE, COSTS OFF, TIMING OFF") -> str:
@@ -178,16 +176,20 @@ async def test_plans(stack: Stack) -> None:
     await stack.admin.execute(
         """
         INSERT INTO userlog.users (partition, generation, stream_id, application_id, user_id,
-            lifecycle, state, since, order_key, position, kind, occurred_at, recorded_at)
-        SELECT 0, 1, gen_random_uuid(), $1, n::text, 'active', '{}', '{}', '', n, 1,
+            lifecycle, sealed, tie_break, position, kind, occurred_at, recorded_at)
+        SELECT 0, 1, gen_random_uuid(), $1, n::text, 1, '', '', n, 1,
             now() - n * interval '1 minute', now()
         FROM generate_series(1, 20000) n
         """,
         APP,
     )
     await stack.admin.execute(
+        "INSERT INTO userlog.streams (partition, stream_id, application_id, user_id, key_id)"
+        " SELECT 0, stream_id, application_id, user_id, 1 FROM userlog.users"
+    )
+    await stack.admin.execute(
         "INSERT INTO userlog.terms SELECT partition, generation, stream_id,"
-        " decode(md5(user_id), 'hex') FROM userlog.users"
+        " ARRAY[md5(user_id)::uuid], '{}', '{}' FROM userlog.users"
     )
     await stack.admin.execute("ANALYZE userlog.users, userlog.terms")
     for name, count in (("users_found", 1), ("users_listed", 100)):

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import pytest
 
+from projections.numbers import COLUMNS
 from projections.project.projector import catch_up
+from projections.prove.proof import prove_numbers
 from projections.query.stats import days_of
-from projections.rebuild.rebuild import Plan, rebuild
-from tests.support.database import begin_again, statement, tables
+from projections.rebuild.rebuild import Plan, prove_all, rebuild
+from tests.support.database import begin_again, statement
 from tests.support.deliveries import APP, T0, delivery
 from tests.support.parameters import MANY
 
@@ -58,7 +60,7 @@ def _lives(seed: int, users: int = 12, events: int = 120) -> list[Told]:
     ]
 
 
-def _counted(told: Iterable[Told]) -> dict[date, tuple[int, int, int, int]]:
+def _counted(told: Iterable[Told]) -> dict[date, tuple[int, ...]]:
     """Count by hand, going through the days and asking of every user where they stand."""
     lives: dict[str, list[tuple[date, str]]] = {}
     flags: dict[str, bool] = {}
@@ -68,7 +70,7 @@ def _counted(told: Iterable[Told]) -> dict[date, tuple[int, int, int, int]]:
         state = "active" if flags.get(one.user, True) else "blocked"
         day = (T0 + timedelta(milliseconds=one.at_ms)).date()
         lives.setdefault(one.user, []).append((day, "deleted" if one.kind == "delete" else state))
-    found: dict[date, tuple[int, int, int, int]] = {}
+    found: dict[date, tuple[int, ...]] = {}
     for n in range((LAST - FIRST).days + 1):
         today = FIRST + timedelta(days=n)
         seen: Counter[str] = Counter()
@@ -76,20 +78,25 @@ def _counted(told: Iterable[Told]) -> dict[date, tuple[int, int, int, int]]:
             was = "nobody"
             for day, state in life:
                 if day == today:
+                    seen["events"] += 1
                     seen["new"] += was == "nobody"
+                    seen["again"] += state == "active" and was in {"blocked", "deleted"}
                     seen[state] += state != was
                 was = state
             standing = [state for day, state in life if day <= today]
             seen["standing"] += standing[-1:] == ["active"]
-        found[today] = (seen["new"], seen["deleted"], seen["blocked"], seen["standing"])
+        names = ("events", "new", "deleted", "blocked", "again", "standing")
+        found[today] = tuple(seen[name] for name in names)
     return found
 
 
 async def _served(
     stack: Stack, first: date = FIRST, last: date = LAST
-) -> dict[date, tuple[int, int, int, int]]:
+) -> dict[date, tuple[int, ...]]:
     found = await days_of(stack.pool, stack.log.partitions, APP, first, last)
-    return {d.date: (d.created, d.deleted, d.blocked, d.active) for d in found}
+    return {
+        d.date: (d.events, d.created, d.deleted, d.blocked, d.reactivated, d.active) for d in found
+    }
 
 
 async def _deliver(stack: Stack, told: Iterable[Told]) -> None:
@@ -129,9 +136,12 @@ async def test_nothing_known(stack: Stack) -> None:
     assert await days_of(stack.pool, stack.log.partitions, "a\0b", FIRST, LAST) == []
     before = FIRST - timedelta(days=1)
     assert await _served(stack, before, before) == {}
-    assert await _served(stack, before, FIRST) == {before: (0, 0, 0, 0), FIRST: (1, 0, 0, 1)}
+    assert await _served(stack, before, FIRST) == {
+        before: (0, 0, 0, 0, 0, 0),
+        FIRST: (1, 1, 0, 0, 0, 1),
+    }
     assert len(await _served(stack, date.min, date.min + timedelta(days=9))) == 0
-    assert await _served(stack, date.max, date.max) == {date.max: (0, 0, 0, 1)}
+    assert await _served(stack, date.max, date.max) == {date.max: (0, 0, 0, 0, 0, 1)}
 
 
 async def test_an_erased_user_vanishes(stack: Stack) -> None:
@@ -145,6 +155,15 @@ async def test_an_erased_user_vanishes(stack: Stack) -> None:
     assert await _served(stack) == left
     await catch_up(stack.log, 100)
     assert await _served(stack) == left
+    assert not (await prove_numbers(stack.log, 0, None)).differing
+
+
+async def test_the_last_erased(stack: Stack) -> None:
+    """Of an application whose users are all erased there are no days."""
+    await _deliver(stack, [Told("u", 0, "create", None)])
+    await catch_up(stack.log, 10)
+    await stack.log.erase(stack.log.stream(APP, "u"))
+    assert await _served(stack) == {}
 
 
 @MANY
@@ -154,53 +173,69 @@ async def test_rebuilt(stack: Stack) -> None:
     for n in range(0, len(told), 10):
         await _deliver(stack, told[n : n + 10])
         await catch_up(stack.log, 3)
-    found = await tables(stack.pool)
+    found = await _numbers(stack)
     await begin_again(stack)
     await catch_up(stack.log, 1_000)
-    assert await tables(stack.pool) == found
+    assert await _numbers(stack) == found
     await rebuild(stack.source, Plan(shard_events_max=50))
-    assert (await tables(stack.pool))[2] == found[2]
+    assert await _numbers(stack) == found
     assert await _served(stack) == _counted(told)
 
 
-MUCH = """
-INSERT INTO userlog.activity
-SELECT 0, {generation}, md5(user_id::text)::uuid, 'app ' || user_id % 20, date '2023-01-01' + day,
-    1, 0, 0, 1
-FROM generate_series(1, 800) user_id, generate_series(1, 40) day
-"""
-SECOND_GENERATION = (
-    "CREATE TABLE userlog.activity_g2 PARTITION OF userlog.activity FOR VALUES IN (2)"
+async def _numbers(stack: Stack) -> list[tuple[Any, ...]]:
+    columns = f"partition, application_id, quarter, {', '.join(COLUMNS)}"
+    rows = await stack.pool.fetch(
+        f"SELECT {columns} FROM numbers WHERE generation = (SELECT generation FROM"
+        " active_generation) AND events > 0 ORDER BY 1, 2, 3"
+    )
+    return [tuple(row) for row in rows]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE userlog.numbers SET active = active + 1",
+        "DELETE FROM userlog.numbers",
+        "UPDATE userlog.history SET lifecycle_after = 2 WHERE lifecycle_after = 1",
+    ],
 )
+async def test_a_wrong_number_is_found(stack: Stack, damage: str) -> None:
+    """Numbers that are not the sums over the history are named by a proof, with their time."""
+    await _deliver(stack, [Told("u", 0, "create", None)])
+    await catch_up(stack.log, 10)
+    assert not (await prove_all(stack.source, Plan(), lambda *_: None)).differing
+    await stack.admin.execute(damage)
+    found = await prove_all(stack.source, Plan(), lambda *_: None)
+    (one,) = [d for d in found.first if d.table == "numbers"]
+    assert (one.application_id, one.at, one.what) == (APP, "2023-06-13T09:45:00.000Z", "differs")
+    built = await rebuild(stack.source, Plan())
+    assert [d.at for d in built.proof.first if d.table == "numbers"] == [one.at]
+    assert not (await prove_all(stack.source, Plan(), lambda *_: None)).differing
 
 
-async def test_the_index_alone_is_read(stack: Stack) -> None:
-    """The numbers come from the index `activity_day` and no row of the table is fetched.
-
-    With the only generation there is, and beside another one.
-    """
-    for generation in (1, 2):
-        if generation == 2:
-            await stack.admin.execute(SECOND_GENERATION)
-        await stack.admin.execute(MUCH.format(generation=generation))
-        await stack.admin.execute("VACUUM (ANALYZE) userlog.activity")
-        await _assert_the_index_alone_is_read(stack)
+MUCH = """
+INSERT INTO userlog.numbers
+SELECT 0, generation, 'app ' || app, timestamptz '2023-01-01 00:00Z' + n * interval '15 minutes',
+    1, 0, 0, 0, 1, 1
+FROM generate_series(1, 2) generation, generate_series(1, 20) app, generate_series(1, 2000) n
+"""
 
 
-async def _assert_the_index_alone_is_read(stack: Stack) -> None:
-    args = ([0], "app 7", date(2023, 1, 20), date(2023, 2, 10))
-    query = "EXPLAIN (ANALYZE, BUFFERS OFF, FORMAT JSON) " + statement("activity")
+async def test_only_what_is_asked_for_is_read(stack: Stack) -> None:
+    """The numbers of an application come from the primary key, whatever is beside them."""
+    await stack.admin.execute(MUCH)
+    await stack.admin.execute("VACUUM (ANALYZE) userlog.numbers")
+    args = ([0], "app 7", date(2023, 1, 5), date(2023, 1, 10))
+    query = "EXPLAIN (ANALYZE, BUFFERS OFF, FORMAT JSON) " + statement("numbers")
     async with stack.pool.acquire() as connection:
         shown = ""
         for _ in range(7):  # so often that PostgreSQL may keep its plan
             shown = await connection.fetchval(query, *args)
     scans = {node["Relation Name"]: node for node in _scans(msgspec.json.decode(shown)[0]["Plan"])}
-    node = scans["activity_g1"]
-    assert node["Node Type"] == "Index Only Scan", shown
-    assert node["Heap Fetches"] == 0, shown
-    assert node["Actual Rows"] == 40 * 40, shown
+    node = scans["numbers"]
+    assert node["Node Type"] == "Index Scan", shown
+    assert node["Actual Rows"] == 10 * 96 - 1, shown
     assert "application_id" in node["Index Cond"], shown
-    assert scans.get("activity_g2", {}).get("Actual Loops", 0) == 0, shown
 
 
 def _scans(plan: Any) -> list[Any]:

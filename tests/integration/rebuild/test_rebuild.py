@@ -35,6 +35,7 @@ from tests.support.deliveries import APP, delivery
 from tests.support.events import event
 from tests.support.parameters import MANY
 from tests.support.processes import command_line
+from tests.support.rows import rewrite_changes, rewrite_state
 from tests.support.waiting import PATIENCE_S, meanwhile, until
 
 if TYPE_CHECKING:
@@ -91,8 +92,8 @@ async def empty(server: Server) -> AsyncIterator[Stack]:
 
 
 async def _damage(stack: Stack) -> None:
-    await stack.admin.execute("UPDATE userlog.users SET state = '{}', lifecycle = 'blocked'")
-    await stack.admin.execute("UPDATE userlog.history SET changes = '[]'")
+    await stack.admin.execute("UPDATE userlog.users SET sealed = 'x', lifecycle = 2")
+    await stack.admin.execute("UPDATE userlog.history SET sealed = 'x'")
 
 
 async def _generations(stack: Stack) -> list[str]:
@@ -108,7 +109,7 @@ async def _generations(stack: Stack) -> list[str]:
 
 
 def _only(active: int, *others: int) -> list[str]:
-    tables = ("activity_g{}", "history_g{}", "terms_g{}", "users_g{}")
+    tables = ("history_g{}", "terms_g{}", "users_g{}")
     names = (*tables, "checkpoints {}", "live {}")
     every = [name.format(number) for name in names for number in (active, *others)]
     return sorted([f"active {active}", *every])
@@ -124,7 +125,9 @@ async def test_repairs(stack: Stack, workers: int) -> None:
     done = await rebuild(stack.source, Plan(workers, shard_events_max=7))
     assert await tables(stack.pool) == before
     assert (done.generation, done.resumed, done.events, done.users) == (2, False, 100, 20)
-    assert done.proof.differing == 20 + 100
+    of_users = [one for one in done.proof.first if one.table != "numbers"]
+    assert len(of_users) == 20 + 100
+    assert len(of_users) < done.proof.differing, "the numbers are not those of what is left either"
     assert await _generations(stack) == _only(2, 1)
     assert await stack.pool.fetchval("SELECT count(*) FROM userlog.rebuild_shards") > 14
     done = await rebuild(stack.source, PLAN)
@@ -159,10 +162,9 @@ async def test_ready_before_they_count(stack: Stack) -> None:
         )
         stage = await progress.read(stack.pool)
     assert [row[0] for row in ready] == [
-        *("activity_g2", "activity_g2", "history_g2", "terms_g2", "terms_g2"),
-        *("users_g2", "users_g2"),
+        *("history_g2", "terms_g2", "terms_g2", "users_g2", "users_g2"),
     ]
-    assert [row[0] for row in known] == ["activity_g2", "history_g2", "users_g2"]
+    assert [row[0] for row in known] == ["history_g2", "terms_g2", "users_g2"]
     assert stage
     assert stage.phase == "indexing"
     await building
@@ -322,7 +324,7 @@ async def test_killed_in_a_shard(stack: Stack) -> None:
     await _stop_before(stack, 3, 7)
     done = await _shards_done(stack)
     assert len(done) == 8
-    async with holding(stack.url, "LOCK TABLE userlog.activity_g2 IN EXCLUSIVE MODE"):
+    async with holding(stack.url, "LOCK TABLE userlog.terms_g2 IN EXCLUSIVE MODE"):
         dying = asyncio.create_task(rebuild(stack.source, Plan(workers=2)))
         await blocked(stack.admin, 2)  # users and history of both shards are written
         os.kill(_workers()[0], signal.SIGKILL)
@@ -340,7 +342,7 @@ async def test_killed_in_a_shard(stack: Stack) -> None:
 async def test_cancelled(stack: Stack) -> None:
     """Ctrl-C ends the workers at once, and the next rebuild goes on."""
     await _begin(stack, shard_events_max=10)
-    async with holding(stack.url, "LOCK TABLE userlog.activity_g2 IN EXCLUSIVE MODE"):
+    async with holding(stack.url, "LOCK TABLE userlog.terms_g2 IN EXCLUSIVE MODE"):
         stopping = asyncio.create_task(rebuild(stack.source, Plan(workers=2)))
         await blocked(stack.admin, 2)
         stopping.cancel()
@@ -458,12 +460,12 @@ async def test_roll_back(stack: Stack) -> None:
         await roll_back(stack.source)
     await rebuild(stack.source, PLAN)
     await _damage(stack)  # in both
-    await stack.admin.execute("UPDATE userlog.users SET lifecycle = 'deleted' WHERE generation = 2")
+    await stack.admin.execute("UPDATE userlog.users SET lifecycle = 3 WHERE generation = 2")
     receipt = await stack.ingest.deliver(delivery("new"))
     where = Generation(Position.parse(receipt.positions[0]).partition, 2)
     assert await project_batch(stack.log, where, 10)  # the other one is behind
     assert await roll_back(stack.source) == 1
-    assert {row[5] for row in (await tables(stack.pool))[0]} == {"blocked", "active"}
+    assert {row[4] for row in (await tables(stack.pool))[0]} == {1, 2}
     assert await stack.read_model.user(stack.log.stream(APP, "new")), "it went back in time"
     assert await roll_back(stack.source) == 2
     assert await _generations(stack) == _only(2, 1)
@@ -487,7 +489,7 @@ async def test_erased_during_rebuild(stack: Stack) -> None:
     await stack.log.erase(stream)
     done = await rebuild(stack.source, PLAN)
     assert (done.generation, done.resumed, done.proof.differing) == (3, True, 0)
-    for table in ("users", "history", "activity"):
+    for table in ("users", "history", "terms"):
         count = f"SELECT count(*) FROM userlog.{table} WHERE stream_id = $1"
         assert await stack.admin.fetchval(count, stream.stream_id) == 0
     assert [len(rows) for rows in (await tables(stack.pool))[:2]] == [19, 95]
@@ -524,12 +526,8 @@ async def test_live_behind(stack: Stack) -> None:
     assert (await rebuild(stack.source, PLAN)).proof.users == 40
 
 
-_WRONG_NAME = """
-UPDATE userlog.users SET state = replace(state, '"first_name":"', '"first_name":"X')
-WHERE user_id = 'u3'
-"""
 _WRONG_ENTRY = """
-UPDATE userlog.history SET late = NOT late, changes = '[]' WHERE stream_id = $1 AND position = $2
+UPDATE userlog.history SET late = NOT late WHERE stream_id = $1 AND position = $2
 """
 
 
@@ -546,17 +544,18 @@ async def test_differences_are_named(stack: Stack, lines: Lines, workers: int) -
     position = await stack.admin.fetchval(
         "SELECT position FROM userlog.history WHERE stream_id = $1 LIMIT 1", stream.stream_id
     )
+    await rewrite_state(stack, stack.log.stream(APP, "u3"), lambda f: f.update(first_name="X"))
+    await rewrite_changes(stack, stream, position, b"[]")
     for statement, *args in (
-        (_WRONG_NAME,),
         (_WRONG_ENTRY, stream.stream_id, position),
-        ("UPDATE userlog.activity SET created = 2 WHERE stream_id = $1", stream.stream_id),
+        ("UPDATE userlog.terms SET former = terms WHERE stream_id = $1", stream.stream_id),
         ("DELETE FROM userlog.users WHERE stream_id = $1", gone.stream_id),
     ):
         await stack.admin.execute(statement, *args)
     expected = {
         (APP, "u3", "users", None, "differs", "state.first_name"),
         (APP, "u7", "history", f"{stream.partition}:{position}", "differs", "late", "changes"),
-        (APP, "u7", "activity", "2023-06-13", "differs", "created"),
+        (APP, "u7", "terms", None, "differs", "former"),
         (APP, "u9", "users", None, "missing"),
     }
     found = await prove_all(stack.source, Plan(workers, 7), _quiet)

@@ -8,6 +8,7 @@ import pytest
 from eventstore.errors import SealBrokenError
 from eventstore.quarantine import Quarantine
 from eventstore.sealing.keys import MasterKey
+from eventstore.sealing.own_keys import OwnKeys
 from tests.support.deliveries import SAMPLES
 
 if TYPE_CHECKING:
@@ -58,9 +59,8 @@ async def test_sealed_at_rest(stack: Stack) -> None:
     kept = b"".join(v if isinstance(v, bytes) else str(v).encode() for v in row.values())
     windows = {SAMPLES[0][start : start + 6] for start in range(len(SAMPLES[0]) - 6)}
     assert not [window for window in windows if window in kept]
-    other = Quarantine(
-        stack.pool, stack.log.partitions, MasterKey(b"another master key of just 32 b.")
-    )
+    another = OwnKeys(stack.pool, MasterKey(b"another master key of just 32 b."))
+    other = Quarantine(stack.pool, stack.log.partitions, another)
     with pytest.raises(SealBrokenError):
         await other.show(key)
 

@@ -12,8 +12,6 @@ import pytest
 from api.export_import import Importer
 from eventstore.errors import QuarantineFullError
 from eventstore.quarantine import Quarantine
-from eventstore.sealing.keys import MasterKey
-from tests.conftest import MASTER_KEY
 from tests.support.deliveries import delivery, encoded, entry, envelope
 from tests.support.monitoring import metrics
 from tests.support.serving import assert_problem, serving
@@ -139,7 +137,7 @@ async def test_what_only_the_log_finds_out(database_url: str) -> None:
 async def test_an_import_stops(stack: Stack) -> None:
     """An import that has no room says so and stops; run again with room, it brings the rest."""
     lines = [delivery("u"), b"{", delivery("v")]
-    full = Quarantine(stack.pool, stack.log.partitions, MasterKey(MASTER_KEY), bytes_max=100)
+    full = Quarantine(stack.pool, stack.log.partitions, stack.log.own_keys, bytes_max=100)
     with pytest.raises(QuarantineFullError, match="USERLOG_QUARANTINE_BYTES_MAX"):
         await Importer(stack.log, full).take(lines)
     importer = Importer(stack.log, stack.quarantine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -110,6 +111,8 @@ async def test_without_the_master_key(own_home: Home, tmp_path: Path) -> None:
         log = home.folder.with_suffix(".log")
         assert await service.stop(signal.SIGTERM) == 0
     wanted = list(needles())
+    (tmp_path / "answer").write_text(json.dumps(page.body))
+    assert found_in(tmp_path, wanted), "an answer has what is looked for"
     assert found_in(home.folder, wanted) == []
     assert found_in(backup, wanted) == []
     for text in (dump, metrics, log.read_bytes()):

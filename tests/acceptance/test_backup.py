@@ -239,7 +239,7 @@ async def test_nothing_acknowledged_is_missing(tmp_path: Path, backed_up: Backed
     assert any(one.at > begun for one in needed), "nothing came while it was copied"
     there = backed_up.restored(tmp_path / "data", *SECRETS)
     done = await there.run("restore", str(backed_up.folder))
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, said(done)) == (0, [])
     assert "userlog verify" in done.out
     owner = (backed_up.home.folder / "postgres").stat().st_uid
     assert closed(there.folder / "postgres", owner)
@@ -368,7 +368,7 @@ async def test_an_interrupted_backup_is_not_there(tmp_path: Path, made_home: Hom
         return None if "another backup is written to" in done.err else done
 
     done = await until(backed_up)
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, said(done)) == (0, [])
     assert names_in(folder) == ["backup.json", "postgres"]
     assert not partial.exists()
 

@@ -36,8 +36,11 @@ def asked(text: str) -> set[str]:
 
 
 def _plain(text: str) -> str:
-    """Return a text in the characters of a keyboard: full-width digits and signs are such too."""
-    text = unicodedata.normalize("NFKC", text).strip()
+    """Return a text in the characters of a keyboard: full-width digits and signs are such too.
+
+    A text that is too long to be a phone stays as it is: this would cost the square of its length.
+    """
+    text = (text if len(text) > _SIGNS_MAX else unicodedata.normalize("NFKC", text)).strip()
     return f"+{text[2:]}" if text.startswith("00") else text
 
 

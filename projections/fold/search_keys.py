@@ -32,6 +32,9 @@ _WHAT: dict[str, What] = {
 FIELDS = frozenset(_WHAT)
 _TERM_BYTES = 16
 _WORDS_MAX = 16
+# No e-mail is longer. One form for all spellings costs the square of a text's length, if it is made
+# of combining signs; a longer text is found as it is spelled, but in any case.
+_SPELLED_MAX = 320
 
 
 class SearchKey:
@@ -85,6 +88,8 @@ def _whole(key: str, contact: Any, other: Any) -> Any:  # noqa: ANN401 - any JSO
 
 def _normal(text: str) -> str:
     """Return a text in one form of all that are spelled alike: in any case, composed or not."""
+    if len(text) > _SPELLED_MAX:
+        return text.casefold().strip()
     folded = unicodedata.normalize("NFKC", text).casefold()
     return unicodedata.normalize("NFKC", folded).strip()
 

@@ -290,7 +290,7 @@ async def test_a_wrong_key_changes_nothing(old_url: str) -> None:
 
 
 async def test_begun_with_another_master_key(old_url: str) -> None:
-    """After a rotation what an upgrade has begun can't be gone on with: it says how to begin anew."""
+    """After a rotation an upgrade does not go on with what it has begun, and says what to do."""
     with pytest.raises(LogError, match="stopped"):
         await upgrade_schema(source_of(old_url), 1, Listening(_refuse))
     async with connected(old_url) as owner:

@@ -167,7 +167,7 @@ async def test_the_last_erased(stack: Stack) -> None:
 
 
 async def test_the_first_quarter_of_all(stack: Stack) -> None:
-    """What is dated with the zero of some languages, the beginning of the year 1, is counted too."""
+    """What is dated with the beginning of the year 1, the zero of some languages, is counted."""
     zero = encoded(envelope([entry("u")], "create", created_timestamp="0001-01-01T00:00:00Z"))
     assert not (await stack.ingest.deliver(zero)).quarantined
     await _deliver(stack, [Told("u", 0, "update", active=False)])

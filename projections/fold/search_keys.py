@@ -59,23 +59,25 @@ class SearchKey:
         plain = _normal(value)
         return {self.term(what, plain)} if plain else set()
 
-    def terms_of(self, fields: Fields) -> set[uuid.UUID]:
+    def terms_of(self, fields: Fields, known: phones.Known | None = None) -> set[uuid.UUID]:
         """Return everything that a user can be found by now."""
+        known = {} if known is None else known
         return {
             self.term(what, plain)
             for name in FIELDS
             if name in fields
-            for what, plain in _values(name, fields[name])
+            for what, plain in _values(name, fields[name], known)
         }
 
-    def terms_left(self, change: Change) -> set[uuid.UUID]:
+    def terms_left(self, change: Change, known: phones.Known | None = None) -> set[uuid.UUID]:
         """Return what a user was found by before a change, and is not any more by this field."""
+        known = {} if known is None else known
         if change.field not in FIELDS:
             return set()
         old, new = change.old, change.new
         if change.key is not None:
             old, new = [_whole(change.key, old, new)], [_whole(change.key, new, old)]
-        left = set(_values(change.field, old)) - set(_values(change.field, new))
+        left = set(_values(change.field, old, known)) - set(_values(change.field, new, known))
         return {self.term(what, plain) for what, plain in left}
 
 
@@ -94,22 +96,30 @@ def _normal(text: str) -> str:
     return unicodedata.normalize("NFKC", folded).strip()
 
 
-def _values(field: str, value: Any) -> Iterator[tuple[What, str]]:  # noqa: ANN401 - any JSON
+def _values(
+    field: str,
+    value: Any,  # noqa: ANN401 - any JSON
+    known: phones.Known,
+) -> Iterator[tuple[What, str]]:
     """Return what a field's value is found by, in normal form."""
     what = _WHAT[field]
-    for plain in _plain(field, value):
+    for plain in _plain(field, value, known):
         if plain:
             yield what, plain
 
 
-def _plain(field: str, value: Any) -> Iterator[str]:  # noqa: ANN401 - any JSON
+def _plain(
+    field: str,
+    value: Any,  # noqa: ANN401 - any JSON
+    known: phones.Known,
+) -> Iterator[str]:
     match field:
         case "emails":
             yield from map(_normal, _texts(value, "email"))
         case "phone_numbers":
             for contact in _contacts(value):
                 if isinstance(phone := contact.get("phone"), str):
-                    yield from phones.forms(phone, contact.get("country_code"))
+                    yield from phones.forms(phone, contact.get("country_code"), known)
         case "username":
             yield from map(_normal, _strings(value))
         case _:

@@ -226,12 +226,20 @@ def _member(line: bytes) -> Member | None:
         return None
     try:
         found = msgspec.json.decode(line, type=_Line).userlog
-        for time in (found.recorded_at, found.occurred_at):
-            _ = time and time.astimezone(UTC)
+        recorded_at, occurred_at = _cut(found.recorded_at), _cut(found.occurred_at)
     except (msgspec.DecodeError, UnicodeDecodeError, OverflowError):
         return None
+    found = msgspec.structs.replace(found, recorded_at=recorded_at, occurred_at=occurred_at)
     alone = found.event in _LABELS or found.quarantined is not None
     return found if alone or (found.event is None and b"}," in line) else None
+
+
+def _cut(time: datetime | None) -> datetime | None:
+    """Return a time in UTC, cut to the millisecond, as the log has all times."""
+    if time is None:
+        return None
+    time = time.astimezone(UTC)
+    return time.replace(microsecond=time.microsecond // 1000 * 1000)
 
 
 def _without_member(line: bytes) -> bytes:

@@ -92,7 +92,12 @@ async def change(
         ]
         for place in added.keys() | taken.keys()
     }
-    changes = sorted((*place, *numbers) for place, numbers in net.items() if any(numbers))
+    # By the quarter's number: asyncpg takes the first moment of the year 1 for -infinity.
+    changes = sorted(
+        (application_id, (quarter - _EPOCH) // QUARTER, *numbers)
+        for (application_id, quarter), numbers in net.items()
+        if any(numbers)
+    )
     if changes:
         columns = zip(*changes, strict=True)
         await connection.execute(

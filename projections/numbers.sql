@@ -27,11 +27,14 @@ CROSS JOIN LATERAL (
 ) c
 GROUP BY 1, 2;
 
--- [numbers_change] Add to numbers, in the order given.
+-- [numbers_change] Add to numbers, in the order given; of quarters by how many there were since 1970.
 INSERT INTO numbers AS n (partition, generation, application_id, quarter, created, deleted, blocked,
     reactivated, active, events)
-SELECT $1, $2, t.* FROM unnest($3::text[], $4::timestamptz[], $5::integer[], $6::integer[],
-    $7::integer[], $8::integer[], $9::integer[], $10::integer[]) AS t
+SELECT $1, $2, t.application_id, to_timestamp(t.quarter * 900), t.created, t.deleted, t.blocked,
+    t.reactivated, t.active, t.events
+FROM unnest($3::text[], $4::bigint[], $5::integer[], $6::integer[], $7::integer[], $8::integer[],
+    $9::integer[], $10::integer[]) AS t (application_id, quarter, created, deleted, blocked,
+    reactivated, active, events)
 ON CONFLICT (partition, generation, application_id, quarter) DO UPDATE
 SET created = n.created + excluded.created, deleted = n.deleted + excluded.deleted,
     blocked = n.blocked + excluded.blocked, reactivated = n.reactivated + excluded.reactivated,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from projections.fold.folder import Folded, RowKeys
+    from projections.fold.phones import Known
     from projections.tables import Row
 
 
@@ -71,8 +72,10 @@ def _terms(folded: Folded) -> Iterator[Row]:
     if not (folded.state and changes):
         return
     key = _keys(folded).search
-    terms = sorted(key.terms_of(folded.state.fields))
-    left = [(t, day) for c, day in changes if c.old is not None for t in sorted(key.terms_left(c))]
+    known: Known = {}
+    terms = sorted(key.terms_of(folded.state.fields, known))
+    replaced = ((key.terms_left(c, known), day) for c, day in changes if c.old is not None)
+    left = [(term, day) for terms_left, day in replaced for term in sorted(terms_left)]
     left = left[-ARRAY_MAX:]
     if terms or left:
         yield (folded.stream.stream_id, terms, [t for t, _ in left], [day for _, day in left])

@@ -9,9 +9,9 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from eventstore.errors import database_errors
+from eventstore.errors import LogError, SealBrokenError, database_errors
 from eventstore.postgres import statements
-from eventstore.sealing.current_key import with_current_key
+from eventstore.sealing.current_key import check, with_current_key
 from eventstore.sealing.keys import KEY_BYTES
 
 if TYPE_CHECKING:
@@ -39,14 +39,26 @@ class OwnKeys:
         self.of_upgrade = False
 
     async def find(self, name: Name) -> bytes | None:
-        """Return a key's 32 bytes; None if there is none yet."""
+        """Return a key's 32 bytes; None if there is none yet.
+
+        MasterKeyMovedError if a master key that is not held has wrapped it, SealBrokenError if it
+        was altered.
+        """
         if name not in self._found:
             with database_errors():
                 statement = _NEXT_SQL["own_key_next"] if self.of_upgrade else _SQL["own_key"]
                 wrapped: bytes | None = await self._pool.fetchval(statement, name)
             if wrapped is None:
                 return None
-            self._found[name] = self.master.unwrap_secret(wrapped, name.encode())
+            try:
+                self._found[name] = self.master.unwrap_secret(wrapped, name.encode())
+            except SealBrokenError as error:
+                if (
+                    not self.of_upgrade
+                ):  # which has looked, and may be of a log without fingerprints
+                    with database_errors():
+                        await check(self._pool, self.master)
+                raise SealBrokenError(f"the log's key `{name}` {error}") from error
         return self._found[name]
 
     async def find_or_make(self, name: Name) -> bytes:
@@ -63,13 +75,23 @@ class OwnKeys:
 
 
 async def make_for_upgrade(connection: Connection, master_key: MasterKey, name: Name) -> None:
-    """Put the log's key beside new read models that an upgrade fills; make it if there is none."""
+    """Put the log's key beside new read models that an upgrade fills; make it if there is none.
+
+    LogError if there is one that the master key does not open.
+    """
     wrapped: bytes | None = None
     if await connection.fetchval(_NEXT_SQL["has_own_keys"]):
         wrapped = await connection.fetchval(_SQL["own_key"], name)
     if wrapped is None:
         wrapped = master_key.wrap_secret(secrets.token_bytes(KEY_BYTES), name.encode())
     await connection.execute(_NEXT_SQL["own_key_next_make"], name, wrapped)
+    try:
+        await made_for_upgrade(connection, master_key)
+    except SealBrokenError as error:
+        raise LogError(
+            "the new read models were begun with another master key: `userlog upgrade --drop`"
+            " removes them, and another upgrade makes them anew"
+        ) from error
 
 
 async def made_for_upgrade(connection: Connection, master_key: MasterKey) -> dict[str, bytes]:

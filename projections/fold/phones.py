@@ -6,23 +6,39 @@ With Google's library, which knows each country's prefixes (PyPI: phonenumbersli
 from __future__ import annotations
 
 import unicodedata
+from typing import TypeAlias
 
 import phonenumbers
 
+# Phones with their country codes that were read already.
+Known: TypeAlias = dict[tuple[str, int | None], set[str]]
+
 _SIGNS_MAX = 64
+_KNOWN_MAX = 5_000
 
 
-def forms(phone: str, country_code: object) -> set[str]:
-    """Return the digits that a phone is found by: with its country code, and without it."""
+def forms(phone: str, country_code: object, known: Known) -> set[str]:
+    """Return the digits that a phone is found by: with its country code, and without it.
+
+    What is found is kept in `known`: in a user's history the same phones come again and again.
+    """
+    code = country_code if type(country_code) is int and country_code > 0 else None
+    found = known.get((phone, code))
+    if found is None:
+        if len(known) >= _KNOWN_MAX:
+            known.clear()
+        found = known[phone, code] = _forms(phone, code)
+    return found
+
+
+def _forms(phone: str, code: int | None) -> set[str]:
     text = _plain(phone)
     digits = _digits(text)
     if not digits:
         return set()
-    code = country_code if type(country_code) is int and country_code > 0 else None
-    found = {digits, f"{code}{digits}" if code else digits}
     if number := _parse(text, code):
-        found = _both(number)
-    return found
+        return _both(number)
+    return {digits, f"{code}{digits}" if code else digits}
 
 
 def asked(text: str) -> set[str]:
@@ -36,8 +52,11 @@ def asked(text: str) -> set[str]:
 
 
 def _plain(text: str) -> str:
-    """Return a text in the characters of a keyboard: full-width digits and signs are such too."""
-    text = unicodedata.normalize("NFKC", text).strip()
+    """Return a text in the characters of a keyboard: full-width digits and signs are such too.
+
+    A text that is too long to be a phone stays as it is: this would cost the square of its length.
+    """
+    text = (text if len(text) > _SIGNS_MAX else unicodedata.normalize("NFKC", text)).strip()
     return f"+{text[2:]}" if text.startswith("00") else text
 
 

@@ -32,6 +32,9 @@ _WHAT: dict[str, What] = {
 FIELDS = frozenset(_WHAT)
 _TERM_BYTES = 16
 _WORDS_MAX = 16
+# No e-mail is longer. One form for all spellings costs the square of a text's length, if it is made
+# of combining signs; a longer text is found as it is spelled, but in any case.
+_SPELLED_MAX = 320
 
 
 class SearchKey:
@@ -56,23 +59,25 @@ class SearchKey:
         plain = _normal(value)
         return {self.term(what, plain)} if plain else set()
 
-    def terms_of(self, fields: Fields) -> set[uuid.UUID]:
+    def terms_of(self, fields: Fields, known: phones.Known | None = None) -> set[uuid.UUID]:
         """Return everything that a user can be found by now."""
+        known = {} if known is None else known
         return {
             self.term(what, plain)
             for name in FIELDS
             if name in fields
-            for what, plain in _values(name, fields[name])
+            for what, plain in _values(name, fields[name], known)
         }
 
-    def terms_left(self, change: Change) -> set[uuid.UUID]:
+    def terms_left(self, change: Change, known: phones.Known | None = None) -> set[uuid.UUID]:
         """Return what a user was found by before a change, and is not any more by this field."""
+        known = {} if known is None else known
         if change.field not in FIELDS:
             return set()
         old, new = change.old, change.new
         if change.key is not None:
             old, new = [_whole(change.key, old, new)], [_whole(change.key, new, old)]
-        left = set(_values(change.field, old)) - set(_values(change.field, new))
+        left = set(_values(change.field, old, known)) - set(_values(change.field, new, known))
         return {self.term(what, plain) for what, plain in left}
 
 
@@ -85,26 +90,36 @@ def _whole(key: str, contact: Any, other: Any) -> Any:  # noqa: ANN401 - any JSO
 
 def _normal(text: str) -> str:
     """Return a text in one form of all that are spelled alike: in any case, composed or not."""
+    if len(text) > _SPELLED_MAX:
+        return text.casefold().strip()
     folded = unicodedata.normalize("NFKC", text).casefold()
     return unicodedata.normalize("NFKC", folded).strip()
 
 
-def _values(field: str, value: Any) -> Iterator[tuple[What, str]]:  # noqa: ANN401 - any JSON
+def _values(
+    field: str,
+    value: Any,  # noqa: ANN401 - any JSON
+    known: phones.Known,
+) -> Iterator[tuple[What, str]]:
     """Return what a field's value is found by, in normal form."""
     what = _WHAT[field]
-    for plain in _plain(field, value):
+    for plain in _plain(field, value, known):
         if plain:
             yield what, plain
 
 
-def _plain(field: str, value: Any) -> Iterator[str]:  # noqa: ANN401 - any JSON
+def _plain(
+    field: str,
+    value: Any,  # noqa: ANN401 - any JSON
+    known: phones.Known,
+) -> Iterator[str]:
     match field:
         case "emails":
             yield from map(_normal, _texts(value, "email"))
         case "phone_numbers":
             for contact in _contacts(value):
                 if isinstance(phone := contact.get("phone"), str):
-                    yield from phones.forms(phone, contact.get("country_code"))
+                    yield from phones.forms(phone, contact.get("country_code"), known)
         case "username":
             yield from map(_normal, _strings(value))
         case _:

@@ -112,6 +112,19 @@ def test_spellings(kept: str, asked: str) -> None:
         assert finds("name", asked, {field: f"Some {kept}  one"})
 
 
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("what", ["email", "phone", "username", "name"])
+def test_a_megabyte_of_combining_signs(what: What) -> None:
+    """One form for all spellings would cost minutes; it is found as it is spelled, in any case."""
+    signs = "\u0300\u0316" * 250_000
+    fields = {"username": f"A{signs}", "first_name": f"A{signs}", **email(f"A{signs}")}
+    assert finds(
+        what,
+        f"5550001a{signs}" if what == "phone" else f"a{signs}",
+        fields | phone(f"5550001{signs}"),
+    )
+
+
 @pytest.mark.parametrize(
     ("what", "asked"),
     [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
-from eventstore.errors import MasterKeyMovedError
+from eventstore.errors import MasterKeyMovedError, SealBrokenError
 from eventstore.sealing.keys import MasterKey
 from eventstore.sealing.own_keys import OwnKeys
 from eventstore.sealing.rotation import rotate
@@ -42,6 +42,17 @@ async def test_a_rotation_keeps_them(stack: Stack) -> None:
     with pytest.raises(MasterKeyMovedError):
         await keys(stack).find_or_make("quarantine")
     assert await keys(stack, NEW, MASTER_KEY).find_or_make("quarantine")
+
+
+async def test_one_that_does_not_open(stack: Stack) -> None:
+    """With the old master key it is said which one is needed; one that was altered is named."""
+    await keys(stack).find_or_make("search")
+    await rotate(stack.admin, 1, MasterKey(NEW, MASTER_KEY), lambda _: None)
+    with pytest.raises(MasterKeyMovedError):
+        await keys(stack).find("search")
+    await stack.admin.execute("UPDATE userlog.keys SET wrapped = 'x' WHERE name = 'search'")
+    with pytest.raises(SealBrokenError, match="the log's key `search`"):
+        await keys(stack, NEW).find("search")
 
 
 async def test_the_service_changes_none(stack: Stack) -> None:

@@ -13,7 +13,9 @@ from eventstore.postgres.pool import open_owner_pool
 from eventstore.verify import verify
 from projections.fold.events import TIE_BREAK_BYTES
 from projections.project.projector import catch_up
-from tests.support.deliveries import entry, envelope
+from projections.query.users import Page, parse_page_key
+from tests.support.database import assert_log_holds
+from tests.support.deliveries import APP, encoded, entry, envelope
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -133,3 +135,24 @@ async def test_plain_deliveries_can_be_imported(stack: Stack) -> None:
         await importer.take(chunk)
     done = importer.done
     assert (done.appended, done.duplicates, done.ignored, done.quarantined) == (3, 1, 1, 1)
+
+
+async def test_times_that_are_finer_than_the_log_s(stack: Stack) -> None:
+    """Times of lines that something else has written are cut to the millisecond."""
+    told = [
+        (f"2024-01-01T00:00:0{n}.123456Z", encoded(envelope([entry("u", n=n)], at_ms=10**13 + n)))
+        for n in range(3)
+    ]
+    lines = [b'{"userlog":{"recorded_at":"%b"},%b' % (at.encode(), body[1:]) for at, body in told]
+    await Importer(stack.log, stack.quarantine).take(lines)
+    await catch_up(stack.log, 10)
+    assert await assert_log_holds(stack) == 3
+    stream, page = stack.log.stream(APP, "u"), Page(limit=1)
+    found: list[str] = []
+    while len(found) < 4:
+        history = await stack.read_model.history(stream, page=page)
+        found += [entry.position for entry in history.entries]
+        if history.next is None:
+            break
+        page = Page(limit=1, after=parse_page_key(history.next))
+    assert found == ["0:1", "0:2", "0:3"]

@@ -10,6 +10,7 @@ import pytest
 
 from eventstore.errors import LogError, OtherVersionError, SchemaError, WrongKeyError
 from eventstore.postgres import schema, upgrade
+from eventstore.sealing.keys import MasterKey
 from eventstore.verify import verify
 from projections.project import parked
 from projections.project.projector import catch_up
@@ -286,6 +287,20 @@ async def test_a_wrong_key_changes_nothing(old_url: str) -> None:
         await upgrade_schema(wrong, 1, Watcher())
     async with connected(old_url) as admin:
         assert await admin.fetchval("SELECT to_regnamespace('userlog_next')") is None
+
+
+async def test_begun_with_another_master_key(old_url: str) -> None:
+    """After a rotation an upgrade does not go on with what it has begun, and says what to do."""
+    with pytest.raises(LogError, match="stopped"):
+        await upgrade_schema(source_of(old_url), 1, Listening(_refuse))
+    async with connected(old_url) as owner:
+        other = MasterKey(b"another master key of just 32 b.")
+        wrapped = other.wrap_secret(bytes(32), b"search")
+        await owner.execute("UPDATE userlog_next.own_keys SET wrapped = $1", wrapped)
+    with pytest.raises(LogError, match="userlog upgrade --drop"):
+        await upgrade_schema(source_of(old_url), 1, Listening())
+    assert await drop_unfinished(source_of(old_url))
+    assert await upgrade_schema(source_of(old_url), 1, Listening())
 
 
 async def test_who_was_readable_is_not_parked_in_silence(old_url: str) -> None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
+import phonenumbers
 import pytest
 
 from eventstore import read
@@ -370,3 +371,20 @@ async def test_folding_holds_up_no_request(stack: Stack, monkeypatch: pytest.Mon
         await stack.read_model.history(stack.log.stream(APP, "u"), datetime.now(UTC))
     assert sum(runs) > 600
     assert max(runs) <= 5
+
+
+async def test_many_phones_are_read_once(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a list that has a phone twice each change is the whole list; no request waits for that."""
+    read_phone, count = phonenumbers.parse, itertools.count()
+
+    def parse(*args: Any) -> phonenumbers.PhoneNumber:
+        next(count)
+        return read_phone(*args)
+
+    monkeypatch.setattr(phonenumbers, "parse", parse)
+    phones = [{"phone": f"98450{n:05}", "country_code": 91} for n in range(100)]
+    for n in range(20):
+        changed = {"phone": f"98451{n:05}", "country_code": 91}
+        await _deliver(stack, delivery(at_ms=n, phone_numbers=[*phones, phones[0], changed]))
+    await catch_up(stack.log, 100)
+    assert next(count) <= 120

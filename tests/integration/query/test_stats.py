@@ -16,7 +16,7 @@ from projections.prove.proof import prove_numbers
 from projections.query.stats import days_of
 from projections.rebuild.rebuild import Plan, prove_all, rebuild
 from tests.support.database import begin_again, statement
-from tests.support.deliveries import APP, T0, delivery
+from tests.support.deliveries import APP, T0, delivery, encoded, entry, envelope
 from tests.support.parameters import MANY
 
 if TYPE_CHECKING:
@@ -164,6 +164,23 @@ async def test_the_last_erased(stack: Stack) -> None:
     await catch_up(stack.log, 10)
     await stack.log.erase(stack.log.stream(APP, "u"))
     assert await _served(stack) == {}
+
+
+async def test_the_first_quarter_of_all(stack: Stack) -> None:
+    """What is dated with the beginning of the year 1, the zero of some languages, is counted."""
+    zero = encoded(envelope([entry("u")], "create", created_timestamp="0001-01-01T00:00:00Z"))
+    assert not (await stack.ingest.deliver(zero)).quarantined
+    await _deliver(stack, [Told("u", 0, "update", active=False)])
+    await catch_up(stack.log, 10)
+    days = await _served(stack, date.min + timedelta(days=1), FIRST)
+    assert days[date.min + timedelta(days=1)] == (0, 0, 0, 0, 0, 1)
+    assert not (await prove_numbers(stack.log, 0, None)).differing
+    await _deliver(stack, [Told("u", -1, "update", active=True)])  # late: taken back, and added
+    await catch_up(stack.log, 10)
+    assert not (await prove_numbers(stack.log, 0, None)).differing
+    await stack.log.erase(stack.log.stream(APP, "u"))
+    assert not (await prove_numbers(stack.log, 0, None)).differing
+    assert await _numbers(stack) == []
 
 
 @MANY

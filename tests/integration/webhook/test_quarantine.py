@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -56,7 +57,8 @@ async def test_sealed_at_rest(stack: Stack) -> None:
     key = await stack.quarantine.put(SAMPLES[0], "not-json", "line 3")
     row = await stack.pool.fetchrow("SELECT * FROM userlog.quarantine")
     assert row
-    kept = b"".join(v if isinstance(v, bytes) else str(v).encode() for v in row.values())
+    others = (v for v in row.values() if not isinstance(v, datetime))  # a time may be like one
+    kept = b"".join(v if isinstance(v, bytes) else str(v).encode() for v in others)
     windows = {SAMPLES[0][start : start + 6] for start in range(len(SAMPLES[0]) - 6)}
     assert not [window for window in windows if window in kept]
     another = OwnKeys(stack.pool, MasterKey(b"another master key of just 32 b."))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 QUARTER = timedelta(minutes=15)
 COLUMNS = ("created", "deleted", "blocked", "reactivated", "active", "events")
+_NOTHING = (0,) * len(COLUMNS)
 _PARTS = statements.load("projections", "numbers.sql")
 SQL = {
     name: text.replace("{counted}", _PARTS["counted"]).replace("{summed}", _PARTS["summed"])
@@ -103,9 +104,6 @@ async def change(
         await connection.execute(
             SQL["numbers_change"], where.partition, where.number, *map(list, columns)
         )
-
-
-_NOTHING = (0,) * len(COLUMNS)
 
 
 async def fill(connection: Connection, number: int) -> None:

@@ -32,7 +32,7 @@ _DICTIONARY = zstandard.ZstdCompressionDict(
 
 def compressor(level: int) -> zstandard.ZstdCompressor:
     """Make what compresses columns, without the four bytes that every frame begins with."""
-    parameters = zstandard.ZstdCompressionParameters.from_level(  # pyright: ignore[reportUnknownMemberType] - its stub
+    parameters = zstandard.ZstdCompressionParameters.from_level(  # pyright: ignore[reportUnknownMemberType] - the stub has no type for **kwargs
         level, format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_checksum=False, write_dict_id=False
     )
     return zstandard.ZstdCompressor(dict_data=_DICTIONARY, compression_params=parameters)

@@ -243,11 +243,11 @@ class MasterKey:
     def new_data_key(self, context: bytes) -> tuple[bytes, DataKey]:
         """Make a user's key; return it wrapped, for the database, and ready for use."""
         secret = secrets.token_bytes(KEY_BYTES)
-        return _seal(self._using.cipher, secret, context, _WRAPPED), DataKey.of(secret)
+        return self.wrap_secret(secret, context), DataKey.of(secret)
 
     def unwrap(self, wrapped: bytes, context: bytes) -> DataKey:
         """Open a wrapped key; SealBrokenError if no master key that is held has wrapped it."""
-        return DataKey.of(self._open(wrapped, context)[0])
+        return DataKey.of(self.unwrap_secret(wrapped, context))
 
     def wrap_secret(self, secret: bytes, context: bytes) -> bytes:
         """Wrap a key of the log's own."""

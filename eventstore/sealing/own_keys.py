@@ -53,9 +53,7 @@ class OwnKeys:
             try:
                 self._found[name] = self.master.unwrap_secret(wrapped, name.encode())
             except SealBrokenError as error:
-                if (
-                    not self.of_upgrade
-                ):  # which has looked, and may be of a log without fingerprints
+                if not self.of_upgrade:  # whose log may have no fingerprints
                     with database_errors():
                         await check(self._pool, self.master)
                 raise SealBrokenError(f"the log's key `{name}` {error}") from error

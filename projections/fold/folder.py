@@ -87,8 +87,13 @@ class Folder:
             yield
         return events
 
-    def advancing(self, state: UserState | None, rows: Rows) -> Work[Folded | None]:
-        """Fold a user's next events onto their state; None if one came late: refold them."""
+    def advancing(
+        self, state: UserState | None, rows: Rows, columns: ColumnKey | None
+    ) -> Work[Folded | None]:
+        """Fold a user's next events onto their state; None if one came late: refold them.
+
+        `columns` is what `key_of` has returned, which the state was opened with.
+        """
         events = yield from self.reading(rows)
         if late_positions(events, state.last.order_key if state else b""):
             return None
@@ -97,13 +102,14 @@ class Folder:
             state, entry = step(state, event, late=False)
             entries.append(entry)
             yield
-        return Folded(self._stream(rows), state, entries, whole=False, keys=self._keys(rows))
+        return Folded(self._stream(rows), state, entries, whole=False, keys=self._keys(columns))
 
     def refolding(self, rows: Rows) -> Work[Folded]:
         """Fold all events of a user, in whatever order they came."""
         events = yield from self.reading(rows)
         state, entries = yield from replaying(events)
-        return Folded(self._stream(rows), state, entries, whole=True, keys=self._keys(rows))
+        keys = self._keys(self.key_of(rows))
+        return Folded(self._stream(rows), state, entries, whole=True, keys=keys)
 
     def refolding_until_poison(self, rows: Rows) -> Work[tuple[Folded | None, PoisonError | None]]:
         """Fold the events below the first that can't be projected; return its error, if any."""
@@ -133,8 +139,7 @@ class Folder:
         key = self._keyring.of_row(rows[0])
         return key.for_columns() if key else None
 
-    def _keys(self, rows: Rows) -> RowKeys | None:
-        columns = self.key_of(rows)
+    def _keys(self, columns: ColumnKey | None) -> RowKeys | None:
         return RowKeys(columns, self._search) if columns and self._search else None
 
     def _stream(self, rows: Rows) -> Stream:

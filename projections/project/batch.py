@@ -78,8 +78,9 @@ class Batch:
         for stream_id, rows in users.items():
             folded = None
             with suppress(PoisonError, SealBrokenError):
-                state = known.state(stream_id, self._folder.key_of(rows))
-                folded = await self._timeslices.run(self._folder.advancing(state, rows))
+                columns = self._folder.key_of(rows)
+                state = known.state(stream_id, columns)
+                folded = await self._timeslices.run(self._folder.advancing(state, rows, columns))
             if folded:
                 self._found.append(folded)
             else:

@@ -104,7 +104,7 @@ async def search(log: EventLog, pool: Pool, wanted: Wanted, page: Page = FIRST_P
 async def _terms(log: EventLog, values: Sequence[tuple[What, str]]) -> list[uuid.UUID]:
     """Return the terms of all values, of which a user has all, several times if there are choices.
 
-    None if a value has nothing to look for, or there are no users yet.
+    Empty if a value has nothing to look for, or there are no users yet.
     """
     key = await known_search_key(log)
     if key is None:

@@ -132,10 +132,11 @@ class ReadModel:
         _, entries = await timeslices.run(replaying(await timeslices.run(folder.reading(readable))))
         if page.order == "desc":
             entries.reverse()
-        keyed = [(e, e.event.order_key) for e in entries if e.event.occurred_at <= page.valid_at]
-        following = [(e, key) for e, key in keyed if page.follows(key)]
+        until = [e for e in entries if e.event.occurred_at <= page.valid_at]
+        following = [e for e in until if page.follows(e.event.order_key)]
         shown = _within(following, page)
-        return _page([(folded_entry(e), key) for e, key in shown], len(following))
+        after = shown[-1].event.order_key if shown else b""
+        return _page([folded_entry(e) for e in shown], after, len(following))
 
     async def _history_now(self, stream: Stream, page: Page) -> History:
         query = _SQL[f"history_{page.order}"]
@@ -146,16 +147,17 @@ class ReadModel:
         if not rows:
             return History([], None)
         key = key_of(rows[0], self._log.keyring)
-        found: list[tuple[Entry, PageKey]] = []
+        found: list[Entry] = []
         size = 0
         for row in rows[: page.limit]:
             opened = open_entry(key, row)
             size += memoryview(opened.changes).nbytes
             if found and size > page.bytes_max:
                 break
-            order_key = order_key_of(row["occurred_at"], row["kind"], row["tie_break"])
-            found.append((entry_of(row, opened, stream.partition), order_key))
-        return _page(found, rows[0]["found"])
+            found.append(entry_of(row, opened, stream.partition))
+        last = rows[len(found) - 1]
+        order_key = order_key_of(last["occurred_at"], last["kind"], last["tie_break"])
+        return _page(found, order_key, rows[0]["found"])
 
     async def has_reached(self, position: Position) -> bool:
         """Say whether the read model has reached a position."""
@@ -174,24 +176,19 @@ class ReadModel:
             pause_s = min(2 * pause_s, _WAIT_LONGEST_S)
 
 
-def _within(
-    following: list[tuple[HistoryEntry, PageKey]], page: Page
-) -> list[tuple[HistoryEntry, PageKey]]:
+def _within(following: list[HistoryEntry], page: Page) -> list[HistoryEntry]:
     """Return the entries of a page: those that the read model would show."""
     size = 0
-    for count, (entry, _) in enumerate(following[: page.limit]):
+    for count, entry in enumerate(following[: page.limit]):
         size += len(_encode(entry.changes))
         if count and size > page.bytes_max:
             return following[:count]
     return following[: page.limit]
 
 
-def _page(shown: list[tuple[Entry, PageKey]], there_are: int) -> History:
-    """Make a page of some entries, the first of those that there are."""
-    following = None
-    if there_are > len(shown):
-        following = shown[-1][1].hex()
-    return History([entry for entry, _ in shown], following)
+def _page(shown: list[Entry], last: PageKey, there_are: int) -> History:
+    """Make a page of some entries, the first of those that there are; `last` is where it ends."""
+    return History(shown, last.hex() if there_are > len(shown) else None)
 
 
 def parse_page_key(text: str) -> PageKey:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, Self
 
 import msgspec
+from asyncpg.pgproto.pgproto import UUID
 
 # How much later than it is recorded an event may be dated; append() holds to it.
 CLOCK_AHEAD_MAX = timedelta(minutes=5)
@@ -67,7 +68,7 @@ class Stream(msgspec.Struct, frozen=True, gc=False):
         """Find the stream of a user in a log of so many partitions."""
         digest = hashlib.sha256(f"{application_id}\0{user_id}".encode()).digest()
         partition = int.from_bytes(digest[:8]) % partitions
-        return cls(partition, uuid.UUID(bytes=digest[:16]), application_id, user_id)
+        return cls(partition, UUID(digest[:16]), application_id, user_id)
 
 
 class NewEvent(msgspec.Struct, frozen=True, gc=False):

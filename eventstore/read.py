@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _SQL = statements.load("eventstore")
 _PAGE_ROWS = 1_000
+_KINDS = {int(kind): kind for kind in Kind}
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -143,7 +144,7 @@ def open_event(row: asyncpg.Record, partition: int, keyring: Keyring) -> Recorde
     return RecordedEvent(
         position,
         stream_of(row, partition),
-        Kind(row["kind"]),
+        _KINDS[row["kind"]],
         row["occurred_at"],
         row["recorded_at"],
         row["identity"],

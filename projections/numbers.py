@@ -45,7 +45,8 @@ def added_by(folded: Iterable[Folded]) -> Numbers:
     for one in folded:
         for entry in one.entries:
             at = entry.event.occurred_at
-            numbers = found[one.stream.application_id, at - (at - _EPOCH) % QUARTER]
+            quarter = at.replace(minute=at.minute // 15 * 15, second=0, microsecond=0)
+            numbers = found[one.stream.application_id, quarter]
             for index, number in enumerate(_of(entry)):
                 numbers[index] += number
     return found

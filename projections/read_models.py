@@ -63,20 +63,24 @@ def _keys(folded: Folded) -> RowKeys:
 
 def _terms(folded: Folded) -> Iterator[Row]:
     """What a user is found by now and, in the order of events, was until a day in UTC."""
+    first = any(entry.before is None for entry in folded.entries)  # then nothing was before
     changes = [
-        (change, entry.event.occurred_at.date())
+        (entry, change)
         for entry in folded.entries
+        if entry.before is not None
         for change in entry.changes
         if change.field in FIELDS
     ]
-    if not (folded.state and changes):
+    if not (folded.state and (first or changes)):
         return
     key = _keys(folded).search
     known: Known = {}
     terms = sorted(key.terms_of(folded.state.fields, known))
-    replaced = ((key.terms_left(c, known), day) for c, day in changes if c.old is not None)
-    left = [(term, day) for terms_left, day in replaced for term in sorted(terms_left)]
-    left = left[-ARRAY_MAX:]
+    left = [
+        (term, entry.event.occurred_at.date())
+        for entry, change in changes
+        for term in sorted(key.terms_left(change, known))
+    ][-ARRAY_MAX:]
     if terms or left:
         yield (folded.stream.stream_id, terms, [t for t, _ in left], [day for _, day in left])
 

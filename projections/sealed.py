@@ -14,7 +14,6 @@ import msgspec
 from eventstore.sealing.columns import ColumnKey, place_of
 from projections.fold.events import milliseconds, order_key_of, time_of
 from projections.fold.history import Change
-from projections.fold.state import encode_fields
 
 if TYPE_CHECKING:
     import uuid
@@ -82,20 +81,14 @@ _decode_changes = msgspec.json.Decoder(list[Change]).decode
 
 def user_text(state: UserState) -> bytes:
     """Return what is sealed of a user; equal states give equal bytes."""
-    raw = msgspec.Raw(encode_fields(state.fields))
-    return _encode(SealedUser(state.company_id, state.since, raw))
+    return _encode((state.company_id, state.since, state.fields))
 
 
 def entry_text(entry: HistoryEntry) -> bytes:
     """Return what is sealed of an entry of the history."""
     stated_at = entry.event.stated_at
-    return _encode(
-        SealedEntry(
-            entry.summary,
-            msgspec.Raw(_encode(entry.changes)),
-            milliseconds(stated_at) if stated_at else None,
-        )
-    )
+    stated_ms = milliseconds(stated_at) if stated_at else None
+    return _encode((entry.summary, entry.changes, stated_ms))
 
 
 def seal_user(key: ColumnKey, stream_id: uuid.UUID, state: UserState) -> bytes:

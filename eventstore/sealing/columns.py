@@ -38,7 +38,7 @@ def compressor(level: int) -> zstandard.ZstdCompressor:
     return zstandard.ZstdCompressor(dict_data=_DICTIONARY, compression_params=parameters)
 
 
-COMPRESSOR = compressor(6)
+COMPRESSOR = compressor(5)
 _DECOMPRESSOR = zstandard.ZstdDecompressor(
     dict_data=_DICTIONARY, format=zstandard.FORMAT_ZSTD1_MAGICLESS
 )

@@ -84,6 +84,7 @@ class Delivery(msgspec.Struct, frozen=True):
     payload: bytes
 
 
+_NO_META = _Meta()
 _decode_body = msgspec.json.Decoder(_Body).decode
 _decode_payload = msgspec.json.Decoder(_Payload).decode
 _decode_single = msgspec.json.Decoder(_Single).decode
@@ -138,7 +139,7 @@ def _delivery(found: _Body | _Single, payload: bytes) -> Delivery:
     if not event or not isinstance(event.name, str):
         detail = "neither `event.name` nor `meta.event.name` is there"
         raise UnreadableError("unknown-envelope", detail)
-    meta = found.meta or _Meta()
+    meta = found.meta or _NO_META
     happened = event.created_timestamp
     return Delivery(
         topic=event.name,
@@ -170,8 +171,9 @@ def read_entry(raw: bytes) -> UserEntry:
 
 
 def _entry(value: dict[str, Any]) -> UserEntry:
-    beside = {name: other for name, other in value.items() if name != "user"}
-    return UserEntry(value["user"], beside)
+    """Take the user out of an entry; the rest stands beside them."""
+    user = value.pop("user")
+    return UserEntry(user, value)
 
 
 def _decode(decoder: Any, raw: bytes) -> Any:  # noqa: ANN401 - as wide as the decoders

@@ -8,7 +8,7 @@ key. Nothing in it depends on arrival.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -154,15 +154,9 @@ def fields_of(entry: UserEntry) -> Fields:
     becomes `social_accounts`.
     """
     user = entry.user
-    fields: Fields = {}
-    unknown: Fields = {}
-    for name, value in user.items():
-        field = _FIELDS.get(name)
-        if field is None:
-            if name not in _IDS:
-                unknown[name] = value
-        elif field == name or field not in user:
-            fields[field] = value
+    names = tuple(user)
+    shape = _shapes.get(names) or _shape(names)
+    fields = {field: user[name] for name, field in shape.known}
     for name in ("phone_numbers", "emails"):
         if isinstance(fields.get(name), list):
             fields[name] = [_contact(item) for item in fields[name]]
@@ -170,9 +164,35 @@ def fields_of(entry: UserEntry) -> Fields:
         if name in entry.beside:
             fields["social_accounts"] = entry.beside[name]
             break
-    if unknown:
-        fields[EXTRA] = unknown
+    if shape.unknown:
+        fields[EXTRA] = {name: user[name] for name in shape.unknown}
     return fields
+
+
+class _Shape(NamedTuple):
+    """What a user's names stand for: known ones with their fields, and those that are unknown."""
+
+    known: list[tuple[str, str]]
+    unknown: list[str]
+
+
+# Of users of whom all names are known: most have the same names in the same order.
+_shapes: dict[tuple[str, ...], _Shape] = {}
+_SHAPES_MAX = 100
+
+
+def _shape(names: tuple[str, ...]) -> _Shape:
+    there = frozenset(names)
+    found = _Shape([], [name for name in names if name not in _FIELDS and name not in _IDS])
+    for name in names:
+        field = _FIELDS.get(name)
+        if field is not None and (field == name or field not in there):
+            found.known.append((name, field))
+    if not found.unknown:
+        if len(_shapes) == _SHAPES_MAX:
+            _shapes.clear()
+        _shapes[names] = found
+    return found
 
 
 def unknown_names(entry: UserEntry) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
     from projections.fold.interruptible import Work
 
 _CONTACTS = {"emails": ("e-mail", "email"), "phone_numbers": ("phone", "phone")}
-_BOOKKEEPING = frozenset(
-    ("updated_at", "created_at", "__v", "is_created", "debug", "hash", "has_old_password_hash")
+# Bookkeeping, and what the words about a user's life are about.
+_NOT_OF_PROFILE = frozenset(
+    (
+        *("updated_at", "created_at", "__v", "is_created", "debug", "hash"),
+        *("has_old_password_hash", "active", "deleted_on"),
+    )
 )
 
 
@@ -64,7 +69,7 @@ def replaying(
     entries: list[HistoryEntry] = []
     known = list(events)
     late = late_positions(known)
-    for event in sorted(known, key=lambda e: (e.order_key, e.position)):
+    for event in sorted(known, key=attrgetter("order_key", "position")):
         state, made = step(state, event, late=event.position in late)
         entries.append(made)
         yield
@@ -86,31 +91,34 @@ def late_positions(events: Iterable[UserEvent], newest: bytes = b"") -> set[Any]
     `newest` is the highest order key among events recorded before these.
     """
     late: set[Any] = set()
-    for event in sorted(events, key=lambda e: e.position):
+    for event in sorted(events, key=attrgetter("position")):
         if event.order_key < newest:
             late.add(event.position)
-        newest = max(newest, event.order_key)
+        else:
+            newest = event.order_key
     return late
 
 
 def entry(before: UserState | None, after: UserState, *, late: bool) -> HistoryEntry:
     """Describe the step from one state to the next; `after.last` is the event that made it."""
-    changes = list(_changes(before.fields if before else {}, after.fields))
-    summary = list(_summary(before, after, changes))
+    changes = _changes(before.fields if before else {}, after.fields)
+    summary = _summary(before, after, changes)
     was = before.lifecycle if before else None
     return HistoryEntry(after.last, late, summary, changes, was, after.lifecycle)
 
 
-def _changes(before: Fields, after: Fields) -> Iterator[Change]:
+def _changes(before: Fields, after: Fields) -> list[Change]:
     """Compare what is known of a user before and after; what is known once stays known."""
+    changes: list[Change] = []
     for field in sorted([field for field, new in after.items() if before.get(field) != new]):
         old, new = before.get(field), after[field]
         if field in _CONTACTS:
-            yield from _contact_changes(field, old, new)
+            changes += _contact_changes(field, old, new)
         elif field == EXTRA:
-            yield from _extra_changes(old or {}, new)
+            changes += _extra_changes(old or {}, new)
         else:
-            yield Change(field, old, new)
+            changes.append(Change(field, old, new))
+    return changes
 
 
 def _extra_changes(before: Fields, after: Fields) -> Iterator[Change]:
@@ -146,12 +154,12 @@ def _by_value(field: str, contacts: object) -> dict[str, Fields] | None:
     return found
 
 
-def _summary(before: UserState | None, after: UserState, changes: list[Change]) -> Iterator[str]:
+def _summary(before: UserState | None, after: UserState, changes: list[Change]) -> list[str]:
     """Say what happened; the first words are about the user's life, the rest about their data."""
     words = [*_life(before, after), *(() if before is None else _data(changes))]
     if not words:
-        words = ["record updated"] if changes else ["nothing changed"]
-    yield from dict.fromkeys(words)
+        return ["record updated"] if changes else ["nothing changed"]
+    return list(dict.fromkeys(words))
 
 
 def _life(before: UserState | None, after: UserState) -> Iterator[str]:
@@ -179,7 +187,7 @@ def _data(changes: list[Change]) -> Iterator[str]:
     for change in changes:
         if change.field in _CONTACTS:
             yield f"{_CONTACTS[change.field][0]} {_contact_word(change)}"
-        elif change.field not in _BOOKKEEPING and change.field not in ("active", "deleted_on"):
+        elif change.field not in _NOT_OF_PROFILE:
             yield "profile changed"
 
 

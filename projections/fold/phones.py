@@ -5,7 +5,9 @@ With Google's library, which knows each country's prefixes (PyPI: phonenumbersli
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from functools import lru_cache
 from typing import TypeAlias
 
 import phonenumbers
@@ -14,6 +16,9 @@ import phonenumbers
 Known: TypeAlias = dict[tuple[str, int | None], set[str]]
 
 _SIGNS_MAX = 64
+# National numbers, without and with the area (ITU-T E.164).
+_DIGITS_MIN, _DIGITS_MAX = 4, 14
+_COUNTRIES_MAX = 500
 _KNOWN_MAX = 5_000
 
 
@@ -33,12 +38,12 @@ def forms(phone: str, country_code: object, known: Known) -> set[str]:
 
 def _forms(phone: str, code: int | None) -> set[str]:
     text = _plain(phone)
-    digits = _digits(text)
-    if not digits:
-        return set()
+    if code and _is_national(text, code):
+        return {text, f"{code}{text}"}
     if number := _parse(text, code):
         return _both(number)
-    return {digits, f"{code}{digits}" if code else digits}
+    digits = _digits(text)
+    return {digits, f"{code}{digits}" if code else digits} if digits else set()
 
 
 def asked(text: str) -> set[str]:
@@ -56,13 +61,37 @@ def _plain(text: str) -> str:
 
     A text that is too long to be a phone stays as it is: this would cost the square of its length.
     """
-    text = (text if len(text) > _SIGNS_MAX else unicodedata.normalize("NFKC", text)).strip()
+    if not text.isascii() and len(text) <= _SIGNS_MAX:
+        text = unicodedata.normalize("NFKC", text)
+    text = text.strip()
     return f"+{text[2:]}" if text.startswith("00") else text
 
 
 def _digits(text: str) -> str:
     """Return the digits, of whatever script, without leading zeros."""
-    return "".join(str(unicodedata.decimal(one)) for one in text if one.isdecimal()).lstrip("0")
+    return "".join([str(unicodedata.decimal(one)) for one in text if one.isdecimal()]).lstrip("0")
+
+
+def _is_national(text: str, code: int) -> bool:
+    """Say whether a number is digits alone, without any prefix: then it need not be parsed.
+
+    Parsing takes as long as reading the whole event; `_both` of what it gives is the same.
+    """
+    if not (_DIGITS_MIN <= len(text) <= _DIGITS_MAX and text.isascii() and text.isdecimal()):
+        return False
+    prefixes = _prefixes(code)
+    return prefixes is not None and not prefixes.match(text)
+
+
+@lru_cache(_COUNTRIES_MAX)
+def _prefixes(code: int) -> re.Pattern[str] | None:
+    """Return what numbers of a country may begin with that is no part of them."""
+    region = phonenumbers.region_code_for_country_code(code)
+    known = phonenumbers.PhoneMetadata.metadata_for_region(region, None)
+    if known is None:
+        return None
+    prefixes = (known.international_prefix, known.national_prefix_for_parsing, str(code), "0")
+    return re.compile("|".join(f"(?:{one})" for one in prefixes if one))
 
 
 def _parse(text: str, code: int | None) -> phonenumbers.PhoneNumber | None:
@@ -81,5 +110,5 @@ def _international(number: phonenumbers.PhoneNumber) -> str:
 
 
 def _both(number: phonenumbers.PhoneNumber) -> set[str]:
-    national = phonenumbers.national_significant_number(number).lstrip("0")
-    return {national, _international(number)} - {""}
+    national = phonenumbers.national_significant_number(number)
+    return {national.lstrip("0"), f"{number.country_code}{national}"} - {""}

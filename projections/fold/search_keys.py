@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-import uuid
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from asyncpg.pgproto.pgproto import UUID
 
 from projections.deliveries.values import is_list, is_object
 from projections.fold import phones
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import uuid
+    from collections.abc import Callable
 
     from projections.fold.events import Fields
     from projections.fold.history import Change
@@ -40,17 +42,17 @@ _SPELLED_MAX = 320
 class SearchKey:
     """The key of a log's terms."""
 
-    __slots__ = ("_secret",)
+    __slots__ = ("_keyed",)
 
     def __init__(self, secret: bytes) -> None:
         """Take the 32 secret bytes."""
-        self._secret = secret
+        self._keyed = hashlib.blake2b(key=secret, person=b"term", digest_size=_TERM_BYTES)
 
     def term(self, what: What, plain: str) -> uuid.UUID:
         """Return the term of a value in its normal form."""
-        text = f"{what}\0{plain}".encode(errors="surrogatepass")
-        digest = hashlib.blake2b(text, key=self._secret, person=b"term", digest_size=_TERM_BYTES)
-        return uuid.UUID(bytes=digest.digest())
+        digest = self._keyed.copy()
+        digest.update(f"{what}\0{plain}".encode(errors="surrogatepass"))
+        return UUID(digest.digest())
 
     def asked(self, what: What, value: str) -> set[uuid.UUID]:
         """Return the terms one of which users with this value have; none if it is empty."""
@@ -64,21 +66,24 @@ class SearchKey:
         known = {} if known is None else known
         return {
             self.term(what, plain)
-            for name in FIELDS
+            for name, what in _WHAT.items()
             if name in fields
-            for what, plain in _values(name, fields[name], known)
+            for plain in _READ[name](fields[name], known)
         }
 
     def terms_left(self, change: Change, known: phones.Known | None = None) -> set[uuid.UUID]:
         """Return what a user was found by before a change, and is not any more by this field."""
         known = {} if known is None else known
-        if change.field not in FIELDS:
-            return set()
         old, new = change.old, change.new
+        if change.field not in FIELDS or old is None:
+            return set()
         if change.key is not None:
-            old, new = [_whole(change.key, old, new)], [_whole(change.key, new, old)]
-        left = set(_values(change.field, old, known)) - set(_values(change.field, new, known))
-        return {self.term(what, plain) for what, plain in left}
+            old, new = [_whole(change.key, old, new)], new and [_whole(change.key, new, old)]
+        what, read = _WHAT[change.field], _READ[change.field]
+        left = read(old, known)
+        if new is not None:
+            left -= read(new, known)
+        return {self.term(what, plain) for plain in left}
 
 
 def _whole(key: str, contact: Any, other: Any) -> Any:  # noqa: ANN401 - any JSON
@@ -90,53 +95,48 @@ def _whole(key: str, contact: Any, other: Any) -> Any:  # noqa: ANN401 - any JSO
 
 def _normal(text: str) -> str:
     """Return a text in one form of all that are spelled alike: in any case, composed or not."""
+    if text.isascii():
+        return text.lower().strip()
     if len(text) > _SPELLED_MAX:
         return text.casefold().strip()
     folded = unicodedata.normalize("NFKC", text).casefold()
     return unicodedata.normalize("NFKC", folded).strip()
 
 
-def _values(
-    field: str,
-    value: Any,  # noqa: ANN401 - any JSON
-    known: phones.Known,
-) -> Iterator[tuple[What, str]]:
-    """Return what a field's value is found by, in normal form."""
-    what = _WHAT[field]
-    for plain in _plain(field, value, known):
-        if plain:
-            yield what, plain
-
-
-def _plain(
-    field: str,
-    value: Any,  # noqa: ANN401 - any JSON
-    known: phones.Known,
-) -> Iterator[str]:
-    match field:
-        case "emails":
-            yield from map(_normal, _texts(value, "email"))
-        case "phone_numbers":
-            for contact in _contacts(value):
-                if isinstance(phone := contact.get("phone"), str):
-                    yield from phones.forms(phone, contact.get("country_code"), known)
-        case "username":
-            yield from map(_normal, _strings(value))
-        case _:
-            for text in _strings(value):
-                yield from _normal(text).split()[:_WORDS_MAX]
-
-
-def _texts(value: Any, name: str) -> Iterator[str]:  # noqa: ANN401 - any JSON
+def _emails(value: Any, _: phones.Known) -> set[str]:  # noqa: ANN401 - any JSON
+    found: set[str] = set()
     for contact in _contacts(value):
-        yield from _strings(contact.get(name))
+        if isinstance(email := contact.get("email"), str):
+            found.add(_normal(email))
+    return found - _NOTHING
 
 
-def _strings(value: Any) -> Iterator[str]:  # noqa: ANN401 - any JSON
-    if isinstance(value, str):
-        yield value
+def _phones(value: Any, known: phones.Known) -> set[str]:  # noqa: ANN401 - any JSON
+    found: set[str] = set()
+    for contact in _contacts(value):
+        if isinstance(phone := contact.get("phone"), str):
+            found |= phones.forms(phone, contact.get("country_code"), known)
+    return found
 
 
-def _contacts(value: Any) -> Iterator[Fields]:  # noqa: ANN401 - any JSON
-    if is_list(value):
-        yield from (one for one in value if is_object(one))
+def _whole_text(value: Any, _: phones.Known) -> set[str]:  # noqa: ANN401 - any JSON
+    return {_normal(value)} - _NOTHING if isinstance(value, str) else set()
+
+
+def _words(value: Any, _: phones.Known) -> set[str]:  # noqa: ANN401 - any JSON
+    return set(_normal(value).split()[:_WORDS_MAX]) if isinstance(value, str) else set()
+
+
+def _contacts(value: Any) -> list[Fields]:  # noqa: ANN401 - any JSON
+    return [one for one in value if is_object(one)] if is_list(value) else []
+
+
+_NOTHING = {""}
+# What a field's value is found by, in normal form.
+_READ: dict[str, Callable[[Any, phones.Known], set[str]]] = {
+    "emails": _emails,
+    "phone_numbers": _phones,
+    "username": _whole_text,
+    "first_name": _words,
+    "last_name": _words,
+}

@@ -7,15 +7,18 @@ from __future__ import annotations
 import unicodedata
 from typing import Any
 
+import phonenumbers
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from projections.fold import phones
 from projections.fold.history import Change, replay
 from projections.fold.search_keys import SearchKey, What
 from tests.support.deliveries import delivery
 from tests.support.events import read
 
+COUNTRY_CODES = sorted(phonenumbers.COUNTRY_CODE_TO_REGION_CODE)
 KEY, OTHER = SearchKey(bytes(32)), SearchKey(b"\1" * 32)
 
 
@@ -182,6 +185,44 @@ def left(*steps: dict[str, Any]) -> set[str]:
         *(("name", value) for value in ("rao", "lal")),
     ]
     return {value for what, value in asked if KEY.asked(what, value) & terms}
+
+
+@given(
+    # After two zeros, which are a plus, come all numbers of all countries.
+    st.from_regex(r"(?!00)[0-9]{1,18}", fullmatch=True),
+    st.sampled_from(COUNTRY_CODES),
+)
+def test_digits(digits: str, code: int) -> None:
+    """Whether digits need to be parsed or not, they are found by what parsing makes of them."""
+    assert phones.forms(digits, code, {}) == parsed(digits, code)
+
+
+@pytest.mark.parametrize("code", COUNTRY_CODES)
+def test_prefixes(code: int) -> None:
+    """So are a country's numbers with all that may stand before them."""
+    region = phonenumbers.region_code_for_country_code(code)
+    known = phonenumbers.PhoneMetadata.metadata_for_region(region, None)
+    before = {"", "0", "1", "8", str(code)}
+    for kind in (phonenumbers.PhoneNumberType.MOBILE, phonenumbers.PhoneNumberType.FIXED_LINE):
+        example = phonenumbers.example_number_for_type(region, kind)
+        if known and example:
+            before |= {known.national_prefix or "", known.preferred_international_prefix or ""}
+            national = phonenumbers.national_significant_number(example)
+            for prefix in before:
+                digits = f"{prefix}{national}"
+                if digits.isdecimal() and not digits.startswith("00"):
+                    assert phones.forms(digits, code, {}) == parsed(digits, code)
+
+
+def parsed(digits: str, code: int) -> set[str]:
+    """Return what the library makes of digits in the country of a code."""
+    try:
+        number = phonenumbers.parse(digits, phonenumbers.region_code_for_country_code(code))
+    except phonenumbers.NumberParseException:
+        national = digits.lstrip("0")
+        return {national, f"{code}{national}"} if national else set()
+    national = phonenumbers.national_significant_number(number)
+    return {national.lstrip("0"), f"{number.country_code}{national}"} - {""}
 
 
 def test_former_values() -> None:

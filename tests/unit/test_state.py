@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -70,6 +71,17 @@ def test_snake_case_goes_first(given: dict[str, Any], expected: str | None) -> N
 def test_documented_fields(camel: str, snake: str) -> None:
     """A documented field stands under its snake_case name, however it came."""
     assert fields(delivery(**{camel: "x"})) == fields(delivery(**{snake: "x"})) == {snake: "x"}
+
+
+def test_names_in_any_order() -> None:
+    """In whatever order names come, known ones, twins and unknown ones, they mean the same."""
+    given = {"first_name": "A", "firstName": "B", "lastName": "C", "gender": "male", "dob": "x"}
+    expected = {"first_name": "A", "last_name": "C", "gender": "male", "dob": "x"}
+    for order in permutations(given):
+        user = {name: given[name] for name in order}
+        assert fields(delivery(**user)) == expected
+        assert fields(delivery(**user, note="n")) == {**expected, "extra": {"note": "n"}}
+        assert fields(delivery(**user, note="m")) == {**expected, "extra": {"note": "m"}}
 
 
 def test_ids_are_not_state() -> None:

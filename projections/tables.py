@@ -56,6 +56,11 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     opened: Open | None = None
 
     @property
+    def is_added_to(self) -> bool:
+        """Whether no row is ever written over."""
+        return not self._on_conflict()
+
+    @property
     def put(self) -> str:
         """Write rows, given as one array for each column."""
         kinds = self.columns.values()
@@ -137,6 +142,20 @@ async def write(
         if removed:
             keys = [(where.partition, where.number, one.stream.stream_id) for one in removed]
             await connection.executemany(table.drop, keys)
-        while some := list(islice(rows, _ROWS_AT_ONCE)):
+        await _put(table, connection, where, rows)
+
+
+async def _put(
+    table: Table, connection: Connection, where: Generation, rows: Iterator[Row]
+) -> None:
+    while some := list(islice(rows, _ROWS_AT_ONCE)):
+        if table.is_added_to:
+            ours = (where.partition, where.number)
+            await connection.copy_records_to_table(
+                table.name,
+                columns=("partition", "generation", *table.columns),
+                records=[ours + row for row in some],
+            )
+        else:
             args = (where.partition, where.number, *table.arguments(some))
             await connection.execute(table.put, *args)

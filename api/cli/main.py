@@ -105,8 +105,13 @@ def common(
     """Who your users are, what happened to them, and what was known when."""
 
 
+# Objects made between two looks for cycles, of which folding makes none.
+_GARBAGE = 50_000
+
+
 def main() -> NoReturn:
     """Run the command line; the exit code tells how it went."""
+    gc.set_threshold(_GARBAGE)
     atexit.register(gc.freeze)  # else the end of each command goes through all that was imported
     streams.prepare()
     try:

@@ -14,7 +14,7 @@ from eventstore import read
 from eventstore.events import Position, Stream
 from projections.fold.events import UserEvent, read_event
 from projections.fold.history import HistoryEntry, late_positions, replaying, step
-from projections.fold.poison import PoisonError, errors_as_poison
+from projections.fold.poison import PoisonError, poison_of
 from projections.fold.state import UserState
 
 if TYPE_CHECKING:
@@ -70,14 +70,21 @@ class Folder:
 
     def read(self, row: asyncpg.Record) -> UserEvent:
         """Open and read an event; PoisonError if that is impossible."""
-        with errors_as_poison(Position(self._partition, row["position"])):
+        try:
             return read_event(read.open_event(row, self._partition, self._keyring))
+        except Exception as error:
+            raise self._poison(row, error) from error
 
     def read_sized(self, row: asyncpg.Record) -> tuple[UserEvent, int]:
         """Do the same; return the bytes of its payload as well."""
-        with errors_as_poison(Position(self._partition, row["position"])):
+        try:
             event = read.open_event(row, self._partition, self._keyring)
             return read_event(event), len(event.payload or b"")
+        except Exception as error:
+            raise self._poison(row, error) from error
+
+    def _poison(self, row: asyncpg.Record, error: Exception) -> PoisonError:
+        return poison_of(Position(self._partition, row["position"]), error)
 
     def reading(self, rows: Rows) -> Work[list[UserEvent]]:
         """Read events; the work can be interrupted after each."""

@@ -11,7 +11,7 @@ from eventstore.events import Kind
 from projections.deliveries.values import is_list, is_object
 from projections.fold.events import EXTRA, Fields, UserEvent
 from projections.fold.interruptible import run_at_once
-from projections.fold.poison import errors_as_poison
+from projections.fold.poison import poison_of
 from projections.fold.state import Lifecycle, UserState, fold
 
 if TYPE_CHECKING:
@@ -80,9 +80,11 @@ def step(
     before: UserState | None, event: UserEvent, *, late: bool
 ) -> tuple[UserState, HistoryEntry]:
     """Apply the next event in effective order and describe it; PoisonError if that fails."""
-    with errors_as_poison(event.position):
+    try:
         after = fold(before, event)
         return after, entry(before, after, late=late)
+    except Exception as error:
+        raise poison_of(event.position, error) from error
 
 
 def late_positions(events: Iterable[UserEvent], newest: bytes = b"") -> set[Any]:

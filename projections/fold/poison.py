@@ -32,21 +32,13 @@ class PoisonError(Exception):
         return self.reason not in _WORDS.values()
 
 
-class errors_as_poison:  # noqa: N801 - a context manager, read as a function
-    """Turn whatever goes wrong inside into this event's PoisonError, but for a lack of memory."""
+def poison_of(position: Position, error: Exception) -> PoisonError:
+    """Return what to raise of whatever went wrong with an event.
 
-    __slots__ = ("_position",)
-
-    def __init__(self, position: Position) -> None:
-        self._position = position
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: object
-    ) -> None:
-        if not isinstance(error, Exception) or isinstance(error, MemoryError):
-            return
-        name = type(error).__name__
-        detail = error.reason if isinstance(error, UnreadableError) else ""
-        raise PoisonError(self._position, _WORDS.get(name, name), detail) from error
+    A lack of memory is no event's fault, and raised as it is.
+    """
+    if isinstance(error, MemoryError):
+        raise error
+    name = type(error).__name__
+    detail = error.reason if isinstance(error, UnreadableError) else ""
+    return PoisonError(position, _WORDS.get(name, name), detail)

@@ -167,6 +167,9 @@ class Feed:
         self._page_bytes_max = page_bytes_max
         self._tail = Tail(log)
         self._pages: SharedReads[tuple[Position, int], Page] = SharedReads("page", self._read)
+        # Pages are read one after the other, so that ten readers who are far behind don't hold up
+        # the others ten times as long as one does.
+        self._reading = asyncio.Lock()
         self.stopping = asyncio.Event()
 
     async def events(
@@ -177,7 +180,7 @@ class Feed:
         begin = self._begin(given, resumed=given.resumed if streamed else None)
         limit, wait_s = given.limit, given.wait_s
         if streamed:
-            return await self._stream(request, await self.page(begin, limit))
+            return await self._stream(request, begin, limit)
         timeouts.extend(request, wait_s)
         if not wait_s or not self._tail.is_watched() or self._tail.is_beyond(begin):
             page = await self.page(begin, limit)
@@ -205,18 +208,22 @@ class Feed:
 
     async def _read(self, where: tuple[Position, int]) -> Page:
         after, limit = where
-        rows = await self._log.page_after(after, limit, self._page_bytes_max)
         folder = Folder(after.partition, self._log.keyring)
-        events = await Timeslices().run(
-            opening(rows, after.partition, folder, self._page_bytes_max)
-        )
+        async with self._reading:
+            rows = await self._log.page_after(after, limit, self._page_bytes_max)
+            events = await Timeslices().run(
+                opening(rows, after.partition, folder, self._page_bytes_max)
+            )
         if any(event.dataerror for event in events):  # of the events, or is it the master key?
             await self._log.ready()
         return Page(events, after)
 
-    async def _stream(self, request: web.Request, page: Page) -> web.StreamResponse:
+    async def _stream(
+        self, request: web.Request, begin: Position, limit: int
+    ) -> web.StreamResponse:
         """Send a page and all that follows, until either side or the database goes away."""
         async with self._lasting.streaming(request) as revoked:
+            page = await self.page(begin, limit)
             timeouts.lift(request)
             response = web.StreamResponse(headers=_STREAM_HEADERS)
             mark(response.headers, request[ID])

@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from api.observe.logs import ThrottledLog
+from api.server.unread import Unread
 from api.web.budgets import PLACE
 from api.web.middlewares import REQUEST_ID, mark, new_id, without_quoting
 from api.web.problems import Problem, unavailable
@@ -67,7 +68,7 @@ class Server(web.Server):
         self, handler: Handler, settings: Settings, request_factory: Factory | None = None
     ) -> None:
         super().__init__(
-            without_quoting(handler),
+            self._without_rest(without_quoting(handler)),
             request_factory=request_factory,
             access_log=None,
             lingering_time=_LINGER_S,
@@ -79,11 +80,35 @@ class Server(web.Server):
         )
         self._connections_max = settings.connections_max
         self._lingering = 0
+        self._unread = Unread(_LINGERING_MAX, _LINGER_S)
         self.throttled = ThrottledLog()
 
     def __call__(self) -> _Connection:
         """Make the protocol of a new connection."""
         return _Connection(self, self._loop, self._kwargs)
+
+    def _without_rest(self, handler: Handler) -> Handler:
+        """Let the rest of a body be dropped that is not read.
+
+        Of one that comes in chunks it is not known where it ends: aiohttp reads and drops it.
+        """
+
+        async def answer(request: web.BaseRequest) -> web.StreamResponse:
+            response = await handler(request)
+            content, transport = request.content, request.transport
+            left = (request.content_length or 0) - content.total_bytes
+            if not content.is_eof() and left > 0 and transport is not None:
+                response.force_close()
+                if self._unread.drop(transport, left):
+                    content.feed_eof()
+            return response
+
+        return answer
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's
+        """End all connections."""
+        await super().shutdown(timeout)
+        self._unread.close()
 
     def malformed(self, problem: str) -> Problem:
         """Make the answer to what is no request; it is logged, rate-limited."""

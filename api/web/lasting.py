@@ -59,11 +59,11 @@ async def first(
     work: Coroutine[Any, Any, T], *ends: Coroutine[Any, Any, object]
 ) -> tuple[T] | None:
     """Do work, and return what it returned; None if one of the `ends` came before that."""
-    tasks = [asyncio.create_task(one) for one in (work, *ends)]
+    tasks: list[asyncio.Task[Any]] = [asyncio.create_task(one) for one in (work, *ends)]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        working: asyncio.Task[Any] = tasks[0]
-        return (working.result(),) if working.done() else None
+        return (tasks[0].result(),) if tasks[0].done() else None
     finally:
-        for task in tasks:
-            task.cancel()
+        # No variable may go on to hold a task: its error holds this frame, which is a circle.
+        while tasks:
+            tasks.pop().cancel()

@@ -130,6 +130,8 @@ class Middlewares:
                 response = await self._limited(request, handler)
             except Exception as error:  # noqa: BLE001 - the last place to turn it into an answer
                 response = self._refusal(await self._cause(error), request)
+                # aiohttp keeps some with the request, and so all that they have passed: a circle.
+                error.__traceback__ = None
             resource = request.match_info.route.resource
             route = resource.canonical if resource else _NO_ROUTE
             seconds = time.perf_counter() - started

@@ -26,12 +26,13 @@ _GRACE_S = 1.0
 class _Body:
     """One of them."""
 
-    __slots__ = ("began", "request", "size")
+    __slots__ = ("began", "parts", "request", "size")
 
     def __init__(self, request: web.Request, now: float) -> None:
         self.request = request
         self.began = now
         self.size = 0
+        self.parts: list[bytes] = []
 
 
 class Arriving:
@@ -61,7 +62,6 @@ class Arriving:
             return part
         now = asyncio.get_running_loop().time
         self._bodies[body := _Body(request, now())] = None
-        parts: list[bytes] = []
         try:
             while True:
                 self._make_room(now(), newest=next(reversed(self._bodies)))
@@ -69,13 +69,13 @@ class Arriving:
                 if body not in self._bodies:
                     raise timeouts.expired(request, 0)
                 if not part:
-                    return b"".join(parts)
+                    return b"".join(body.parts)
                 if body.size + len(part) > most:
                     raise too_large()
                 self._bytes += len(part)
                 body.size += len(part)
                 heard(part)
-                parts.append(part)
+                body.parts.append(part)
         finally:
             self._forget(body)
 
@@ -92,6 +92,7 @@ class Arriving:
         if body in self._bodies:
             del self._bodies[body]
             self._bytes -= body.size
+            body.parts.clear()  # the request itself has to wait for its turn
 
 
 def _worth(body: _Body, now: float) -> tuple[bool, float]:

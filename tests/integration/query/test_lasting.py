@@ -12,6 +12,7 @@ from api.config.secret_files import Secrets
 from api.web.tokens import Scope, Tokens
 from eventstore.sealing.keys import MasterKey
 from tests.conftest import MASTER_KEY
+from tests.support.database import holding
 from tests.support.deliveries import APP, delivery
 from tests.support.proxy import proxied
 from tests.support.serving import AUTH, Answer, Service, assert_problem, serving
@@ -112,6 +113,15 @@ async def test_streams_of_one_token(stack: Stack, service: Service) -> None:
                 return (again.status, both.status) == (200, 200)
 
         await until(has_place)
+
+
+async def test_nothing_is_read_for_a_refused_stream(stack: Stack, service: Service) -> None:
+    """A stream that there is no place for is refused before the log is read for it."""
+    async with tenant(stack, service) as one, one.stream() as first, one.stream() as second:
+        assert (first.status, second.status) == (200, 200)
+        lock = "LOCK TABLE userlog.events IN ACCESS EXCLUSIVE MODE"
+        async with holding(stack.url, lock), asyncio.timeout(PATIENCE_S), one.stream() as third:
+            assert third.status == 429
 
 
 async def test_waits_of_one_token(stack: Stack, service: Service) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import select
 import socket
@@ -68,6 +69,23 @@ async def test_the_answer_is_read(
             ("Content-Encoding: gzip\r\n", MUCH, 415),
         ):
             assert await asyncio.to_thread(posted, service, head, length, send) == status
+
+
+async def test_a_sender_who_never_ends(database_url: str) -> None:
+    """A refused body that does not end is given up, however many there are of them."""
+    head = f"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\nContent-Length: {MUCH}\r\n\r\n".encode()
+    async with serving(database_url, body_bytes_max=MEBIBYTE) as service:
+        senders = [await service.connect() for _ in range(40)]
+        for _, writer in senders:
+            writer.write(head + bytes(PIECE))
+        for reader, writer in senders:
+            async with asyncio.timeout(PATIENCE_S):
+                assert b" 413 " in await reader.readline()
+                with contextlib.suppress(ConnectionError):  # there is more than it has read
+                    while await reader.read(PIECE):
+                        pass
+            writer.close()
+        assert (await service.get("/health/live")).status == 200
 
 
 @pytest.mark.parametrize(

@@ -166,10 +166,11 @@ class Feed:
         self._lasting = lasting
         self._page_bytes_max = page_bytes_max
         self._tail = Tail(log)
-        self._pages: SharedReads[tuple[Position, int], Page] = SharedReads("page", self._read)
         # Pages are read one after the other, so that ten readers who are far behind don't hold up
         # the others ten times as long as one does.
-        self._reading = asyncio.Lock()
+        self._pages: SharedReads[tuple[Position, int], Page] = SharedReads(
+            "page", self._read, asyncio.Lock()
+        )
         self.stopping = asyncio.Event()
 
     async def events(
@@ -209,11 +210,10 @@ class Feed:
     async def _read(self, where: tuple[Position, int]) -> Page:
         after, limit = where
         folder = Folder(after.partition, self._log.keyring)
-        async with self._reading:
-            rows = await self._log.page_after(after, limit, self._page_bytes_max)
-            events = await Timeslices().run(
-                opening(rows, after.partition, folder, self._page_bytes_max)
-            )
+        rows = await self._log.page_after(after, limit, self._page_bytes_max)
+        events = await Timeslices().run(
+            opening(rows, after.partition, folder, self._page_bytes_max)
+        )
         if any(event.dataerror for event in events):  # of the events, or is it the master key?
             await self._log.ready()
         return Page(events, after)

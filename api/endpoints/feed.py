@@ -244,13 +244,20 @@ class Feed:
         while not self.stopping.is_set() and await self._lasting.still_open(request):
             for piece in page.messages:
                 await _send(request, response, piece)
-            if not self._tail.is_beyond(page.next):
-                moved = await first(
-                    self._tail.beyond(page.next, _HEARTBEAT_S), revoked.wait(), self.stopping.wait()
-                )
-                if moved == (False,):
-                    await _send(request, response, b":\n\n")
-            page = await self.page(page.next, _PAGE_ROWS)
+            found = await first(
+                self._next_page(request, response, page.next), revoked.wait(), self.stopping.wait()
+            )
+            if found is None:
+                return
+            page = found[0]
+
+    async def _next_page(
+        self, request: web.Request, response: web.StreamResponse, after: Position
+    ) -> Page:
+        """Wait for more, but send a sign of life in time; return what there is."""
+        if not self._tail.is_beyond(after) and not await self._tail.beyond(after, _HEARTBEAT_S):
+            await _send(request, response, b":\n\n")
+        return await self.page(after, _PAGE_ROWS)
 
 
 async def _send(request: web.Request, response: web.StreamResponse, data: bytes) -> None:

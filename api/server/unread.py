@@ -46,7 +46,7 @@ class Unread:
     def close(self) -> None:
         """Give up all of them."""
         for rest in tuple(self._rests):
-            rest.end()
+            rest.give_up()
 
 
 class _Rest:
@@ -60,7 +60,7 @@ class _Rest:
         self.ended: asyncio.Future[None] = self._loop.create_future()
 
     def begin(self, patience_s: float) -> None:
-        self._timer = self._loop.call_later(patience_s, self._give_up)
+        self._timer = self._loop.call_later(patience_s, self.give_up)
         self._wait_for_more()
         self._loop.add_reader(self._socket, self._drop)
 
@@ -82,7 +82,7 @@ class _Rest:
         elif self._left < len(_PIECE):
             self._wait_for_more()
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
         """End without a reset, which may keep the answer from being read."""
         with contextlib.suppress(OSError):
             self._socket.recv_into(_PIECE, min(self._left, len(_PIECE)), socket.MSG_TRUNC)

@@ -112,6 +112,18 @@ async def test_a_sender_who_stops(database_url: str) -> None:
         writer.close()
 
 
+async def test_the_service_stops_meanwhile(database_url: str) -> None:
+    """Nor is it reset when the service stops."""
+    async with serving(database_url, body_bytes_max=MEBIBYTE) as service:
+        reader, writer = await service.connect()
+        writer.write(refused_head(MUCH))
+        assert b" 413 " in await reader.readline()
+        writer.write(bytes(PIECE))
+    async with asyncio.timeout(PATIENCE_S):
+        assert b"too large" in (await reader.read()).lower()
+    writer.close()
+
+
 async def test_no_file_for_the_rest(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body is refused alike when the system gives no more files."""
 

@@ -12,6 +12,7 @@ before the next batch could leave, and the database would wait for them as they 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
@@ -22,6 +23,7 @@ from eventstore.errors import QueueFullError, UnavailableError, as_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from eventstore.events import Stream
 
@@ -74,8 +76,18 @@ class SharedReads(Generic[K, T]):
     So each gets what was there when they asked, or later, and the database is asked by one.
     """
 
-    def __init__(self, name: str, read: Callable[[K], Awaitable[T]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[K], Awaitable[T]],
+        turn: AbstractAsyncContextManager[object] | None = None,
+    ) -> None:
+        """With a lock as `turn`, keys are read one after the other.
+
+        A key whose callers have all left when its turn comes is not read.
+        """
         self._read = read
+        self._turn = turn or contextlib.nullcontext()
         self._batcher: Batcher[K, asyncio.Future[T]] = Batcher(name, self._run)
 
     def get(self, key: K) -> asyncio.Future[T]:
@@ -85,8 +97,13 @@ class SharedReads(Generic[K, T]):
         return answer
 
     async def _run(self, key: K, queue: deque[asyncio.Future[T]]) -> None:
-        asked = list(queue)
-        queue.clear()
+        async with self._turn:
+            asked = [one for one in queue if not one.done()]
+            queue.clear()
+            if asked:
+                await self._answer(key, asked)
+
+    async def _answer(self, key: K, asked: list[asyncio.Future[T]]) -> None:
         try:
             found = await self._read(key)
         except Exception as error:  # noqa: BLE001 - each caller gets it

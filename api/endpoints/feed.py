@@ -166,10 +166,11 @@ class Feed:
         self._lasting = lasting
         self._page_bytes_max = page_bytes_max
         self._tail = Tail(log)
-        self._pages: SharedReads[tuple[Position, int], Page] = SharedReads("page", self._read)
         # Pages are read one after the other, so that ten readers who are far behind don't hold up
         # the others ten times as long as one does.
-        self._reading = asyncio.Lock()
+        self._pages: SharedReads[tuple[Position, int], Page] = SharedReads(
+            "page", self._read, asyncio.Lock()
+        )
         self.stopping = asyncio.Event()
 
     async def events(
@@ -209,11 +210,10 @@ class Feed:
     async def _read(self, where: tuple[Position, int]) -> Page:
         after, limit = where
         folder = Folder(after.partition, self._log.keyring)
-        async with self._reading:
-            rows = await self._log.page_after(after, limit, self._page_bytes_max)
-            events = await Timeslices().run(
-                opening(rows, after.partition, folder, self._page_bytes_max)
-            )
+        rows = await self._log.page_after(after, limit, self._page_bytes_max)
+        events = await Timeslices().run(
+            opening(rows, after.partition, folder, self._page_bytes_max)
+        )
         if any(event.dataerror for event in events):  # of the events, or is it the master key?
             await self._log.ready()
         return Page(events, after)
@@ -244,13 +244,20 @@ class Feed:
         while not self.stopping.is_set() and await self._lasting.still_open(request):
             for piece in page.messages:
                 await _send(request, response, piece)
-            if not self._tail.is_beyond(page.next):
-                moved = await first(
-                    self._tail.beyond(page.next, _HEARTBEAT_S), revoked.wait(), self.stopping.wait()
-                )
-                if moved == (False,):
-                    await _send(request, response, b":\n\n")
-            page = await self.page(page.next, _PAGE_ROWS)
+            found = await first(
+                self._next_page(request, response, page.next), revoked.wait(), self.stopping.wait()
+            )
+            if found is None:
+                return
+            page = found[0]
+
+    async def _next_page(
+        self, request: web.Request, response: web.StreamResponse, after: Position
+    ) -> Page:
+        """Wait for more, but send a sign of life in time; return what there is."""
+        if not self._tail.is_beyond(after) and not await self._tail.beyond(after, _HEARTBEAT_S):
+            await _send(request, response, b":\n\n")
+        return await self.page(after, _PAGE_ROWS)
 
 
 async def _send(request: web.Request, response: web.StreamResponse, data: bytes) -> None:

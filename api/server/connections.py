@@ -35,8 +35,9 @@ HEADERS_MAX = 64
 LINE_BYTES_MAX = 8190
 # Of all of them together, for as long as they are not complete.
 HEAD_BYTES_MAX = 1 << 16
-# Open files of a process that are neither connections from outside nor to the database.
-_OTHER_FILES = 64
+# Open files of a process that are neither connections from outside that count nor to the database:
+# a few of its own, and twice the connections below that linger.
+_OTHER_FILES = 80
 # For the rest of a body that is not read, so that its sender sees the answer.
 _LINGER_S = 1.0
 _RETRY_AFTER_S = 5
@@ -101,6 +102,7 @@ class Server(web.Server):
                 response.force_close()
                 if self._unread.drop(transport, left):
                     content.feed_eof()
+                    transport.pause_reading()  # aiohttp reads on where it sees a body end
             return response
 
         return answer

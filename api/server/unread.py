@@ -9,6 +9,7 @@ long as everything else that a refused request costs.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 
@@ -26,14 +27,17 @@ class Unread:
         self._rests: set[_Rest] = set()
 
     def drop(self, transport: asyncio.Transport, size: int) -> bool:
-        """Drop so many bytes, also after the transport is closed; False if there is no room.
+        """Drop so many bytes, also after the transport is closed; False if there is no room for it.
 
-        The transport reads nothing more. Its connection ends when both are done.
+        The transport must read nothing more. Its connection ends when both are done.
         """
         if len(self._rests) == self._most or transport.is_closing():
             return False
-        transport.pause_reading()
-        rest = _Rest(os.dup(transport.get_extra_info("socket").fileno()), size)
+        try:
+            file = os.dup(transport.get_extra_info("socket").fileno())
+        except OSError:  # the system gives no more files
+            return False
+        rest = _Rest(file, size)
         self._rests.add(rest)
         rest.ended.add_done_callback(lambda _: self._rests.discard(rest))
         rest.begin(self._patience_s)
@@ -42,7 +46,7 @@ class Unread:
     def close(self) -> None:
         """Give up all of them."""
         for rest in tuple(self._rests):
-            rest.end()
+            rest.give_up()
 
 
 class _Rest:
@@ -56,7 +60,7 @@ class _Rest:
         self.ended: asyncio.Future[None] = self._loop.create_future()
 
     def begin(self, patience_s: float) -> None:
-        self._timer = self._loop.call_later(patience_s, self.end)
+        self._timer = self._loop.call_later(patience_s, self.give_up)
         self._wait_for_more()
         self._loop.add_reader(self._socket, self._drop)
 
@@ -77,6 +81,12 @@ class _Rest:
             self.end()
         elif self._left < len(_PIECE):
             self._wait_for_more()
+
+    def give_up(self) -> None:
+        """End without a reset, which may keep the answer from being read."""
+        with contextlib.suppress(OSError):
+            self._socket.recv_into(_PIECE, min(self._left, len(_PIECE)), socket.MSG_TRUNC)
+        self.end()
 
     def end(self) -> None:
         if not self.ended.done():

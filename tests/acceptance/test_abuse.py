@@ -417,7 +417,7 @@ def send_first(service: Service) -> bool:
 
 async def test_few_open_files(make_service_home: Callable[..., Home]) -> None:
     """Connections from outside leave room for those to the database."""
-    home = make_service_home(open_files="-n 120", pool_connections_max=5)
+    home = make_service_home(open_files="-n 136", pool_connections_max=5)
     async with home.serving() as service:
         (said,) = [line for line in logged(home) if line["event"] == "few open files allowed"]
         assert said["connections_max"] == 51

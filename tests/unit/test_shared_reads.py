@@ -71,3 +71,17 @@ async def test_who_leaves_takes_nothing_from_the_others() -> None:
     assert await other == "a0"
     with pytest.raises(asyncio.CancelledError):
         await one
+
+
+async def test_what_nobody_waits_for_has_no_turn() -> None:
+    """Of keys that are read one after the other, one whose readers have all left is not read."""
+    source = Source()
+    reads: SharedReads[str, str] = SharedReads("test", source.read, asyncio.Lock())
+    first, left, stays = (reads.get(key) for key in "abc")
+    await asyncio.sleep(0)
+    also = reads.get("c")
+    assert source.began == 1
+    left.cancel()
+    source.goes_on.set()
+    assert [await one for one in (first, stays, also)] == ["a0", "c0", "c0"]
+    assert source.began == 2

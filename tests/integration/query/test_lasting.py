@@ -179,6 +179,23 @@ async def test_a_revoked_stream_ends(stack: Stack, service: Service) -> None:
         assert_problem(await wait, 401)
 
 
+async def test_a_revoked_stream_ends_while_a_page_is_read(stack: Stack) -> None:
+    """A stream whose next page takes long does not wait for it when its token is revoked."""
+    slow = 2 * PATIENCE_S
+    async with (
+        serving(stack.url, database_timeout_s=slow) as service,
+        tenant(stack, service) as one,
+        one.stream() as stream,
+    ):
+        await service.post(delivery("before"))
+        while b"before" not in await stream.content.readline():
+            pass
+        async with holding(stack.url, "LOCK TABLE userlog.events IN ACCESS EXCLUSIVE MODE"):
+            await one.revoke()
+            async with asyncio.timeout(PATIENCE_S):
+                assert b"data:" not in await stream.read()
+
+
 async def test_the_configured_token_is_replaced(database_url: str) -> None:
     """So does a stream of the configured token when another one is read at SIGHUP."""
     secrets = Secrets(["secret"], MASTER_KEY, None, "one token", [])

@@ -12,7 +12,8 @@ from aiohttp import ClientSession
 
 from api.endpoints import feed as feed_module
 from eventstore.events import Position
-from tests.support.database import alter
+from eventstore.log import EventLog
+from tests.support.database import alter, holding
 from tests.support.deliveries import APP, delivery
 from tests.support.proxy import proxied
 from tests.support.serving import AUTH, serving
@@ -21,6 +22,7 @@ from tests.support.waiting import PATIENCE_S, until
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
+    import asyncpg
     from aiohttp import ClientResponse
 
     from tests.conftest import Stack
@@ -201,6 +203,36 @@ async def test_a_reader_who_reads_nothing(feed: Feed, monkeypatch: pytest.Monkey
     writer.close()
     with contextlib.suppress(ConnectionError):
         await writer.wait_closed()
+
+
+async def test_no_page_is_read_for_who_has_left(
+    feed: Feed, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks for many pages and leaves holds up no other reader."""
+    read: list[int] = []
+    page_after = EventLog.page_after
+
+    async def counted(
+        log: EventLog, after: Position, limit: int, bytes_max: int
+    ) -> list[asyncpg.Record]:
+        read.append(after.number)
+        return await page_after(log, after, limit, bytes_max)
+
+    monkeypatch.setattr(EventLog, "page_after", counted)
+    async with holding(stack.url, "LOCK TABLE userlog.events IN ACCESS EXCLUSIVE MODE"):
+        first = asyncio.create_task(feed.get(after="0:0"))
+        await until(lambda: read)
+        leave = [asyncio.create_task(feed.get(after=f"0:{n}")) for n in range(1, 6)]
+        server = feed.service.runner.server
+        assert server is not None
+        await until(lambda: server.requests_count == 1 + len(leave))
+        for one in leave:
+            one.cancel()
+        await until(lambda: len(server.connections) == 1)
+        last = asyncio.create_task(feed.get(after="0:7"))
+        await until(lambda: server.requests_count == 2 + len(leave))
+    assert [(await one)[0] for one in (first, last)] == [200, 200]
+    assert read == [0, 7]
 
 
 async def test_the_service_stops(database_url: str) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
+import os
 import select
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
+import uvloop
 
+from api.server import connections
 from api.web.problems import Problem
 from api.webhook.verify import HEADER
 from tests.support.serving import serving
@@ -55,6 +59,11 @@ def posted(
         return int(send(connection, bytes(length)).split()[1])
 
 
+def refused_head(length: int) -> bytes:
+    """Announce a body that is too large."""
+    return f"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
 @pytest.mark.parametrize("send", [send_first, look_meanwhile])
 async def test_the_answer_is_read(
     database_url: str, send: Callable[[socket.socket, bytes], bytes]
@@ -71,9 +80,64 @@ async def test_the_answer_is_read(
             assert await asyncio.to_thread(posted, service, head, length, send) == status
 
 
+async def test_the_connection_ends_with_the_body(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has sent all of a refused body is not waited for, and keeps no place of another."""
+    monkeypatch.setattr(connections, "_LINGER_S", 2 * PATIENCE_S)
+
+    async def each_in_turn() -> None:
+        async with serving(database_url, body_bytes_max=MEBIBYTE) as service:
+            for _ in range(40):
+                reader, writer = await service.connect()
+                writer.write(refused_head(2 * MEBIBYTE))
+                writer.write(bytes(2 * MEBIBYTE))
+                async with asyncio.timeout(PATIENCE_S):
+                    assert b" 413 " in await reader.read()
+                writer.close()
+
+    # On the loop of the service, which reads as much as there is in one round.
+    await asyncio.to_thread(uvloop.run, each_in_turn())
+
+
+async def test_a_sender_who_stops(database_url: str) -> None:
+    """The connection of who sends no more of a refused body is ended, but not by a reset."""
+    async with serving(database_url, body_bytes_max=MEBIBYTE) as service:
+        reader, writer = await service.connect()
+        writer.write(refused_head(MUCH))
+        assert b" 413 " in await reader.readline()
+        writer.write(bytes(PIECE))
+        async with asyncio.timeout(PATIENCE_S):
+            assert b"too large" in (await reader.read()).lower()
+        writer.close()
+
+
+async def test_the_service_stops_meanwhile(database_url: str) -> None:
+    """Nor is it reset when the service stops."""
+    async with serving(database_url, body_bytes_max=MEBIBYTE) as service:
+        reader, writer = await service.connect()
+        writer.write(refused_head(MUCH))
+        assert b" 413 " in await reader.readline()
+        writer.write(bytes(PIECE))
+    async with asyncio.timeout(PATIENCE_S):
+        assert b"too large" in (await reader.read()).lower()
+    writer.close()
+
+
+async def test_no_file_for_the_rest(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body is refused alike when the system gives no more files."""
+
+    def no_more(file: int) -> int:
+        raise OSError(errno.EMFILE, file)
+
+    monkeypatch.setattr(os, "dup", no_more)
+    async with serving(database_url, body_bytes_max=MEBIBYTE) as service:
+        assert await asyncio.to_thread(posted, service, "", 2 * MEBIBYTE, look_meanwhile) == 413
+
+
 async def test_a_sender_who_never_ends(database_url: str) -> None:
     """A refused body that does not end is given up, however many there are of them."""
-    head = f"POST /webhooks/fynd HTTP/1.1\r\nHost: x\r\nContent-Length: {MUCH}\r\n\r\n".encode()
+    head = refused_head(MUCH)
     async with serving(database_url, body_bytes_max=MEBIBYTE) as service:
         senders = [await service.connect() for _ in range(40)]
         for _, writer in senders:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import uuid
     from collections.abc import Iterable, Mapping, Sequence
 
+    from eventstore.log import EventLog
     from eventstore.postgres.sessions import Connection
     from projections.fold.folder import Folded
     from projections.fold.history import HistoryEntry
@@ -122,9 +123,20 @@ async def forget(connection: Connection, number: int) -> None:
     await connection.execute(SQL["numbers_forget"], number)
 
 
-async def differing(
-    connection: Connection, partition: int, generation: int
-) -> list[tuple[str, datetime]]:
-    """Return where the numbers of a generation are not the sums over its history, some of them."""
-    rows = await connection.fetch(SQL["numbers_differ"], partition, generation)
-    return [(row["application_id"], row["quarter"]) for row in rows]
+async def differing(connection: Connection, where: Generation) -> Numbers:
+    """Return where the numbers of a generation are not the sums over its history, by how much."""
+    rows = await connection.fetch(SQL["numbers_differ"], where.partition, where.number)
+    return {
+        (row["application_id"], row["quarter"]): [row[name] for name in COLUMNS] for row in rows
+    }
+
+
+async def correct(log: EventLog, where: Generation) -> None:
+    """Make the numbers of a generation the sums over its history, while both go on to change.
+
+    What they lack is found in a snapshot and then added, as all changes of numbers are.
+    """
+    async with log.snapshot() as connection:
+        lacking = await differing(connection, where)
+    async with log.transaction() as connection:
+        await change(connection, where, lacking, {})

@@ -51,9 +51,15 @@ FROM (SELECT h.partition, h.generation, h.stream_id, {counted} FROM {history} h)
 JOIN userlog.streams s ON s.partition = c.partition AND s.stream_id = c.stream_id
 GROUP BY 1, 2, 3, 4;
 
--- [numbers_differ] Where they are not the sums over the history, the first hundred.
+-- [numbers_differ] Where they are not the sums over the history, and what they lack there.
 SELECT coalesce(n.application_id, r.application_id) AS application_id,
-    coalesce(n.quarter, r.quarter) AS quarter
+    coalesce(n.quarter, r.quarter) AS quarter,
+    coalesce(r.created, 0) - coalesce(n.created, 0) AS created,
+    coalesce(r.deleted, 0) - coalesce(n.deleted, 0) AS deleted,
+    coalesce(r.blocked, 0) - coalesce(n.blocked, 0) AS blocked,
+    coalesce(r.reactivated, 0) - coalesce(n.reactivated, 0) AS reactivated,
+    coalesce(r.active, 0) - coalesce(n.active, 0) AS active,
+    coalesce(r.events, 0) - coalesce(n.events, 0) AS events
 FROM (
     SELECT n.application_id, n.quarter, n.created, n.deleted, n.blocked, n.reactivated, n.active,
         n.events
@@ -72,4 +78,4 @@ FULL JOIN (
 ) r ON r.application_id = n.application_id AND r.quarter = n.quarter
 WHERE (n.created, n.deleted, n.blocked, n.reactivated, n.active, n.events)
     IS DISTINCT FROM (r.created, r.deleted, r.blocked, r.reactivated, r.active, r.events)
-ORDER BY 1, 2 LIMIT 100;
+ORDER BY 1, 2;

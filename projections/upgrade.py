@@ -31,6 +31,7 @@ from projections.rebuild import progress
 from projections.rebuild.generations import code_version
 from projections.rebuild.log_source import LogSource, opened
 from projections.rebuild.rebuild import Plan, rebuild
+from projections.tables import Generation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -92,7 +93,7 @@ async def upgrade_schema(
         steps = upgrade.steps_after(before)
         beside = msgspec.structs.replace(source, schema=NEXT)
         if any(step.makes_read_models for step in steps):
-            await _fill(connection, beside, workers, watcher)
+            await _fill(connection, beside, workers, watcher, with_numbers=_has_numbers(before))
             if not parking:
                 await _refuse_parked(connection, before)
             async with opened(beside) as log:
@@ -100,8 +101,12 @@ async def upgrade_schema(
         else:
             await _switch_when_possible(connection, None, steps, before, watcher)
         await schema.check(connection)
+        writers = await upgrade.writers(connection)
     async with opened(source) as log, log.connection() as connection:
         await log.begin()
+        if not _has_numbers(before):
+            await _end_of(connection, writers)
+            await _correct_numbers(log)
         return Upgraded(before, schema.SCHEMA_VERSION, await parked.count(connection))
 
 
@@ -126,7 +131,37 @@ async def drop_unfinished(source: LogSource) -> bool:
         return await upgrade.drop_next(connection)
 
 
-async def _fill(connection: Connection, beside: LogSource, workers: int, watcher: Watcher) -> None:
+def _has_numbers(version: int) -> bool:
+    """Say whether a version takes back what somebody has added to the numbers when it erases them.
+
+    If not, they are corrected before the switch, and after it for erasures that waited for it.
+    """
+    return version >= _WITH_NUMBERS
+
+
+async def _end_of(connection: Connection, transactions: list[str]) -> None:
+    while True:
+        if not await upgrade.are_writing(connection, transactions):
+            return
+        await asyncio.sleep(_LOOK_S)
+
+
+async def _correct_numbers(log: EventLog) -> None:
+    async with log.connection() as connection:
+        generations = await checkpoints.generations(connection, "live")
+    for number in generations:
+        for partition in range(log.partitions):
+            await numbers.correct(log, Generation(partition, number))
+
+
+async def _fill(
+    connection: Connection,
+    beside: LogSource,
+    workers: int,
+    watcher: Watcher,
+    *,
+    with_numbers: bool,
+) -> None:
     async with opened(beside):  # before anything is made: the master key fits
         pass
     mark = f"{code_version()} {schema.digest()}"
@@ -135,7 +170,7 @@ async def _fill(connection: Connection, beside: LogSource, workers: int, watcher
     if await upgrade.is_proven(connection, mark):
         return
     watcher.say("new read models are filled from the log; the old version can go on serving")
-    plan = Plan(workers=workers, behind_max=-1, parking=True)
+    plan = Plan(workers=workers, behind_max=-1, parking=True, numbers=with_numbers)
     async with _watched(beside, watcher):
         done = await rebuild(beside, plan)
     if done.proof.differing:
@@ -164,13 +199,15 @@ async def _watched(beside: LogSource, watcher: Watcher) -> AsyncGenerator[None]:
         yield
     finally:
         task.cancel()
-        await asyncio.wait([task])
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _switch_when_possible(
     connection: Connection, log: EventLog | None, steps: list[Step], before: int, watcher: Watcher
 ) -> None:
     said = ""
+    if log and not _has_numbers(before):
+        await _correct_numbers(log)
     while True:
         waiting = await _waiting_for(connection, before)
         if log:
@@ -178,8 +215,6 @@ async def _switch_when_possible(
         if not waiting:
             try:
                 await _switch(connection, log, steps, watcher)
-            except _ErasedMeanwhileError:
-                continue
             except asyncpg.DependentObjectsStillExistError as error:
                 raise LogError(
                     "something that userlog did not make depends on a table of the old version"
@@ -194,19 +229,6 @@ async def _switch_when_possible(
             watcher.say(waiting)
             said = waiting
         await asyncio.sleep(_PAUSE_S)
-
-
-class _ErasedMeanwhileError(Exception):
-    """The old version has erased somebody, and knows nothing of the numbers."""
-
-
-async def _count_again(log: EventLog) -> list[int]:
-    """Make the numbers of the new read models again; return what position each partition had."""
-    positions = [head.position.number for head in await log.heads()]
-    async with log.transaction() as connection:
-        for number in await checkpoints.generations(connection, "live"):
-            await numbers.fill(connection, number)
-    return positions
 
 
 async def _waiting_for(connection: Connection, before: int) -> str:
@@ -224,12 +246,9 @@ async def _waiting_for(connection: Connection, before: int) -> str:
 async def _switch(
     connection: Connection, log: EventLog | None, steps: list[Step], watcher: Watcher
 ) -> None:
-    counted = await _count_again(log) if log and steps[0].version <= _WITH_NUMBERS else None
     async with connection.transaction():
         await upgrade.hold_log(connection)
         made: dict[str, bytes] = {}
-        if counted and await upgrade.erased_since(connection, counted):
-            raise _ErasedMeanwhileError
         if log:
             await catch_up(log, _BATCH)
             if steps[0].version > upgrade.FINGERPRINTED:  # it may have been rotated meanwhile

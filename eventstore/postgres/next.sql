@@ -25,10 +25,10 @@ SET generation = (SELECT max(generation) FROM userlog.generations);
 -- [next_checkpoint_generations] Likewise.
 UPDATE userlog_next.checkpoints SET generation = (SELECT max(generation) FROM userlog.generations);
 
--- [next_erased_since] Whether somebody was erased after these positions.
-SELECT EXISTS (SELECT FROM unnest($1::integer[], $2::bigint[]) AS since (partition, position)
-    JOIN userlog.events e ON e.partition = since.partition AND e.position > since.position
-    WHERE e.kind = 4);
+-- [next_writers] The transactions that have or want more of the heads than to read them.
+SELECT coalesce(array_agg(DISTINCT l.virtualtransaction), '{}') FROM pg_locks l
+WHERE l.relation = 'userlog.log_head'::regclass AND l.mode <> 'AccessShareLock'
+    AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database());
 
 -- [next_own_keys] Keys of the log's own that it has no place for before the switch.
 CREATE TABLE userlog_next.own_keys (name text PRIMARY KEY, wrapped bytea NOT NULL);

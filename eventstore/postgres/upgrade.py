@@ -172,11 +172,18 @@ async def hold_log(connection: Connection) -> None:
     await connection.execute(_SQL["heads_hold"])
 
 
-async def erased_since(connection: Connection, positions: list[int]) -> bool:
-    """Say whether somebody was erased after a position of each partition, from partition 0 on."""
-    numbers = list(range(len(positions)))
-    erased: bool = await connection.fetchval(_NEXT_SQL["next_erased_since"], numbers, positions)
-    return erased
+async def writers(connection: Connection) -> list[str]:
+    """Return the transactions that write to the log, or wait until they may.
+
+    One that has waited for the switch goes on with the functions that it has begun with.
+    """
+    found: list[str] = await connection.fetchval(_NEXT_SQL["next_writers"])
+    return found
+
+
+async def are_writing(connection: Connection, transactions: list[str]) -> bool:
+    """Say whether one of some transactions has not ended."""
+    return bool(set(transactions) & set(await writers(connection)))
 
 
 async def switch(

@@ -120,7 +120,9 @@ async def _numbers(connection: Connection, partition: int, number: int) -> list[
             partition=partition,
             stream_id="",
         )
-        for application_id, quarter in await numbers.differing(connection, partition, number)
+        for application_id, quarter in await numbers.differing(
+            connection, Generation(partition, number)
+        )
     ]
 
 

@@ -59,6 +59,7 @@ class Plan(msgspec.Struct, frozen=True):
     client has just died. An active generation that is more than `behind_max` events behind, as
     after an import, is not brought level to be compared: the new one is proven by the log instead.
     If `parking`, a user with an event that can't be projected is parked; else the rebuild fails.
+    Without `numbers` these are not proven: the caller corrects them.
     """
 
     workers: int = 1
@@ -67,6 +68,7 @@ class Plan(msgspec.Struct, frozen=True):
     patience_s: float = 3.0
     behind_max: int = _BEHIND_EVENTS
     parking: bool = False
+    numbers: bool = True
 
 
 class Rebuilt(msgspec.Struct, frozen=True):
@@ -278,6 +280,6 @@ async def _prove_with_log(
     workers = min(plan.workers, len(planned))
     jobs = [Prove([s.users for s in planned[n::workers]], number) for n in range(workers)]
     await run_all(jobs, source, log, take)
-    for partition in range(log.partitions):
+    for partition in range(log.partitions if plan.numbers else 0):
         found.join(await prove_numbers(log, partition, number))
     return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -18,7 +20,7 @@ from projections.rebuild.log_source import LogSource
 from projections.rebuild.rebuild import Plan, prove_all, rebuild
 from projections.upgrade import Watcher, drop_unfinished, upgrade_schema
 from tests.conftest import MASTER_KEY, Stack
-from tests.support.database import connected, holding
+from tests.support.database import blocked, connected, holding
 from tests.support.deliveries import APP, delivery
 from tests.support.events import only
 from tests.support.older import (
@@ -38,8 +40,7 @@ from tests.support.server import with_user
 from tests.support.waiting import meanwhile, until
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
     from tests.support.server import Server
 
@@ -229,6 +230,71 @@ async def test_the_old_version_goes_on_meanwhile(
         assert name.encode() in bytes(found.state)
     proof = await prove_all(stack.source, Plan(), lambda _done, _all: None)
     assert proof.differing == 0, "also in the numbers, which the old version knows nothing of"
+
+
+async def erase(url: str, released: int) -> None:
+    """Erase somebody as a version does."""
+    async with older_log(url, released) as log:
+        await log.erase(log.stream(APP, "u2"))
+
+
+def begun(work: Coroutine[Any, Any, None]) -> threading.Thread:
+    """Begin work in a thread: who calls this is waited for by the event loop."""
+    thread = threading.Thread(target=lambda: asyncio.run(work))
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("released", [3])
+async def test_erased_before_it_is_proven(server: Server, partitions: int, released: int) -> None:
+    """An erasure between filling and proving goes through, and the upgrade ends well."""
+
+    async def stop_at_the_proof() -> None:
+        async with connected(url) as admin:
+            await admin.execute(
+                "CREATE FUNCTION public.stop() RETURNS trigger LANGUAGE plpgsql AS"
+                " 'BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NEW; END';"
+                " CREATE TRIGGER stop BEFORE UPDATE ON userlog_next.generations FOR EACH ROW"
+                " WHEN (NEW.phase = 'proving') EXECUTE FUNCTION public.stop()"
+            )
+
+    class Stopping(Watcher):
+        def say(self, text: str) -> None:
+            if text.startswith("new read models are filled"):
+                begun(stop_at_the_proof()).join()
+
+    async with older_database(server, released, partitions) as url, connected(url) as admin:
+        await admin.execute("SELECT pg_advisory_lock(7)")
+        async with meanwhile(upgrade_schema(source_of(url), 1, Stopping())) as upgrading:
+            await blocked(admin)
+            await erase(url, released)
+            await admin.execute("SELECT pg_advisory_unlock(7)")
+            assert await upgrading
+        proof = await prove_all(source_of(url), Plan(), lambda _done, _all: None)
+    assert proof.differing == 0
+
+
+@pytest.mark.parametrize("released", [3])
+async def test_an_erasure_waits_for_the_switch(
+    server: Server, partitions: int, released: int
+) -> None:
+    """It goes on with the function it has begun with, which knows nothing of the numbers."""
+    erasing: list[threading.Thread] = []
+
+    async def is_waiting() -> None:
+        async with connected(url) as admin:
+            await blocked(admin)
+
+    def begin(number: int) -> None:
+        if number == 0:
+            erasing.append(begun(erase(url, released)))
+            begun(is_waiting()).join()
+
+    async with older_database(server, released, partitions) as url:
+        await upgrade_schema(source_of(url), 1, Listening(begin))
+        await asyncio.to_thread(erasing[0].join)
+        proof = await prove_all(source_of(url), Plan(), lambda _done, _all: None)
+    assert proof.differing == 0
 
 
 async def test_only_one_at_a_time(waiting: Any, old_url: str) -> None:

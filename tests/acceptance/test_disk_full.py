@@ -152,6 +152,7 @@ async def test_no_process_dies_of_it(small_home: tuple[Home, Disk]) -> None:
 async def test_recovers_by_itself(small_home: tuple[Home, Disk]) -> None:
     """Each delivery gets 200 or 503, and what was acknowledged is there, without a restart."""
     home, disk = small_home
+    log = home.folder.with_suffix(".log")
     async with home.serving() as service:
         sender = Sender(service)
         for crash in (False, True):
@@ -160,6 +161,7 @@ async def test_recovers_by_itself(small_home: tuple[Home, Disk]) -> None:
             disk.fill(service)
             if crash:
                 await _use_up_the_write_ahead_log(home)
+                await until(lambda: "PostgreSQL has died" in log.read_text(encoding="utf-8"))
             await until(sender.refused)
             assert (await service.get("/health/ready")).status == 503
             assert (await service.get("/health/live")).status == 200
@@ -178,7 +180,7 @@ async def test_recovers_by_itself(small_home: tuple[Home, Disk]) -> None:
         assert positions == [f"0:{n}" for n in range(1, len(rows) + 1)]
         assert set(sender.acknowledged) <= set(positions)
         assert await service.stop() == 0
-    said = home.folder.with_suffix(".log").read_text(encoding="utf-8")
+    said = log.read_text(encoding="utf-8")
     assert said.count("PostgreSQL has died; starting it again") == 1
     assert said.count("PostgreSQL does not start again") <= 1
     if isinstance(disk, SmallDisk):

@@ -14,6 +14,10 @@ _START = (
 )
 
 
+# New objects after which garbage is looked for: folding makes none, who waits has fewer.
+GARBAGE = 50_000
+
+
 class WorkerError(LogError):
     """A worker process could not do its work; what others have done is kept."""
 

@@ -40,6 +40,7 @@ from api.cli.shared import ACCESS, GROUPS, WATCH, UsageError
 from api.observe.visible import visible
 from eventstore.postgres.schema import SCHEMA_VERSION
 from projections.fold.state import FOLD_VERSION
+from projections.subprocesses import GARBAGE
 
 
 class _Grouped(typer.core.TyperGroup):
@@ -105,13 +106,9 @@ def common(
     """Who your users are, what happened to them, and what was known when."""
 
 
-# Objects made between two looks for cycles, of which folding makes none.
-_GARBAGE = 50_000
-
-
 def main() -> NoReturn:
     """Run the command line; the exit code tells how it went."""
-    gc.set_threshold(_GARBAGE)
+    gc.set_threshold(GARBAGE)
     atexit.register(gc.freeze)  # else the end of each command goes through all that was imported
     streams.prepare()
     try:

@@ -16,6 +16,7 @@ from api.server.connections import Runner, fit_open_files
 from api.server.unready import unready
 from projections.project.projector import Projector
 from projections.prove.scrubber import Scrubber
+from projections.subprocesses import GARBAGE
 
 if TYPE_CHECKING:
     import asyncio
@@ -31,8 +32,6 @@ _AS_OWNER = (
     "the service logs in as the owner of the schema, so an attacker in it could change the log;"
     " docs/operations.md, Two roles, has the steps for a login of its own"
 )
-# So many new objects make it worth looking for garbage: more than all connections have that wait.
-_GARBAGE = 50_000
 # Twice as much freed memory is kept for what comes next.
 _FREED_AT_ONCE = 8 << 20
 _log = structlog.stdlib.get_logger("userlog")
@@ -99,7 +98,7 @@ def _spare_the_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_GARBAGE)
+    gc.set_threshold(GARBAGE)
 
 
 def _keep_freed_memory() -> None:

@@ -21,6 +21,7 @@ from projections.prove.proof import prove
 from projections.prove.ranges import Range
 from projections.rebuild.log_source import LogSource, opened
 from projections.rebuild.shards import load_open
+from projections.subprocesses import GARBAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 # The service on the same machine goes first.
 _NICENESS = 10
-# Objects made between two looks for cycles, of which folding makes none.
-_GARBAGE = 50_000
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
@@ -101,7 +100,7 @@ def main() -> None:
     assignment = msgspec.json.decode(sys.stdin.buffer.readline(), type=Assignment)
     os.nice(_NICENESS)
     gc.freeze()
-    gc.set_threshold(_GARBAGE)
+    gc.set_threshold(GARBAGE)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         uvloop.run(_work(assignment))

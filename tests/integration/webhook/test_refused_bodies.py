@@ -100,13 +100,21 @@ async def test_the_connection_ends_with_the_body(
     await asyncio.to_thread(uvloop.run, each_in_turn())
 
 
+async def refused_in_part(
+    service: Service,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Send a piece of a body that is refused, and read the first line of the answer."""
+    reader, writer = await service.connect()
+    writer.write(refused_head(MUCH))
+    assert b" 413 " in await reader.readline()
+    writer.write(bytes(PIECE))
+    return reader, writer
+
+
 async def test_a_sender_who_stops(database_url: str) -> None:
     """The connection of who sends no more of a refused body is ended, but not by a reset."""
     async with serving(database_url, body_bytes_max=MEBIBYTE) as service:
-        reader, writer = await service.connect()
-        writer.write(refused_head(MUCH))
-        assert b" 413 " in await reader.readline()
-        writer.write(bytes(PIECE))
+        reader, writer = await refused_in_part(service)
         async with asyncio.timeout(PATIENCE_S):
             assert b"too large" in (await reader.read()).lower()
         writer.close()
@@ -115,10 +123,7 @@ async def test_a_sender_who_stops(database_url: str) -> None:
 async def test_the_service_stops_meanwhile(database_url: str) -> None:
     """Nor is it reset when the service stops."""
     async with serving(database_url, body_bytes_max=MEBIBYTE) as service:
-        reader, writer = await service.connect()
-        writer.write(refused_head(MUCH))
-        assert b" 413 " in await reader.readline()
-        writer.write(bytes(PIECE))
+        reader, writer = await refused_in_part(service)
     async with asyncio.timeout(PATIENCE_S):
         assert b"too large" in (await reader.read()).lower()
     writer.close()

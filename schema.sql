@@ -6,11 +6,13 @@
 --   keys                              which master key the log is written with, and its own keys
 --   quarantine, quarantine_totals     signed deliveries that could not be read, kept sealed, and how
 --                                     much there is of them
+--   audit, audit_head                 who erased somebody, and did what else is to be accounted for
 --   verifications, scrubs             what was last proven of the log, and of the read models
 --   tokens                            bearer tokens and their scopes
 --   append(), erase()                 the only ways to change the log
 --   key_begin(), key_make()           note which master key a new log is written with, and its own keys
---   quarantine_put()                  puts a delivery into quarantine
+--   audit()                           the only way to write to the audit
+--   quarantine_put()                  puts what could not be read into quarantine
 --   token_used(), token_revoke()      what the service may do to tokens
 --   userlog_app                       the role that the service is a member of
 --   active_generation, generations,   which generation of the read models answers, how far each one
@@ -109,10 +111,11 @@ CREATE INDEX events_stream ON userlog.events (partition, stream_id, occurred_at,
 -- stream_id beside it. It has to stay the last index of the table (docs/planner.md, 6).
 CREATE UNIQUE INDEX events_identity ON userlog.events (partition, identity);
 
--- Signed deliveries that could not be read. id is a hash of the body under a key of the log's own, so a
--- platform that repeats itself adds to times_seen and not to the disk. The body is sealed with a key of its own.
--- headers are the few that help to find out who sent it. bytes is what it counted in the totals when it
--- came, and counts when it goes.
+-- Signed deliveries that could not be read, or the entries of one that could not, each by itself. id is a
+-- hash of the body under a key of the log's own, so a platform that repeats itself adds to times_seen and
+-- not to the disk. The body is sealed with a key of its own. What is about a user whose ids could be read
+-- has them, is in the user's partition, and goes when they are erased. headers are the few that help to
+-- find out who sent it. bytes is what it counted in the totals when it came, and counts when it goes.
 CREATE TABLE userlog.quarantine (
     partition integer NOT NULL,
     id uuid NOT NULL,
@@ -125,11 +128,17 @@ CREATE TABLE userlog.quarantine (
     bytes bigint NOT NULL,
     data_key bytea NOT NULL,
     body bytea NOT NULL,
+    stream_id uuid,
+    application_id text,
+    user_id text,
     PRIMARY KEY (partition, id)
 );
 
 -- For the list, newest first.
 CREATE INDEX quarantine_last_seen ON userlog.quarantine (partition, last_seen);
+
+-- For erase(), and for what is about a user.
+CREATE INDEX quarantine_stream ON userlog.quarantine (partition, stream_id);
 
 -- How many deliveries are in quarantine, and their bytes; written in the transaction that puts one
 -- there or removes it, so that they need not be counted. No row: there has never been one.
@@ -137,6 +146,32 @@ CREATE TABLE userlog.quarantine_totals (
     partition integer PRIMARY KEY,
     deliveries bigint NOT NULL,
     bytes bigint NOT NULL
+);
+
+-- Who did what that has to be accounted for: erasures, at the position of their event, and what was
+-- read or thrown away in bulk. What is about no user is in partition 0. sealed says who, what and why,
+-- sealed with a key of the log's own. The rows of a partition are numbered without gaps, and
+-- chain is sha256(previous chain || row), as audit() makes it.
+CREATE TABLE userlog.audit (
+    partition integer NOT NULL,
+    number bigint NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    stream_id uuid,
+    position bigint,
+    sealed bytea NOT NULL,
+    chain bytea NOT NULL,
+    PRIMARY KEY (partition, number)
+);
+
+-- For what was done about a user.
+CREATE INDEX audit_stream ON userlog.audit (partition, stream_id);
+
+-- The end of each partition of the audit. Each erasure at a position after `since` has a row in it.
+CREATE TABLE userlog.audit_head (
+    partition integer PRIMARY KEY,
+    number bigint NOT NULL DEFAULT 0,
+    chain bytea NOT NULL DEFAULT decode(repeat('00', 32), 'hex'),
+    since bigint NOT NULL DEFAULT 0
 );
 
 -- What the last `userlog verify` found in each partition up to a position, for monitoring.
@@ -169,6 +204,19 @@ CREATE TABLE userlog.tokens (
     last_used_at timestamptz,
     revoked_at timestamptz
 );
+
+-- ANALYZE copies no key, and nothing that is sealed or about one user, into pg_statistic, which an
+-- erasure does not reach.
+ALTER TABLE userlog.streams ALTER COLUMN data_key SET STATISTICS 0;
+
+ALTER TABLE userlog.keys ALTER COLUMN wrapped SET STATISTICS 0;
+
+ALTER TABLE userlog.events ALTER COLUMN payload SET STATISTICS 0;
+
+ALTER TABLE userlog.quarantine ALTER COLUMN data_key SET STATISTICS 0,
+    ALTER COLUMN body SET STATISTICS 0, ALTER COLUMN user_id SET STATISTICS 0;
+
+ALTER TABLE userlog.audit ALTER COLUMN sealed SET STATISTICS 0;
 
 -- Appends one batch to one partition and returns for each item, in the order given:
 --   appended   it is in the log now, at this position
@@ -297,9 +345,42 @@ BEGIN
 END
 $$;
 
--- Destroys a user's key, deletes their rows in every read model and appends user.erased, in one
--- transaction. Returns the position of that event; null if the user is unknown, or erased already.
+-- Writes one row of the audit and returns its number. Its own row lock makes numbers gapless: a reader
+-- that sees a number sees all below it.
+CREATE FUNCTION userlog.audit(
+    in_partition integer, in_stream_id uuid, in_position bigint, in_sealed bytea
+) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    head userlog.audit_head;
+    now_recorded timestamptz;
+BEGIN
+    SELECT * INTO head FROM userlog.audit_head h WHERE h.partition = in_partition FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'userlog has no partition %', in_partition USING ERRCODE = 'no_data_found';
+    END IF;
+    now_recorded := date_trunc('milliseconds', clock_timestamp());
+    head.number := head.number + 1;
+    head.chain := sha256(head.chain || int4send(in_partition) || int8send(head.number)
+        || timestamptz_send(now_recorded)
+        || coalesce(uuid_send(in_stream_id), decode(repeat('00', 16), 'hex'))
+        || int8send(coalesce(in_position, 0)) || in_sealed);
+    INSERT INTO userlog.audit (partition, number, recorded_at, stream_id, position, sealed, chain)
+    VALUES (in_partition, head.number, now_recorded, in_stream_id, in_position, in_sealed, head.chain);
+    UPDATE userlog.audit_head h SET number = head.number, chain = head.chain
+    WHERE h.partition = in_partition;
+    RETURN head.number;
+END
+$$;
+
+-- Destroys a user's key, deletes their rows in every read model and in quarantine, appends user.erased
+-- and writes to the audit, in one transaction. Returns the position of that event, null if the user is
+-- unknown, or erased already; and how many rows of the quarantine are gone. A user of whom there is
+-- nothing but what is in quarantine is erased likewise, and known from then on as erased.
 -- The head is taken first, as append() does, so no append is half way between key and log.
+-- With in_if_none_after nothing is done if the user has an event at a later position.
 CREATE FUNCTION userlog.erase(
     in_partition integer,
     in_fingerprint bytea,
@@ -307,8 +388,14 @@ CREATE FUNCTION userlog.erase(
     in_stream_id uuid,
     in_key_id bigint,
     in_identity bytea,
-    in_digest bytea
-) RETURNS bigint
+    in_digest bytea,
+    in_application_id text,
+    in_user_id text,
+    in_if_none_after bigint,
+    in_audit bytea,
+    OUT erased_position bigint,
+    OUT quarantined bigint
+)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
@@ -324,11 +411,22 @@ DECLARE
     now_erased timestamptz := coalesce(in_recorded_at, date_trunc('milliseconds', clock_timestamp()));
 BEGIN
     PERFORM FROM userlog.log_head h WHERE h.partition = in_partition FOR UPDATE;
+    IF in_if_none_after IS NOT NULL AND EXISTS (
+        SELECT FROM userlog.events e WHERE e.partition = in_partition
+            AND e.stream_id = in_stream_id AND e.position > in_if_none_after
+    ) THEN
+        RETURN;
+    END IF;
+    INSERT INTO userlog.streams (partition, stream_id, application_id, user_id, key_id, data_key)
+    SELECT in_partition, in_stream_id, in_application_id, in_user_id, in_key_id, ''
+    WHERE EXISTS (SELECT FROM userlog.quarantine q
+        WHERE q.partition = in_partition AND q.stream_id = in_stream_id)
+    ON CONFLICT (partition, stream_id) DO NOTHING;
     UPDATE userlog.streams s SET data_key = NULL, key_id = in_key_id, erased_at = now_erased
     WHERE s.partition = in_partition AND s.stream_id = in_stream_id AND s.data_key IS NOT NULL
     RETURNING s.application_id INTO erased;
     IF NOT FOUND THEN
-        RETURN NULL;
+        RETURN;
     END IF;
     SELECT a.positions[1] AS position, a.outcomes[1] AS outcome INTO appended FROM userlog.append(
         in_partition, in_fingerprint, ARRAY[in_recorded_at], '{}', '{}', '{}', '{}', '{}', ARRAY[in_stream_id],
@@ -387,49 +485,85 @@ BEGIN
         END;
     END LOOP;
     DELETE FROM userlog.parked p WHERE p.partition = in_partition AND p.stream_id = in_stream_id;
-    RETURN appended.position;
+    WITH gone AS (
+        DELETE FROM userlog.quarantine q
+        WHERE q.partition = in_partition AND q.stream_id = in_stream_id RETURNING q.bytes
+    ), counted AS (
+        SELECT count(*) AS deliveries, coalesce(sum(g.bytes), 0) AS bytes FROM gone g
+    ), taken AS (
+        UPDATE userlog.quarantine_totals t
+        SET deliveries = t.deliveries - c.deliveries, bytes = t.bytes - c.bytes
+        FROM counted c WHERE t.partition = in_partition AND c.deliveries > 0
+    )
+    SELECT c.deliveries INTO quarantined FROM counted c;
+    PERFORM userlog.audit(in_partition, in_stream_id, appended.position, in_audit);
+    erased_position := appended.position;
 END
 $$;
 
--- Puts a delivery into quarantine, or counts it once more if it is there; adds it to the totals the
--- first time. A removal locks the rows in the same order: the delivery's, then the totals'.
--- The head is held first, so that a rotation of the master key comes before it or after it.
+-- Puts what could not be read into quarantine, or counts it once more if it is there; adds it to the
+-- totals the first time. Returns the ids of what is there now: of users who are erased nothing is kept.
+-- The head is held first, so that a rotation of the master key, and an erasure, comes before it or
+-- after it. A removal locks the rows in the same order: the deliveries', by id, then the totals'.
 CREATE FUNCTION userlog.quarantine_put(
     in_partition integer,
     in_fingerprint bytea,
-    in_id uuid,
-    in_reason text,
-    in_detail text,
     in_headers json,
-    in_bytes bigint,
-    in_data_key bytea,
-    in_body bytea
-) RETURNS void
+    in_ids uuid[],
+    in_stream_ids uuid[],
+    in_application_ids text[],
+    in_user_ids text[],
+    in_reasons text[],
+    in_details text[],
+    in_bytes bigint[],
+    in_data_keys bytea[],
+    in_bodies bytea[]
+) RETURNS uuid[]
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     head_fingerprint bytea;
+    item record;
     seen bigint;
+    kept uuid[] := '{}';
+    new_deliveries bigint := 0;
+    new_bytes bigint := 0;
 BEGIN
     SELECT h.fingerprint INTO head_fingerprint FROM userlog.log_head h
     WHERE h.partition = in_partition FOR SHARE;
     IF head_fingerprint IS DISTINCT FROM in_fingerprint THEN
         RAISE EXCEPTION 'the log is not written with this master key' USING ERRCODE = 'UL001';
     END IF;
-    INSERT INTO userlog.quarantine AS q
-        (partition, id, reason, detail, headers, bytes, data_key, body)
-    VALUES (in_partition, in_id, in_reason, in_detail, in_headers, in_bytes, in_data_key, in_body)
-    ON CONFLICT (partition, id) DO UPDATE
-    SET last_seen = excluded.last_seen, times_seen = q.times_seen + 1,
-        reason = excluded.reason, detail = excluded.detail, headers = excluded.headers
-    RETURNING q.times_seen INTO seen;
-    IF seen = 1 THEN
+    FOR item IN
+        SELECT i.* FROM unnest(in_ids, in_stream_ids, in_application_ids, in_user_ids, in_reasons,
+                in_details, in_bytes, in_data_keys, in_bodies)
+            AS i (id, stream_id, application_id, user_id, reason, detail, bytes, data_key, body)
+        WHERE NOT EXISTS (SELECT FROM userlog.streams s WHERE s.partition = in_partition
+            AND s.stream_id = i.stream_id AND s.data_key IS NULL)
+        ORDER BY i.id
+    LOOP
+        INSERT INTO userlog.quarantine AS q (partition, id, stream_id, application_id, user_id,
+            reason, detail, headers, bytes, data_key, body)
+        VALUES (in_partition, item.id, item.stream_id, item.application_id, item.user_id,
+            item.reason, item.detail, in_headers, item.bytes, item.data_key, item.body)
+        ON CONFLICT (partition, id) DO UPDATE
+        SET last_seen = excluded.last_seen, times_seen = q.times_seen + 1,
+            reason = excluded.reason, detail = excluded.detail, headers = excluded.headers
+        RETURNING q.times_seen INTO seen;
+        IF seen = 1 THEN
+            new_deliveries := new_deliveries + 1;
+            new_bytes := new_bytes + item.bytes;
+        END IF;
+        kept := kept || item.id;
+    END LOOP;
+    IF new_deliveries > 0 THEN
         INSERT INTO userlog.quarantine_totals AS t (partition, deliveries, bytes)
-        VALUES (in_partition, 1, in_bytes)
+        VALUES (in_partition, new_deliveries, new_bytes)
         ON CONFLICT (partition) DO UPDATE
-        SET deliveries = t.deliveries + 1, bytes = t.bytes + excluded.bytes;
+        SET deliveries = t.deliveries + excluded.deliveries, bytes = t.bytes + excluded.bytes;
     END IF;
+    RETURN kept;
 END
 $$;
 
@@ -524,6 +658,8 @@ REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA userlog FROM PUBLIC;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA userlog TO userlog_app;
 
 INSERT INTO userlog.log_head (partition) VALUES (0);
+
+INSERT INTO userlog.audit_head (partition) VALUES (0);
 
 -- [read models] From here to [end] is what an upgrade makes anew beside the old, in another schema,
 -- and fills from the log: eventstore/postgres/upgrade.py. Nothing above depends on it by name, but for
@@ -663,10 +799,21 @@ CREATE TABLE userlog.parked (
     PRIMARY KEY (partition, stream_id, generation)
 );
 
+-- As above; a partition does not inherit it, so a rebuild sets it again.
+ALTER TABLE userlog.users ALTER COLUMN user_id SET STATISTICS 0,
+    ALTER COLUMN tie_break SET STATISTICS 0, ALTER COLUMN sealed SET STATISTICS 0;
+
+ALTER TABLE userlog.history ALTER COLUMN tie_break SET STATISTICS 0,
+    ALTER COLUMN sealed SET STATISTICS 0;
+
+ALTER TABLE userlog.terms ALTER COLUMN terms SET STATISTICS 0,
+    ALTER COLUMN former SET STATISTICS 0;
+
 -- The first generation of each read model, and the rights of the service.
 DO $$
 DECLARE
     read_model text;
+    uncounted text;
 BEGIN
     FOR read_model IN SELECT c.relname FROM pg_partitioned_table p
         JOIN pg_class c ON c.oid = p.partrelid AND c.relnamespace = 'userlog'::regnamespace
@@ -674,6 +821,13 @@ BEGIN
     LOOP
         EXECUTE format('CREATE TABLE userlog.%I PARTITION OF userlog.%I FOR VALUES IN (1)',
             read_model || '_g1', read_model);
+        FOR uncounted IN SELECT a.attname FROM pg_attribute a
+            WHERE a.attrelid = format('userlog.%I', read_model)::regclass AND a.attstattarget = 0
+                AND a.attnum > 0
+        LOOP
+            EXECUTE format('ALTER TABLE userlog.%I ALTER COLUMN %I SET STATISTICS 0',
+                read_model || '_g1', uncounted);
+        END LOOP;
         EXECUTE format('GRANT INSERT, UPDATE, DELETE ON userlog.%I TO userlog_app', read_model);
     END LOOP;
 END
@@ -692,4 +846,4 @@ INSERT INTO userlog.checkpoints (partition, generation) VALUES (0, 1);
 -- [end]
 
 -- The digest is that of eventstore/postgres/schema.py; a test recomputes it.
-INSERT INTO userlog.meta (schema_version, digest, partitions) VALUES (4, '04bf815ecb60f53e', 1);
+INSERT INTO userlog.meta (schema_version, digest, partitions) VALUES (5, '9ad6456475420026', 1);

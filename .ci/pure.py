@@ -38,7 +38,7 @@ NOT_FOLLOWED = (
 
 IMPORTS = frozenset(
     {
-        *("__future__", "collections", "datetime", "enum", "functools", "hashlib"),
+        *("__future__", "collections", "datetime", "enum", "functools", "hashlib", "json"),
         *(
             "hmac",
             "msgspec",

@@ -55,7 +55,7 @@ class App:
         self.drain = middlewares.drain
         table = routes(
             Webhook(runtime.ingest, secrets, self._metrics, arriving, budgets.deliveries),
-            UserEndpoints(log, pool, runtime.read_model, settings, lasting),
+            UserEndpoints(log, pool, runtime.read_model, runtime.quarantine, settings, lasting),
             StatsEndpoints(pool, log.partitions, settings.page_rows_max),
             self.feed,
             StatusEndpoints(StatusSource(log, pool, runtime.quarantine, scrubber)),

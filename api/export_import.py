@@ -2,8 +2,10 @@
 
 A line of an export is the delivery, with one member put in front for what the delivery itself
 does not have: `"userlog": {"position", "recorded_at"}`. So a line is still a delivery, and an
-import brings the times back. Of an erased user only that member is left, and a delivery in
+import brings the times back. Of an erased user only that member is left, and what is in
 quarantine is a line of its own kind. Any file of plain deliveries can be imported as well.
+
+Anybody can write a file, so lines about erased users are left out unless erasures are asked for.
 
 An import can be repeated: what is there already is a duplicate.
 """
@@ -17,12 +19,14 @@ import msgspec
 from msgspec import Meta
 
 from api.webhook.decode import UNLIMITED, Decoded, decode
-from eventstore.events import Kind, NewEvent, Outcome, Position, RecordedEvent
+from api.webhook.ingest import conflicting
+from eventstore.events import Kind, NewEvent, Outcome, Position, RecordedEvent, Unreadable
 from projections.query.formats import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
 
+    from eventstore.audit import Actor
     from eventstore.events import Stream
     from eventstore.log import EventLog
     from eventstore.quarantine import Quarantine, Quarantined
@@ -48,6 +52,8 @@ class Held(msgspec.Struct, frozen=True):
     times_seen: int
     body: bytes
     headers: dict[_Text, _Text] = {}
+    application_id: _Text | None = None
+    user_id: _Text | None = None
 
 
 class Member(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -68,13 +74,17 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 class Imported(msgspec.Struct):
-    """What an import did, in events; `quarantined` in deliveries."""
+    """What an import did, in events; `quarantined` in deliveries and entries of some.
+
+    `left_out` are lines about erased users, where erasures were not asked for.
+    """
 
     appended: int = 0
     duplicates: int = 0
     erased: int = 0
     ignored: int = 0
     quarantined: int = 0
+    left_out: int = 0
 
 
 async def export_lines(
@@ -147,9 +157,11 @@ def _held_line(about: Quarantined, body: bytes) -> bytes:
 class Importer:
     """Reads lines into a log; `done` counts the outcomes."""
 
-    def __init__(self, log: EventLog, quarantine: Quarantine) -> None:
+    def __init__(self, log: EventLog, quarantine: Quarantine, erasing: Actor | None = None) -> None:
+        """Lines about erased users are taken if there is somebody who erases."""
         self._log = log
         self._quarantine = quarantine
+        self._erasing = erasing
         self.done = Imported()
 
     async def take(self, lines: Iterable[bytes]) -> None:
@@ -163,18 +175,18 @@ class Importer:
                 await self._hold(member.quarantined)
             elif member.event is None:
                 events += await self._delivery(_without_member(line), member.recorded_at)
+            elif self._erasing is None:
+                self.done.left_out += 1
             else:
                 await self._append(events)
                 events = []
-                await self._erased(member, member.event)
+                await self._erased(member, member.event, self._erasing)
         await self._append(events)
 
     async def _delivery(self, body: bytes, recorded_at: datetime | None) -> list[NewEvent]:
         decoded: Decoded = decode(body, UNLIMITED)
         if decoded.rejected:
-            problem = decoded.rejected[0]
-            await self._quarantine.put(body, problem.reason, problem.detail)
-            self.done.quarantined += 1
+            self.done.quarantined += len(await self._quarantine.put_all(decoded.rejected))
         elif not decoded.events:
             self.done.ignored += 1
         return [msgspec.structs.replace(e, recorded_at=recorded_at) for e in decoded.events]
@@ -182,22 +194,19 @@ class Importer:
     async def _append(self, events: list[NewEvent]) -> None:
         if not events:
             return
-        for event, answer in zip(events, await self._log.append(events), strict=True):
-            if answer.outcome is Outcome.APPENDED:
-                self.done.appended += 1
-            elif answer.outcome is Outcome.DUPLICATE:
-                self.done.duplicates += 1
-            else:
-                detail = f"position {answer.position} has the same event id, other content"
-                await self._quarantine.put(event.payload or b"", "same-id-other-content", detail)
-                self.done.quarantined += 1
+        answers = await self._log.append(events)
+        outcomes = [answer.outcome for answer in answers]
+        self.done.appended += outcomes.count(Outcome.APPENDED)
+        self.done.duplicates += outcomes.count(Outcome.DUPLICATE)
+        if conflicts := conflicting(events, answers):
+            self.done.quarantined += len(await self._quarantine.put_all(conflicts))
 
-    async def _erased(self, member: Member, label: str) -> None:
+    async def _erased(self, member: Member, label: str, by: Actor) -> None:
         """Record an event of which nothing but its time is left."""
         stream = self._log.stream(member.application_id, member.user_id)
         is_erased = await self._log.is_erased(stream)
         if label == Kind.ERASED.label:
-            await self._erase(stream, member.recorded_at)
+            await self._erase(stream, by, member.recorded_at)
         elif is_erased and not member.after_erasure:
             self.done.duplicates += 1  # an earlier run of this import has been here
         elif member.occurred_at is not None:
@@ -205,16 +214,18 @@ class Importer:
             name = f"import\0{member.position}".encode()
             await self._append([NewEvent(*about, name, b"", None, member.recorded_at)])
 
-    async def _erase(self, stream: Stream, recorded_at: datetime | None) -> None:
-        found = await self._log.erase(stream, recorded_at)
+    async def _erase(self, stream: Stream, by: Actor, recorded_at: datetime | None) -> None:
+        found = await self._log.erase(stream, by, recorded_at=recorded_at)
         if found.position is None:
             self.done.duplicates += 1
         else:
             self.done.erased += 1
 
     async def _hold(self, held: Held) -> None:
-        await self._quarantine.put(held.body, held.reason, held.detail, held.headers)
-        self.done.quarantined += 1
+        user = (held.application_id, held.user_id)
+        user = user if None not in user else (None, None)
+        one = Unreadable(held.body, held.reason, held.detail, *user)
+        self.done.quarantined += len(await self._quarantine.put_all([one], held.headers))
 
 
 def _member(line: bytes) -> Member | None:

@@ -11,7 +11,13 @@ from api.endpoints.feed import STREAM, FeedParameters
 from api.endpoints.health import Health
 from api.endpoints.stats import Stats, StatsParameters
 from api.endpoints.status import Status
-from api.endpoints.users import Erased, HistoryParameters, ListParameters, UserParameters
+from api.endpoints.users import (
+    Erased,
+    EraseParameters,
+    HistoryParameters,
+    ListParameters,
+    UserParameters,
+)
 from api.web.route import Delivery, Route
 from api.web.tokens import Scope
 from api.webhook import samples
@@ -102,7 +108,9 @@ def routes(  # noqa: PLR0913, PLR0917 - one for each group of endpoints
             Scope.READ,
             StatsParameters,
         ),
-        Route("DELETE", f"{_USER}/personal-data", users.erase, Erased, Scope.ERASE),
+        Route(
+            "DELETE", f"{_USER}/personal-data", users.erase, Erased, Scope.ERASE, EraseParameters
+        ),
         Route(
             "GET",
             "/v1/events",

@@ -24,7 +24,7 @@ from eventstore.postgres.pool import (
 )
 from eventstore.postgres.upgrade import UpgradeRunningError
 from eventstore.quarantine import Quarantine
-from eventstore.sealing import current_key
+from eventstore.sealing import current_key, erased_keys
 from projections.query.users import ReadModel
 from projections.rebuild.log_source import LogSource
 from projections.upgrade import Watcher, upgrade_schema
@@ -122,13 +122,21 @@ async def prepare(
     async with owner_connection(urls.owner, settings.database_timeout_s) as connection:
         there = await connection.fetchval("SELECT to_regnamespace('userlog') IS NOT NULL")
         old = there and (await schema.installed(connection)).version < schema.SCHEMA_VERSION
+    upgraded = None
     if old:  # which waits for all other sessions to end
         source = source_of(urls, settings, secrets)
-        await upgrade_schema(source, os.cpu_count() or 1, _Logging(reached))
+        upgraded = await upgrade_schema(source, os.cpu_count() or 1, _Logging(reached))
     async with owner_connection(urls.owner, settings.database_timeout_s) as connection:
         if await _install(connection, secrets):
             _log.info("schema installed", version=schema.SCHEMA_VERSION)
-        return await embedded.service_url(connection, urls.owner)
+        url = await embedded.service_url(connection, urls.owner)
+    if upgraded and upgraded.kept_whole:
+        runtime = await _open(Urls(urls.owner, url), settings, secrets, owner=False)
+        try:
+            await runtime.ingest.replay_all()
+        finally:
+            await _close(runtime.pool, settings.shutdown_timeout_s)
+    return url
 
 
 async def _install(connection: Connection, secrets: Secrets, partitions: int = 1) -> bool:
@@ -198,8 +206,9 @@ async def opened(
 
         runtime = await (wait_for(open_it, waiting.stopping) if waiting else open_it())
         try:
-            yield runtime
-            await runtime.log.close()
+            async with erased_keys.followed(runtime.pool, runtime.log.keyring):
+                yield runtime
+                await runtime.log.close()
         finally:
             await _close(runtime.pool, settings.shutdown_timeout_s)
 

@@ -5,7 +5,7 @@ Both are in schema.sql: append() numbers events, drops duplicates and extends th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from eventstore.errors import database_errors
 from eventstore.events import Appended, Outcome, Position
@@ -71,27 +71,41 @@ async def append_batch(
     return answers
 
 
-async def erase(
-    pool: Pool, master_key: MasterKey, stream: Stream, recorded_at: datetime | None = None
-) -> int | None:
-    """Put a tombstone in a key's place; return the event's number, None if there was no key.
+class Erasing(NamedTuple):
+    """What erase() is called with; `audit` is the sealed row of the audit."""
 
-    The tombstone names what arrives later, and opens nothing.
+    stream: Stream
+    recorded_at: datetime | None
+    if_none_after: int | None
+    audit: bytes
+
+
+async def erase(pool: Pool, master_key: MasterKey, what: Erasing) -> tuple[int | None, int]:
+    """Put a tombstone in a key's place, with a row of the audit.
+
+    Return the event's number, None if there was nothing to do, and how many rows of the quarantine
+    are gone. The tombstone names what arrives later, and opens nothing.
     """
+    stream = what.stream
 
-    async def call() -> int | None:
+    async def call() -> tuple[int | None, int]:
         naming = master_key.tombstone_key(stream.stream_id.bytes)
-        number: int | None = await pool.fetchval(
+        row = await pool.fetchrow(
             _SQL["erase"],
             stream.partition,
             master_key.current,
-            recorded_at,
+            what.recorded_at,
             stream.stream_id,
             new_key_id(),
             naming.identity(_ERASURE),
             naming.digest(_ERASURE),
+            stream.application_id,
+            stream.user_id,
+            what.if_none_after,
+            what.audit,
         )
-        return number
+        assert row is not None  # noqa: S101 - a function returns one
+        return row["erased_position"], row["quarantined"] or 0
 
     with database_errors():
         return await with_current_key(pool, stream.partition, master_key, call)

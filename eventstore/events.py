@@ -93,6 +93,25 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
     dated: bool = False
 
 
+class Unreadable(msgspec.Struct, frozen=True):
+    """A delivery, or an entry of one, that can't be taken, and why.
+
+    `body` is the delivery as received, restricted to that entry. `reason` is a fixed word, `detail`
+    names what and where, and quotes nothing. The ids are those of the user whom it is about, both
+    or none: None where they can't be read, or there may be several users.
+    """
+
+    body: bytes
+    reason: str
+    detail: str
+    application_id: str | None = None
+    user_id: str | None = None
+
+    def __repr__(self) -> str:
+        """Quote nothing."""
+        return f"Unreadable({self.reason}: {self.detail})"
+
+
 class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
     """An event as it stands in the log.
 

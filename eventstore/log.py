@@ -5,12 +5,12 @@ Events are sealed here and committed as a group; append() in schema.sql gives th
 
 from __future__ import annotations
 
-import contextlib
 import time
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from eventstore import append_call, read
+from eventstore.audit import Act, Audit
 from eventstore.errors import (
     DiskError,
     MasterKeyMovedError,
@@ -23,18 +23,21 @@ from eventstore.errors import (
 from eventstore.events import Appended, NewEvent, Position, Stream
 from eventstore.group_commit import GroupCommit, QueueLimits, SharedReads
 from eventstore.postgres import schema, statements
+from eventstore.postgres.pool import Database
 from eventstore.sealing import current_key
 from eventstore.sealing.keyring import Keyring
 from eventstore.sealing.own_keys import OwnKeys
 from eventstore.sealing.seal import seal, seal_all
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    import uuid
+    from collections.abc import Sequence
     from datetime import datetime
 
     import asyncpg
 
     from eventstore.append_call import Answer
+    from eventstore.audit import Actor
     from eventstore.events import RecordedEvent
     from eventstore.group_commit import Observer
     from eventstore.postgres.pool import Pool
@@ -52,14 +55,18 @@ _UNREADY_S = 10.0
 
 
 class Erasure(NamedTuple):
-    """What an erasure found: `position` only if this one did it."""
+    """What an erasure found: `position` only if this one did it.
+
+    `quarantined` is how many deliveries, or entries of some, it removed from quarantine.
+    """
 
     known: bool
     position: Position | None
     erased_at: datetime | None
+    quarantined: int = 0
 
 
-class EventLog:
+class EventLog(Database):
     """Appends and reads user events; open it with `EventLog.open`.
 
     `observers` are called after each batch that was appended, with the number of its events and
@@ -70,11 +77,12 @@ class EventLog:
         self, pool: Pool, partitions: int, master_key: MasterKey, limits: QueueLimits
     ) -> None:
         """`partitions` is the number that the database was made with, see `open`."""
-        self._pool = pool
+        super().__init__(pool)
         self._is_older = False
         self.partitions = partitions
         self.keyring = Keyring(pool, master_key)
         self.own_keys = OwnKeys(pool, master_key)
+        self.audit = Audit(pool, self.own_keys)
         self.observers: list[Observer] = []
         self._heads: SharedReads[None, list[read.Head]] = SharedReads(
             "heads", lambda _: read.heads(pool)
@@ -173,7 +181,7 @@ class EventLog:
             if not left:
                 return
             for index in left:
-                self.keyring.forget(streams[index])
+                self.keyring.forget(streams[index].stream_id.bytes)
             again = await self._write([events[n] for n in left], [streams[n] for n in left])
             for index, answer in zip(left, again, strict=True):
                 answers[index] = answer
@@ -237,30 +245,6 @@ class EventLog:
         """Read a user's events with recorded_at <= known_at, still sealed."""
         return await read.rows_of_stream(self._pool, stream, known_at)
 
-    @contextlib.asynccontextmanager
-    async def connection(self) -> AsyncGenerator[Connection]:
-        """Yield a connection to the log's database, for what has to be read or written there."""
-        with database_errors():
-            async with self._pool.acquire() as connection:
-                yield connection
-
-    @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[Connection]:
-        """Yield a connection in a transaction, so that rows can be written beside the log's."""
-        with database_errors():
-            async with self._pool.acquire() as connection, connection.transaction():
-                yield connection
-
-    @contextlib.asynccontextmanager
-    async def snapshot(self) -> AsyncGenerator[Connection]:
-        """Yield a connection that sees the database as it is at its first look; it can't write."""
-        with database_errors():
-            async with (
-                self._pool.acquire() as connection,
-                connection.transaction(isolation="repeatable_read", readonly=True),
-            ):
-                yield connection
-
     async def knows(self, stream: Stream) -> bool:
         """Say whether any event of a user was ever recorded."""
         known, _ = await read.find_stream(self._pool, stream)
@@ -271,22 +255,38 @@ class EventLog:
         _, erased_at = await read.find_stream(self._pool, stream)
         return erased_at is not None
 
-    async def erase(self, stream: Stream, recorded_at: datetime | None = None) -> Erasure:
-        """Destroy a user's key and their rows in every read model, for good.
+    async def erase(
+        self,
+        stream: Stream,
+        by: Actor,
+        reason: str = "",
+        *,
+        recorded_at: datetime | None = None,
+        if_none_after: int | None = None,
+    ) -> Erasure:
+        """Destroy a user's key, and their rows in every read model and in quarantine, for good.
 
         Their events stay in the log, sealed for ever; what arrives later is recorded without its
-        payload. Erasing again changes nothing. Only an import brings a `recorded_at`.
+        payload. Erasing again changes nothing. The audit keeps by whom it was done, and why. Only
+        an import brings a `recorded_at`. Nothing is done if the user has an event at a later
+        number than `if_none_after`.
         """
         began = time.perf_counter()
-        number = await append_call.erase(self._pool, self.master_key, stream, recorded_at)
-        self.keyring.forget(stream)
+        audit = await self.audit.seal(Act("erase", by, reason), stream)
+        what = append_call.Erasing(stream, recorded_at, if_none_after, audit)
+        number, quarantined = await append_call.erase(self._pool, self.master_key, what)
+        self.keyring.forget(stream.stream_id.bytes)
         position = None
         if number is not None:
             position = Position(stream.partition, number)
             for observe in self.observers:
                 observe(1, time.perf_counter() - began)
         known, erased_at = await read.find_stream(self._pool, stream)
-        return Erasure(known, position, erased_at)
+        return Erasure(known, position, erased_at, quarantined)
+
+    async def find(self, stream_ids: Sequence[uuid.UUID]) -> list[Stream]:
+        """Return the users whose streams have these ids, of those that the log knows."""
+        return await read.find_streams(self._pool, self.partitions, stream_ids)
 
     async def close(self) -> None:
         """Write what is queued; the pool stays its owner's to close."""

@@ -4,8 +4,9 @@
 SELECT outcomes, positions
 FROM userlog.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15);
 
--- [erase] Destroy a user's key and rows, and append user.erased; null if there is nothing to do.
-SELECT userlog.erase($1, $2, $3, $4, $5, $6, $7);
+-- [erase] Destroy a user's key and rows, and append user.erased; nulls if there is nothing to do.
+SELECT erased_position, quarantined
+FROM userlog.erase($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
 
 -- [heads] The end of every partition.
 SELECT partition, position, chain, recorded_at FROM userlog.log_head ORDER BY partition;
@@ -97,20 +98,30 @@ INSERT INTO userlog.verifications (partition, position, passed) VALUES ($1, $2, 
 ON CONFLICT (partition) DO UPDATE
 SET position = excluded.position, passed = excluded.passed, verified_at = excluded.verified_at;
 
--- [quarantine_put] Keep a delivery that could not be read, or count it once more.
-SELECT userlog.quarantine_put($1, $2, $3, $4, $5, $6, $7, $8, $9);
+-- [quarantine_put] Keep what could not be read, or count it once more; the ids of what is kept.
+SELECT userlog.quarantine_put($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
 
--- [quarantine_room] How many bytes are in quarantine, and whether this delivery is among them.
+-- [quarantine_room] How many bytes are in quarantine, and which of these are among them.
 SELECT (SELECT coalesce(sum(bytes), 0)::bigint FROM userlog.quarantine_totals) AS bytes,
-    EXISTS (SELECT FROM userlog.quarantine WHERE partition = $1 AND id = $2) AS known;
+    ARRAY(SELECT q.id FROM unnest($1::integer[], $2::uuid[]) AS w (partition, id)
+        JOIN userlog.quarantine q ON q.partition = w.partition AND q.id = w.id) AS known;
 
 -- [quarantine_list] The newest in quarantine, without their bodies.
-SELECT id, reason, detail, headers, first_seen, last_seen, times_seen
+SELECT id, application_id, user_id, reason, detail, headers, first_seen, last_seen, times_seen
 FROM userlog.quarantine ORDER BY last_seen DESC, id LIMIT $1;
 
--- [quarantine_get] One delivery in quarantine.
-SELECT id, reason, detail, headers, first_seen, last_seen, times_seen, data_key, body
-FROM userlog.quarantine WHERE partition = $1 AND id = $2;
+-- [quarantine_get] One in quarantine, in whichever of these partitions it is.
+SELECT id, application_id, user_id, reason, detail, headers, first_seen, last_seen, times_seen,
+    data_key, body
+FROM userlog.quarantine WHERE partition = ANY($1::integer[]) AND id = $2 ORDER BY partition LIMIT 1;
+
+-- [quarantine_of_user] What is in quarantine about a user, the oldest first.
+SELECT id, application_id, user_id, reason, detail, headers, first_seen, last_seen, times_seen,
+    data_key, body
+FROM userlog.quarantine WHERE partition = $1 AND stream_id = $2 ORDER BY first_seen, id;
+
+-- [quarantine_unattributed] What is about users whose ids could not be read, the newest first.
+SELECT id FROM userlog.quarantine WHERE stream_id IS NULL ORDER BY last_seen DESC, id LIMIT $1;
 
 -- [quarantine_keys] All in quarantine, or all with one reason, the oldest first.
 SELECT id FROM userlog.quarantine
@@ -118,15 +129,67 @@ WHERE $1::text IS NULL OR reason = $1 ORDER BY first_seen, id;
 
 -- [quarantine_remove] Throw one away, and take it off the totals; no row: there was none.
 WITH gone AS (
-    DELETE FROM userlog.quarantine WHERE partition = $1 AND id = $2 RETURNING bytes
+    DELETE FROM userlog.quarantine WHERE partition = ANY($1::integer[]) AND id = $2
+    RETURNING partition, bytes
 )
 UPDATE userlog.quarantine_totals t
 SET deliveries = t.deliveries - 1, bytes = t.bytes - gone.bytes
-FROM gone WHERE t.partition = $1
+FROM gone WHERE t.partition = gone.partition
 RETURNING t.partition;
+
+-- [quarantine_expired] Throw some away that were last seen before a time, and take them off the totals.
+WITH gone AS (
+    DELETE FROM userlog.quarantine q USING (
+        SELECT o.id FROM userlog.quarantine o WHERE o.partition = $1 AND o.last_seen < $2
+        ORDER BY o.last_seen LIMIT $3 FOR UPDATE SKIP LOCKED
+    ) old WHERE q.partition = $1 AND q.id = old.id RETURNING q.bytes
+)
+UPDATE userlog.quarantine_totals t
+SET deliveries = t.deliveries - g.deliveries, bytes = t.bytes - g.bytes
+FROM (SELECT count(*) AS deliveries, sum(gone.bytes) AS bytes FROM gone) g
+WHERE t.partition = $1 AND g.deliveries > 0
+RETURNING g.deliveries;
 
 -- [quarantine_count] How many deliveries are in quarantine.
 SELECT coalesce(sum(deliveries), 0)::bigint FROM userlog.quarantine_totals;
 
 -- [read_only] Whether a transaction that begins now may write nothing.
 SELECT current_setting('transaction_read_only')::boolean;
+
+-- [audit_write] Write a row of the audit.
+SELECT userlog.audit($1, $2, $3, $4);
+
+-- [audit_of_user] The rows about a user, the oldest first.
+SELECT partition, number, recorded_at, stream_id, position, sealed FROM userlog.audit
+WHERE partition = $1 AND stream_id = $2 ORDER BY number;
+
+-- [audit_page] The audit of one partition after a number and up to another, as it is stored.
+SELECT partition, number, recorded_at, stream_id, position, sealed, chain FROM userlog.audit
+WHERE partition = $1 AND number > $2 AND number <= $3 ORDER BY number;
+
+-- [beyond_audit_head] The first row behind the end of the audit, which audit() never leaves there.
+SELECT min(a.number) FROM userlog.audit_head h
+JOIN userlog.audit a ON a.partition = h.partition AND a.number > h.number
+WHERE h.partition = $1;
+
+-- [audit_head] The end of the audit in a partition.
+SELECT number, chain FROM userlog.audit_head WHERE partition = $1;
+
+-- [unaudited_erasure] The first erasure since the audit began that has no row in it.
+SELECT min(s.erased_position) AS position FROM userlog.audit_head h
+JOIN userlog.streams s ON s.partition = h.partition AND s.erased_position > h.since
+WHERE h.partition = $1 AND NOT EXISTS (
+    SELECT FROM userlog.audit a WHERE a.partition = $1 AND a.stream_id = s.stream_id
+        AND a.position = s.erased_position);
+
+-- [erasures] Who was erased in a partition, and the audit's row about it.
+SELECT s.partition, s.erased_position AS position, s.stream_id, s.application_id, s.user_id,
+    s.erased_at, a.sealed
+FROM userlog.streams s
+LEFT JOIN userlog.audit a ON a.partition = s.partition AND a.stream_id = s.stream_id
+    AND a.position = s.erased_position
+WHERE s.partition = $1 AND s.erased_position IS NOT NULL ORDER BY s.erased_position;
+
+-- [streams_named] Users by the ids of their streams, in whichever of these partitions they are.
+SELECT partition, stream_id, application_id, user_id FROM userlog.streams
+WHERE partition = ANY($1::integer[]) AND stream_id = ANY($2::uuid[]);

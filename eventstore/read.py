@@ -151,3 +151,15 @@ def open_event(row: asyncpg.Record, partition: int, keyring: Keyring) -> Recorde
         payload,
         after_erasure=row["position"] > (row["erased_position"] or row["position"]),
     )
+
+
+async def find_streams(
+    pool: Pool, partitions: int, stream_ids: Sequence[uuid.UUID]
+) -> list[Stream]:
+    """Return the users whose streams have these ids, of those that are known."""
+    with database_errors():
+        rows = await pool.fetch(_SQL["streams_named"], list(range(partitions)), stream_ids)
+    return [
+        Stream(row["partition"], row["stream_id"], row["application_id"], row["user_id"])
+        for row in rows
+    ]

@@ -2,29 +2,31 @@
 
 What it proves, per partition: positions are dense from 1 to the head; `recorded_at` never goes
 back; every event is the one whose hash was taken when it was appended; the chain of these hashes
-leads to the head's; every payload opens with its user's key, or belongs to an erased user. What
-it can't see alone is a log that was cut off, or written again as a whole, with the rights to
-write it all: for that, note a head's position and hash elsewhere and give them back.
+leads to the head's; every payload opens with its user's key, or belongs to an erased user. Of the
+audit beside it: its rows are dense, unaltered and in their places, and every erasure since it
+began has one. What it can't see alone is a log that was cut off, or written again as a whole, with
+the rights to write it all: for that, note a head's position and hash elsewhere and give them back.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from eventstore.audit import open_act
 from eventstore.errors import SealBrokenError, UnavailableError, database_errors
 from eventstore.events import Kind, Position
 from eventstore.postgres import statements
 from eventstore.sealing.keys import NO_PAYLOAD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterator
 
     import asyncpg
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from eventstore.postgres.sessions import Connection
     from eventstore.read import Head
     from eventstore.sealing.keyring import Keyring
+    from eventstore.sealing.keys import DataKey
 
 _SQL = statements.load("eventstore")
 _PAGE_ROWS = 2_000
@@ -42,14 +45,18 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """The first place of a partition where the log is not what it was, and what is wrong there."""
+    """The first place of a partition where the log is not what it was, and what is wrong there.
+
+    `what` stands there: an event, or a row of the audit at this number.
+    """
 
     position: Position
     problem: str
+    what: Literal["event", "audit row"] = "event"
 
     def __str__(self) -> str:
-        """Name both, for an operator."""
-        return f"event {self.position} {self.problem}"
+        """Name all, for an operator."""
+        return f"{self.what} {self.position} {self.problem}"
 
 
 class Note(msgspec.Struct, frozen=True):
@@ -84,6 +91,7 @@ async def verify(
             counted = partial(_count, progress, before, total)
             finding = await _verify_partition(connection, walk, head, counted)
             finding = finding or await _compare(connection, head, notes)
+            finding = finding or await _verify_audit(connection, log, head.position.partition)
             if finding:
                 findings.append(finding)
             await _record(connection, head, passed=finding is None)
@@ -216,3 +224,69 @@ async def _compare(connection: Connection, head: Head, notes: list[Note]) -> Fin
         if (chain or _NO_CHAIN) != note.chain:
             return Finding(note.position, "has another hash than was noted: history was rewritten")
     return None
+
+
+async def _verify_audit(connection: Connection, log: EventLog, partition: int) -> Finding | None:
+    """Verify a partition of the audit, and that no erasure is without a row in it."""
+    async with aclosing(_audit_problems(connection, log, partition)) as problems:
+        async for number, problem in problems:
+            return Finding(Position(partition, number), problem, "audit row")
+    row = await connection.fetchrow(_SQL["unaudited_erasure"], partition)
+    if row is not None and row["position"] is not None:
+        at = Position(partition, row["position"])
+        return Finding(at, "is an erasure without a row in the audit")
+    return None
+
+
+async def _audit_problems(
+    connection: Connection, log: EventLog, partition: int
+) -> AsyncGenerator[tuple[int, str]]:
+    """Go through the rows; yield the number of each that is not right, and what is wrong."""
+    head = await connection.fetchrow(_SQL["audit_head"], partition)
+    if head is None:
+        yield 1, "is missing with all after it: the partition's head of the audit is gone"
+        return
+    try:
+        key = await log.audit.key()
+    except SealBrokenError as error:
+        yield 1, f"can't be read: {error}"
+        return
+    number, chain = 0, _NO_CHAIN
+    while number < head["number"]:
+        until = min(number + _PAGE_ROWS, head["number"])
+        page = await connection.fetch(_SQL["audit_page"], partition, number, until)
+        rows = {row["number"]: row for row in page}
+        while number < until:
+            number += 1
+            row = rows.get(number)
+            if row is None:
+                yield number, "is missing"
+                return
+            if _audit_chain(chain, row) != row["chain"]:
+                yield number, "was altered or moved after it had been written"
+            if not _opens(key, row):
+                yield number, "is not what userlog wrote: it does not open"
+            chain = row["chain"]
+    beyond = await connection.fetchval(_SQL["beyond_audit_head"], partition)
+    if beyond is not None:
+        yield beyond, "lies beyond the audit's head"
+    if chain != head["chain"]:
+        yield number, "is the last, but the chain of hashes does not lead to it"
+
+
+def _opens(key: DataKey | None, row: asyncpg.Record) -> bool:
+    if key is None:
+        return False
+    try:
+        open_act(key, row)
+    except (SealBrokenError, msgspec.DecodeError):
+        return False
+    return True
+
+
+def _audit_chain(before: bytes, row: asyncpg.Record) -> bytes:
+    """Hash a row of the audit as audit() does."""
+    placed = struct.pack(">iqq", row["partition"], row["number"], _microseconds(row["recorded_at"]))
+    stream_id = row["stream_id"].bytes if row["stream_id"] else bytes(16)
+    position = struct.pack(">q", row["position"] or 0)
+    return hashlib.sha256(before + placed + stream_id + position + row["sealed"]).digest()

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 _BATCH = 500
 # Earlier versions erase somebody without taking back what they add to the numbers.
 _WITH_NUMBERS = 4
+# Earlier versions erase without a row of the audit, and keep whole deliveries in quarantine.
+_WITH_AUDIT = 5
 _LOOK_S = 0.5
 _PAUSE_S = 1.0
 _SHOWN = 3
@@ -56,6 +58,11 @@ class Upgraded(msgspec.Struct, frozen=True):
     before: int
     after: int
     parked: int
+
+    @property
+    def kept_whole(self) -> bool:
+        """Whether deliveries are whole in quarantine, so that no erasure reaches their users."""
+        return self.before < _WITH_AUDIT
 
 
 class Watcher:
@@ -104,8 +111,10 @@ async def upgrade_schema(
         writers = await upgrade.writers(connection)
     async with opened(source) as log, log.connection() as connection:
         await log.begin()
-        if not _has_numbers(before):
+        if before < _WITH_AUDIT:
             await _end_of(connection, writers)
+            await upgrade.begin_audit(connection)
+        if not _has_numbers(before):
             await _correct_numbers(log)
         return Upgraded(before, schema.SCHEMA_VERSION, await parked.count(connection))
 

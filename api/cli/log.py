@@ -9,7 +9,16 @@ import typer
 
 from api.cli import files as line_files
 from api.cli import output
-from api.cli.shared import LOG, FailedError, Json, new_group, progress, read_settings, with_runtime
+from api.cli.shared import (
+    LOG,
+    FailedError,
+    Json,
+    new_group,
+    operator,
+    progress,
+    read_settings,
+    with_runtime,
+)
 from api.config.secret_files import forget_previous, prepare_rotation
 from api.export_import import Importer, chunks, export_lines
 from api.runtime import require_data
@@ -137,12 +146,20 @@ def export_command(
 @app.command("import", rich_help_panel=LOG)
 def import_command(
     files: Annotated[list[str], typer.Argument(help="One delivery a line; - for stdin.")],
+    erasures: Annotated[
+        bool, typer.Option("--with-erasures", help="Erase whom the file says was erased.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Read deliveries into the log; safe to repeat."""
+    """Read deliveries into the log; safe to repeat.
+
+    A file's lines about erased users are left out unless --with-erasures is given: for moving a
+    log it has to be, and the file has to be one that you trust.
+    """
 
     async def work(runtime: Runtime) -> Imported:
-        importer = Importer(runtime.log, runtime.quarantine)
+        by = operator("import") if erasures else None
+        importer = Importer(runtime.log, runtime.quarantine, by)
         with progress("importing") as update:
             for name in files:
                 for chunk in chunks(line_files.lines(name, update)):
@@ -156,3 +173,7 @@ def import_command(
     else:
         counts = ("appended", "duplicates", "erased", "ignored", "quarantined")
         output.plain(", ".join(f"{name}: {getattr(done, name)}" for name in counts))
+    if done.left_out:
+        output.error(
+            f"{done.left_out} lines about erased users were left out; --with-erasures takes them"
+        )

@@ -9,7 +9,8 @@ import msgspec
 import typer
 
 from api.cli import output
-from api.cli.shared import FailedError, Json, Yes, confirm, new_group, with_runtime
+from api.cli.shared import FailedError, Json, Yes, confirm, new_group, operator, with_runtime
+from eventstore.audit import Act
 
 if TYPE_CHECKING:
     from api.runtime import Runtime
@@ -97,7 +98,11 @@ def purge_command(
     confirm(f"Delete {len(chosen)} deliveries for good?", yes=yes)
 
     async def work(runtime: Runtime) -> int:
-        return sum([await runtime.quarantine.remove(key) for key in chosen])
+        done = sum([await runtime.quarantine.remove(key) for key in chosen])
+        if done:
+            act = Act("quarantine purge", operator(), about={"deliveries": done})
+            await runtime.log.audit.write(act)
+        return done
 
     output.plain(f"deleted: {with_runtime(work)}")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import getpass
+import os
 import signal
 import threading
 from pathlib import Path
@@ -21,6 +23,7 @@ from api.observe import logs
 from api.observe.visible import visible
 from api.runtime import opened, require_data
 from api.web.times import parse_time
+from eventstore.audit import Actor
 from eventstore.postgres import url
 
 if TYPE_CHECKING:
@@ -138,6 +141,16 @@ def option(name: str, rule: Callable[[str], T], text: str | None) -> T | None:
 def time_option(text: str | None, name: str) -> datetime | None:
     """Read a time given as an option."""
     return option(name, parse_time, text)
+
+
+def operator(kind: Literal["command", "import"] = "command") -> Actor:
+    """Name the system user who runs the command, for the audit; behind sudo, who called it."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # an account without a name
+        name = str(os.getuid())
+    called_by = os.environ.get("SUDO_USER", "")
+    return Actor(kind, f"{called_by} as {name}" if called_by else name)
 
 
 def confirm(question: str, *, yes: bool) -> None:

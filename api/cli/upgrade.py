@@ -18,7 +18,7 @@ from api.cli.shared import (
     run,
     secrets_there,
 )
-from api.runtime import database_urls, source_of
+from api.runtime import database_urls, opened, source_of
 from eventstore.postgres import schema, upgrade
 from eventstore.postgres.pool import owner_connection
 from projections.upgrade import Upgraded, Watcher, drop_unfinished, upgrade_schema
@@ -86,7 +86,11 @@ def upgrade_command(
         async with database_urls(settings) as urls:
             source = source_of(urls, settings, secrets)
             processes = workers or os.cpu_count() or 1
-            return await upgrade_schema(source, processes, _Printing(), parking=park)
+            done = await upgrade_schema(source, processes, _Printing(), parking=park)
+        if done and done.kept_whole:
+            async with opened(settings, secrets) as runtime:
+                await runtime.ingest.replay_all()
+        return done
 
     try:
         done = run(work())

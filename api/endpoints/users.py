@@ -13,6 +13,8 @@ from msgspec import Meta
 from api.web.budgets import ACCESS
 from api.web.params import TIME, KnownAt, Limit, MinPosition, Parameters, Rule, Text, ValidAt
 from api.web.problems import Problem, unreadable
+from eventstore.audit import Actor
+from eventstore.quarantine import UNATTRIBUTED_MAX
 from projections.fold.state import Lifecycle
 from projections.query import search, users
 from projections.query.formats import PositionText, Time, rfc3339
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from eventstore.events import Position, Stream
     from eventstore.log import EventLog
     from eventstore.postgres.pool import Pool
+    from eventstore.quarantine import Quarantine
     from projections.query.users import ReadModel
     from projections.query.views import History, User, Users
 
@@ -84,26 +87,42 @@ class ListParameters(Parameters, frozen=True):
     after: Annotated[search.PageKey | None, _LIST_KEY, _NEXT] = None
 
 
+class EraseParameters(Parameters, frozen=True):
+    """Why a user is erased."""
+
+    reason: Annotated[
+        Text | None,
+        Meta(description="kept in the audit, sealed", examples=["asked for it on 3 May"]),
+    ] = None
+
+
 class Erased(msgspec.Struct, frozen=True):
-    """What an erasure destroyed, nothing if there was nothing left; `position` is its event."""
+    """What an erasure destroyed, nothing if there was nothing left; `position` is its event.
+
+    `unattributed` are ids of what is in quarantine and may be about anybody, since nothing says
+    about whom: the newest 1,000.
+    """
 
     destroyed: list[str]
     position: PositionText | None
     erased_at: Time
+    unattributed: list[str]
 
 
 class UserEndpoints:
     """Requests about users."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - all that a request about a user may need
         self,
         log: EventLog,
         pool: Pool,
         read_model: ReadModel,
+        quarantine: Quarantine,
         settings: Settings,
         lasting: Lasting,
     ) -> None:
         self._log = log
+        self._quarantine = quarantine
         self._pool = pool
         self._read_model = read_model
         self._wait_timeout_s = settings.wait_timeout_s
@@ -146,15 +165,19 @@ class UserEndpoints:
         """Answer the same, asked so that e-mail, phone and username stand in no access log."""
         return await self.users(request, given)
 
-    async def erase(self, request: web.Request, _given: Parameters) -> Erased:
+    async def erase(self, request: web.Request, given: EraseParameters) -> Erased:
         """Erase a user for good; again: nothing more to do."""
-        done = await self._log.erase(self._stream(request))
+        access = request[ACCESS]
+        by = Actor("token", access.name, access.token_id)
+        done = await self._log.erase(self._stream(request), by, given.reason or "")
         if not done.known or done.erased_at is None:
             raise Problem(404, "No such user", "no event of this user is known; check both ids")
         position = str(done.position) if done.position else None
         _log.info("user erased", position=position)
         destroyed = ["key", "state", "history"] if position else []
-        return Erased(destroyed, position, rfc3339(done.erased_at))
+        destroyed += ["quarantine"] if done.quarantined else []
+        left = await self._quarantine.unattributed(UNATTRIBUTED_MAX)
+        return Erased(destroyed, position, rfc3339(done.erased_at), list(map(str, left)))
 
     def _stream(self, request: web.Request) -> Stream:
         ids = request.match_info

@@ -62,6 +62,7 @@ class Access(msgspec.Struct, frozen=True):
     applications: frozenset[str] | None = None
     token_id: str = ""
     digest: bytes = b""
+    name: str = "USERLOG_API_TOKEN"
 
     def allows(self, scope: Scope, application_id: str | None) -> bool:
         """Say whether this is enough; a request about no application needs one for all."""
@@ -253,4 +254,4 @@ def _hash(token: str) -> bytes:
 
 def _access(row: asyncpg.Record) -> Access:
     limits = None if row["applications"] is None else frozenset(row["applications"])
-    return Access(frozenset(row["scopes"]), limits, row["id"], row["hash"])
+    return Access(frozenset(row["scopes"]), limits, row["id"], row["hash"], row["name"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from api.webhook.sizes import exceeding, has_more_values, may_be_too_deep, not_too_deep, values_in
-from eventstore.events import Kind, NewEvent
+from eventstore.events import Kind, NewEvent, Unreadable
 from projections.deliveries.envelope import (
     PING_TOPIC,
     USER_TOPIC,
@@ -22,6 +22,8 @@ from projections.deliveries.envelope import (
     read_entry,
     read_fast,
     split_payload,
+    user_of,
+    whose,
 )
 from projections.deliveries.values import UnreadableError, UserEntry
 from projections.fold.events import unknown_names
@@ -64,13 +66,13 @@ UNLIMITED = Limits(*[1 << 62] * 4)
 class Decoded(msgspec.Struct, frozen=True):
     """The events of a delivery, and what could not be read.
 
-    `topic` is what it is about; of any but users there is nothing else. `rejected` are the
-    reasons why the delivery, or a part of it, could not be read; the rest of it is in `events`.
+    `topic` is what it is about; of any but users there is nothing else. `rejected` is the delivery,
+    or the entries of it, that could not be read; the rest of it is in `events`.
     """
 
     topic: str
     events: list[NewEvent]
-    rejected: list[UnreadableError]
+    rejected: list[Unreadable]
 
 
 def is_ping(body: bytes) -> bool:
@@ -95,7 +97,6 @@ def decode_usual(body: bytes, limits: Limits) -> Decoded | None:
         fast = read_fast(body)
         if fast is None or fast[0].topic != USER_TOPIC:
             return None
-        _check_kind(fast[0])
         return Decoded(USER_TOPIC, [_event(*fast, body, {}, limits)], [])
     except UnreadableError:
         return None
@@ -115,16 +116,9 @@ def decoding(body: bytes, limits: Limits) -> Work[Decoded]:
         entries = yield from _entries(body, delivery, limits)
         if may_be_too_deep(body):
             yield from not_too_deep(body)
-        _check_kind(delivery)
-        return (yield from _decode_entries(delivery, entries, limits))
+        return (yield from _decode_entries(delivery, entries, limits, len(body)))
     except UnreadableError as error:
-        return Decoded(topic, [], [error])
-
-
-def _check_kind(delivery: Delivery) -> None:
-    if delivery.type not in _KINDS:
-        detail = "a user event that is no create, update or delete"
-        raise UnreadableError("unknown-event", detail)
+        return Decoded(topic, [], [Unreadable(body, error.reason, error.detail)])
 
 
 def _check_envelope(body: bytes, limits: Limits) -> None:
@@ -159,10 +153,11 @@ def _beyond(what: str, limit: int, setting: str) -> UnreadableError:
 
 
 def _decode_entries(
-    delivery: Delivery, entries: Iterable[tuple[bytes, bytes]], limits: Limits
+    delivery: Delivery, entries: Iterable[tuple[bytes, bytes]], limits: Limits, body_bytes: int
 ) -> Work[Decoded]:
+    """Read each entry. A delivery that is beyond a limit is rejected as a whole."""
     events: list[NewEvent] = []
-    rejected: list[UnreadableError] = []
+    rejected: list[Unreadable] = []
     seen: dict[tuple[str, str], int] = {}
     for raw, payload in entries:
         if events or rejected:
@@ -170,9 +165,10 @@ def _decode_entries(
         try:
             event = _event(delivery, read_entry(raw), payload, seen, limits)
         except UnreadableError as error:
-            if error.reason == BEYOND:
+            if error.reason == BEYOND and len(payload) != body_bytes:
                 raise
-            rejected.append(error)
+            user = whose(delivery, raw) or (None, None)
+            rejected.append(Unreadable(payload, error.reason, error.detail, *user))
         else:
             events.append(event)
     return Decoded(delivery.topic, events, rejected)
@@ -192,10 +188,12 @@ def _event(
     limits: Limits,
 ) -> NewEvent:
     """Make an event; `seen` says how often each user was in the delivery before."""
+    kind = _KINDS.get(delivery.type)
+    if kind is None:
+        detail = "a user event that is no create, update or delete"
+        raise UnreadableError("unknown-event", detail)
     _check_names(entry, limits)
-    kind = _KINDS[delivery.type]
-    application_id = entry.identifier("application_id", "applicationId") or delivery.application_id
-    user_id = entry.identifier("user_id", "userId", "_id", "id")
+    application_id, user_id = user_of(delivery, entry)
     if user_id is None:
         raise UnreadableError("no-user-id", "a user without a usable `user_id`, `_id` or `id`")
     if application_id is None:

@@ -69,7 +69,7 @@ class Webhook:
         take(request, self._budget)
         receipt = await self._ingest.deliver(body, request.headers)
         outcome = (
-            "quarantined" if receipt.quarantined else "ignored" if receipt.ignored else "taken"
+            "quarantined" if receipt.quarantined else "taken" if receipt.positions else "ignored"
         )
         self._metrics.delivery(outcome, receipt.accepted, receipt.duplicates)
         return receipt

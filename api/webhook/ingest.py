@@ -12,8 +12,8 @@ import msgspec
 import structlog
 
 from api.webhook.decode import Decoded, Limits, decode_usual, decoding
-from eventstore.events import Appended, Outcome
-from projections.deliveries.values import UnreadableError
+from eventstore.errors import SealBrokenError
+from eventstore.events import Appended, Outcome, Unreadable
 from projections.fold.timeslice import Timeslices
 from projections.query.formats import PositionText
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import uuid
     from collections.abc import Mapping
 
+    from eventstore.events import NewEvent
     from eventstore.log import EventLog
     from eventstore.quarantine import Quarantine
 
@@ -31,7 +32,11 @@ _log = structlog.stdlib.get_logger("userlog.ingest")
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """The answer to a delivery; `positions` has one for each event that is in the log."""
+    """The answer to a delivery; `positions` has one for each event that is in the log.
+
+    `ignored` are deliveries about something else, and entries that can't be read of users who were
+    erased; `quarantined` are entries, or whole deliveries.
+    """
 
     accepted: int
     duplicates: int
@@ -62,47 +67,76 @@ class Ingest:
         A few of the `headers` are kept beside what has to go into quarantine.
         """
         decoded = await self._decode(body)
+        if not decoded.events and not decoded.rejected:
+            _log.debug("delivery ignored")
+            return IGNORED
         # First, or a delivery for whose other part there is no room would be in the log in part.
-        if decoded.rejected:
-            await self._keep(body, decoded.rejected[0], headers)
-        receipt, conflicts = await self._take(decoded)
-        if conflicts and not decoded.rejected:
-            await self._keep(body, conflicts[0], headers)
-        return receipt
+        quarantined, dropped = await self._keep(decoded.rejected, headers)
+        appended, conflicts = await self._take(decoded)
+        if conflicts:
+            more, of_erased = await self._keep(conflicts, headers)
+            quarantined, dropped = quarantined + more, dropped + of_erased
+        return _receipt(appended, dropped, quarantined)
 
     async def _keep(
-        self, body: bytes, problem: UnreadableError, headers: Mapping[str, str] | None
-    ) -> None:
-        about = {"reason": problem.reason, "detail": problem.detail}
-        key = await self._quarantine.put(body, **about, headers=_kept(headers or {}))
-        _log.warning("delivery quarantined", quarantine_id=str(key), **about)
+        self, unreadable: list[Unreadable], headers: Mapping[str, str] | None
+    ) -> tuple[int, int]:
+        """Put into quarantine what is not about users who were erased.
+
+        Return how much that is, and how much is about erased users; the same bytes twice are one.
+        """
+        if not unreadable:
+            return 0, 0
+        kept = await self._quarantine.put_all(unreadable, _kept(headers or {}))
+        dropped = len({one.body for one in unreadable}) - len(kept)
+        if kept:
+            first = unreadable[0]
+            about = {"reason": first.reason, "detail": first.detail, "entries": len(kept)}
+            _log.warning("delivery quarantined", quarantine_id=str(kept[0]), **about)
+        if dropped:
+            _log.warning("unreadable entries of erased users dropped", entries=dropped)
+        return len(kept), dropped
 
     async def replay(self, key: uuid.UUID) -> bool:
-        """Try a delivery in quarantine again; return whether all of it could be taken now."""
+        """Try what is in quarantine again; return whether all of it could be taken now.
+
+        Of what has several entries, those that could not be taken are left, each by itself.
+        """
         found = await self._quarantine.show(key)
         if found is None:
             return False
-        _, body = found
+        about, body = found
         decoded = await self._decode(body)
         _, conflicts = await self._take(decoded)
-        if decoded.rejected or conflicts:
-            return False
-        await self._quarantine.remove(key)
-        return True
+        left = decoded.rejected + conflicts
+        ids = await self._quarantine.ids(left)
+        others = [one for one, its in zip(left, ids, strict=True) if its != key]
+        if others:
+            await self._quarantine.put_all(others, about.headers)
+        if key not in ids:
+            await self._quarantine.remove(key)
+        return not left
+
+    async def replay_all(self) -> None:
+        """Try all that is in quarantine again, so that each entry that is left is its user's.
+
+        If this is interrupted, `userlog quarantine replay --all` does the rest.
+        """
+        for key in await self._quarantine.keys(None):
+            try:
+                await self.replay(key)
+            except SealBrokenError as error:
+                _log.warning("left in quarantine", quarantine_id=str(key), problem=str(error))
 
     async def _decode(self, body: bytes) -> Decoded:
         if usual := decode_usual(body, self._limits):
             return usual
         return await Timeslices().run(decoding(body, self._limits))
 
-    async def _take(self, decoded: Decoded) -> tuple[Receipt, list[UnreadableError]]:
+    async def _take(self, decoded: Decoded) -> tuple[list[Appended], list[Unreadable]]:
         """Append what could be read; return besides what is in the log with other content."""
-        if not decoded.events and not decoded.rejected:
-            _log.debug("delivery ignored")
-            return IGNORED, []
         appended = await self._log.append(decoded.events) if decoded.events else []
-        conflicts = _conflicts(appended)
-        return _receipt(appended, len(decoded.rejected) + len(conflicts)), conflicts
+        return appended, conflicting(decoded.events, appended)
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:
@@ -114,17 +148,24 @@ def _kept(headers: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _conflicts(appended: list[Appended]) -> list[UnreadableError]:
+def conflicting(events: list[NewEvent], appended: list[Appended]) -> list[Unreadable]:
+    """Return the events that are in the log with other content."""
     reason, detail = "same-id-other-content", "position {} has the same event id, other content"
     return [
-        UnreadableError(reason, detail.format(one.position))
-        for one in appended
+        Unreadable(
+            event.payload or b"",
+            reason,
+            detail.format(one.position),
+            event.application_id,
+            event.user_id,
+        )
+        for event, one in zip(events, appended, strict=True)
         if one.outcome is Outcome.CONFLICT
     ]
 
 
-def _receipt(appended: list[Appended], quarantined: int) -> Receipt:
+def _receipt(appended: list[Appended], dropped: int, quarantined: int) -> Receipt:
     outcomes = [one.outcome for one in appended]
     positions = [str(one.position) for one in appended if one.outcome is not Outcome.CONFLICT]
     counts = (outcomes.count(Outcome.APPENDED), outcomes.count(Outcome.DUPLICATE))
-    return Receipt(*counts, 0, quarantined, positions)
+    return Receipt(*counts, dropped, quarantined, positions)

@@ -38,3 +38,7 @@ SELECT format('ALTER TABLE %I.%I SET SCHEMA userlog', $1::text, c.relname) AS st
 FROM pg_class c WHERE c.relnamespace = $1::text::regnamespace AND c.relkind IN ('r', 'p')
     AND c.relname <> 'own_keys'
 ORDER BY c.oid;
+
+-- [next_audit_since] Erasures of a version without an audit, which had waited for the switch.
+UPDATE userlog.audit_head a SET since = h.position
+FROM userlog.log_head h WHERE h.partition = a.partition;

@@ -23,6 +23,37 @@ _PROBE = "userlog.probe"
 _PROBES = 3
 
 
+class Database:
+    """A pool's connections, each for a piece of work; UnavailableError if the database is away."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncGenerator[Connection]:
+        """Yield a connection, for what has to be read or written beside the log."""
+        with database_errors():
+            async with self._pool.acquire() as connection:
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[Connection]:
+        """Yield a connection in a transaction, so that rows can be written beside the log's."""
+        with database_errors():
+            async with self._pool.acquire() as connection, connection.transaction():
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def snapshot(self) -> AsyncGenerator[Connection]:
+        """Yield a connection that sees the database as it is at its first look; it can't write."""
+        with database_errors():
+            async with (
+                self._pool.acquire() as connection,
+                connection.transaction(isolation="repeatable_read", readonly=True),
+            ):
+                yield connection
+
+
 async def open_pool(
     url: str, *, size: int, timeout_s: float, takeover_s: float = TAKEOVER_S
 ) -> Pool:

@@ -19,7 +19,7 @@ from eventstore.postgres.sessions import SCHEMA, SERVICE_ROLE
 if TYPE_CHECKING:
     from eventstore.postgres.sessions import Connection
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 SERVER_VERSION_MIN = 15
 # Of these PostgreSQL converts no text, or to the same.
 _ENCODINGS = ("UTF8", "SQL_ASCII")
@@ -135,6 +135,9 @@ async def _add_partitions(connection: Connection, partitions: int) -> None:
     rest = range(1, partitions)
     await connection.execute(
         "INSERT INTO userlog.log_head (partition) SELECT unnest($1::integer[])", rest
+    )
+    await connection.execute(
+        "INSERT INTO userlog.audit_head (partition) SELECT unnest($1::integer[])", rest
     )
     await connection.execute(
         "INSERT INTO userlog.checkpoints (partition, generation) SELECT unnest($1::integer[]), 1",

@@ -186,6 +186,11 @@ async def are_writing(connection: Connection, transactions: list[str]) -> bool:
     return bool(set(transactions) & set(await writers(connection)))
 
 
+async def begin_audit(connection: Connection) -> None:
+    """Demand no row of the audit for what earlier versions have erased, up to now."""
+    await connection.execute(_NEXT_SQL["next_audit_since"])
+
+
 async def switch(
     connection: Connection, steps: list[Step], executing: Callable[[str], None]
 ) -> None:

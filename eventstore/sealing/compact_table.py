@@ -40,6 +40,17 @@ class CompactTable:
         del bucket[at : at + self._slot]
         return value
 
+    def __contains__(self, name: bytes) -> bool:
+        """Say whether there is a value of a name."""
+        value = self.take(name)
+        if value is not None:
+            self.put(name, value)
+        return value is not None
+
+    def clear(self) -> None:
+        """Remove all values."""
+        self._buckets = [None] * len(self._buckets)
+
     def _bucket(self, name: bytes) -> bytearray:
         at = int.from_bytes(name[:4]) % len(self._buckets)
         bucket = self._buckets[at]

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _SQL = statements.load("eventstore.sealing")
 _KEY_ID_BYTES = 8
 _ROUNDS_MAX = 8
+_EVERYBODY = b""
 
 
 class StreamKey(msgspec.Struct, gc=False):
@@ -98,6 +99,8 @@ class Keyring:
         # Unwrapped for the last row: they come user by user.
         self._last: tuple[tuple[uuid.UUID, bytes], DataKey] | None = None
         self._look_ups: Batcher[int, _LookUp] = Batcher("keys", self._run)
+        # For each look-up under way, whose keys were dropped meanwhile: what it finds may be older.
+        self._dropped: list[set[bytes]] = []
         self.ciphers = Ciphers()
 
     def cached(self, streams: Sequence[Stream]) -> list[StreamKey] | None:
@@ -144,7 +147,7 @@ class Keyring:
                 missing.setdefault(stream.partition, []).append(stream)
         for partition, absent in missing.items():
             found.update(await self._look_up(partition, absent))
-        return [self._remember(stream, found[stream.stream_id]) for stream in wanted]
+        return [found[stream.stream_id] for stream in wanted]
 
     def _look_up(self, partition: int, absent: list[Stream]) -> asyncio.Future[_Found]:
         """Look up with others; while one look-up is in flight, those who come share the next.
@@ -160,13 +163,20 @@ class Keyring:
         batch = list(queue)
         queue.clear()
         wanted = {stream.stream_id: stream for one in batch for stream in one.streams}
+        dropped: set[bytes] = set()
+        self._dropped.append(dropped)
         try:
             found = await self._fetch(partition, wanted)
         except Exception as error:  # noqa: BLE001 - each caller gets it
+            self._dropped.remove(dropped)
             for one in batch:
                 if not one.answer.done():
                     one.answer.set_exception(error)
         else:
+            self._dropped.remove(dropped)
+            for stream_id, key in found.items():
+                if not dropped & {stream_id.bytes, _EVERYBODY}:
+                    found[stream_id] = self._remember(stream_id.bytes, key)
             for one in batch:
                 if not one.answer.done():
                     one.answer.set_result(found)
@@ -190,9 +200,8 @@ class Keyring:
         key_id = new_key_id()
         return StreamKey(key_id, data_key, wrapped, self.master.current, stored=False)
 
-    def _remember(self, stream: Stream, key: StreamKey) -> StreamKey:
+    def _remember(self, name: bytes, key: StreamKey) -> StreamKey:
         """Make a key the most recently used; whichever of two racing look-ups was first wins."""
-        name = stream.stream_id.bytes
         return self._find(name) or self._keep(name, key)
 
     def mark_stored(self, keys: Iterable[StreamKey]) -> None:
@@ -200,14 +209,31 @@ class Keyring:
         for key in keys:
             key.stored = True
 
-    def forget(self, stream: Stream) -> None:
-        """Drop a key that turned out to be another one in the database."""
-        name = stream.stream_id.bytes
-        packed = self._compact.take(name)
-        key = self._recent.pop(name, None) or (packed and StreamKey.unpacked(packed))
-        if key:
-            key.data_key.drop_from(self.ciphers)
+    def forget(self, *names: bytes) -> None:
+        """Drop the keys of some streams, by the bytes of their ids: they are no longer the users'.
+
+        All ciphers go with them, since which are theirs is not known of keys that came with rows.
+        """
+        for name in names:
+            self._compact.take(name)
+            self._recent.pop(name, None)
+            for dropped in self._dropped:
+                dropped.add(name)
+        self.ciphers.clear()
         self._last = None
+
+    def forget_all(self) -> None:
+        """Drop the keys of all users."""
+        self._recent.clear()
+        self._compact.clear()
+        self.forget(_EVERYBODY)
+
+    def holds(self, stream: Stream) -> bool:
+        """Say whether a user's own key is in memory, and not one that names what comes later."""
+        name = stream.stream_id.bytes
+        key = self._recent.get(name)
+        last = self._last is not None and self._last[0][0] == stream.stream_id
+        return (key is not None and not key.erased) or name in self._compact or last
 
     def of_row(self, row: asyncpg.Record) -> DataKey | None:
         """Return the key that came with a row of events joined with streams; None if erased."""

@@ -80,9 +80,14 @@ class Ciphers:
             self._kept.popitem(last=False)
         return cipher
 
-    def drop(self, secret: bytes) -> None:
-        """Forget a key."""
-        self._kept.pop(secret, None)
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._kept)
+
+    def clear(self) -> None:
+        """Drop all of them."""
+        self._kept.clear()
 
 
 def new_key_id() -> int:
@@ -176,10 +181,6 @@ class DataKey(msgspec.Struct, frozen=True, gc=False):
     def for_columns(self) -> ColumnKey:
         """Return this user's key for sealed columns, which is derived from it."""
         return ColumnKey(_derive(self._naming, b"columns"))
-
-    def drop_from(self, ciphers: Ciphers) -> None:
-        """Remove this key from those whose ciphers are kept."""
-        ciphers.drop(self._sealing)
 
 
 class _Held:

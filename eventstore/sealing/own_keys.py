@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from eventstore.postgres.sessions import Connection
     from eventstore.sealing.keys import MasterKey
 
-    # search: terms that users are found by. quarantine: ids of deliveries that could not be read.
-    Name: TypeAlias = Literal["search", "quarantine"]
+    # search: terms that users are found by. quarantine: ids of what could not be read. audit: who
+    # did what, and why.
+    Name: TypeAlias = Literal["search", "quarantine", "audit"]
 
 _SQL = statements.load("eventstore.sealing")
 _NEXT_SQL = statements.load("eventstore.sealing", "next.sql")

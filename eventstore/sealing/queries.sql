@@ -57,3 +57,16 @@ SELECT name, wrapped FROM userlog.keys WHERE wrapped IS NOT NULL ORDER BY name;
 
 -- [keys_rewrap] Replace one of them.
 UPDATE userlog.keys SET wrapped = $3, fingerprint = $4 WHERE name = $1 AND wrapped = $2;
+
+-- [erased_numbers] How far the audit of each partition is.
+SELECT partition, number FROM userlog.audit_head;
+
+-- [erased_streams] Who was erased between two numbers of the audit, in some partitions.
+SELECT a.stream_id FROM unnest($1::integer[], $2::bigint[], $3::bigint[])
+    AS w (partition, number, until)
+CROSS JOIN LATERAL (
+    SELECT r.stream_id FROM userlog.audit r
+    WHERE r.partition = w.partition AND r.number > w.number AND r.number <= w.until
+        AND r.position IS NOT NULL
+    ORDER BY r.number LIMIT 1000000
+) a;

@@ -12,6 +12,7 @@ is in the log is read by the best reader there is, not by the one that was there
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Any
 
@@ -168,6 +169,28 @@ def read_entry(raw: bytes) -> UserEntry:
     if not (is_object(value) and is_object(user)):
         raise UnreadableError("no-user", "an entry of `payload` has no object named `user`")
     return _entry(value)
+
+
+def user_of(delivery: Delivery, entry: UserEntry) -> tuple[str | None, str | None]:
+    """Return the application's id and the user's, those that are there."""
+    application_id = entry.identifier("application_id", "applicationId") or delivery.application_id
+    return application_id, entry.identifier("user_id", "userId", "_id", "id")
+
+
+def whose(delivery: Delivery, raw: bytes) -> tuple[str, str] | None:
+    """Return whose an entry is that can't be read otherwise, if that much of it can be.
+
+    Bytes that are no UTF-8 and numbers that are too large don't matter here, unless an id has them.
+    """
+    try:
+        value = json.loads(raw.decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return None
+    user = value.get("user") if is_object(value) else None
+    application_id, user_id = user_of(delivery, UserEntry(user if is_object(user) else {}, {}))
+    if application_id is None or user_id is None or "\ufffd" in application_id + user_id:
+        return None
+    return application_id, user_id
 
 
 def _entry(value: dict[str, Any]) -> UserEntry:

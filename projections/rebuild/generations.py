@@ -78,6 +78,8 @@ async def create(connection: Connection, plan: Sequence[Shard]) -> int:
                     " INCLUDING ALL EXCLUDING INDEXES,"
                     f" CONSTRAINT {part}_only CHECK (generation = {number}))"
                 )
+                for row in await connection.fetch(_SQL["generation_uncounted"], table.name, part):
+                    await connection.execute(row["statement"])
             await shards.store_plan(connection, number, plan)
     except (asyncpg.UniqueViolationError, asyncpg.DuplicateTableError) as error:
         msg = "another rebuild has just begun"

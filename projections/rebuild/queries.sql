@@ -105,3 +105,7 @@ SELECT count(*) FROM rebuild_shards WHERE generation = $1 AND done_at IS NULL;
 
 -- [shards_forget] And what a rebuild knew of it.
 DELETE FROM rebuild_shards WHERE generation = $1;
+
+-- [generation_uncounted] What keeps from statistics the columns that are kept from them in the read model.
+SELECT format('ALTER TABLE %I ALTER COLUMN %I SET STATISTICS 0', $2::text, a.attname) AS statement
+FROM pg_attribute a WHERE a.attrelid = $1::text::regclass AND a.attstattarget = 0 AND a.attnum > 0;

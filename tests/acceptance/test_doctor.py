@@ -24,6 +24,7 @@ from tests.conftest import MASTER_KEY
 from tests.support.commands import Terminal
 from tests.support.database import alter, connected
 from tests.support.deliveries import APP, delivery
+from tests.support.events import BY
 from tests.support.processes import Home, configured
 from tests.support.server import as_service, with_database
 
@@ -143,8 +144,9 @@ DONE = {
     ),
     "something in quarantine": (
         (
-            "SELECT userlog.quarantine_put(0, (SELECT fingerprint FROM userlog.log_head),"
-            " gen_random_uuid(), 'no-users', '', '{}', 300, 'x', 'x')"
+            "SELECT userlog.quarantine_put(0, (SELECT fingerprint FROM userlog.log_head), '{}',"
+            " ARRAY[gen_random_uuid()], '{NULL}', '{NULL}', '{NULL}', '{no-users}', '{\"\"}',"
+            " '{300}', '{x}', '{x}')"
         ),
         ("quarantine", "warning", "1 delivery, 300 bytes", "replay"),
     ),
@@ -203,7 +205,7 @@ async def test_a_parked_user(well: Terminal, stack: Stack) -> None:
 async def test_nobody_is_left(well: Terminal, stack: Stack) -> None:
     """Where all users are erased or parked, no row is missing in the read models."""
     for n in range(3):
-        await stack.log.erase(stack.log.stream(APP, f"u{n}"))
+        await stack.log.erase(stack.log.stream(APP, f"u{n}"), BY)
     receipt = await stack.ingest.deliver(delivery("parked"))
     await alter(stack, Position.parse(receipt.positions[0]).number)
     await catch_up(stack.log, 10)

@@ -15,6 +15,7 @@ from eventstore.log import EventLog
 from eventstore.postgres.pool import open_pool
 from eventstore.sealing.keys import MasterKey
 from eventstore.verify import verify
+from tests.support.events import BY
 from tests.support.server import as_service
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ async def _play(pool: Pool, model: Model, steps: list[tuple[str, object]]) -> No
             logs = [await EventLog.open(pool, KEY), await EventLog.open(pool, KEY)]
         elif isinstance(argument, int):
             stream = logs[0].stream("app", str(argument))
-            erasure = await logs[0].erase(stream)
+            erasure = await logs[0].erase(stream, BY)
             model.erase(argument, stream.partition, erasure.position)
         elif isinstance(argument, list):
             await _append(logs, model, argument, together=what == "append")

@@ -17,6 +17,7 @@ from projections.prove.proof import prove, prove_numbers
 from projections.prove.ranges import Range
 from projections.query.users import FOREVER, Page
 from tests.support.deliveries import T0, T0_MS
+from tests.support.events import BY
 from tests.support.lives import (
     Told,
     has_ties,
@@ -84,7 +85,7 @@ async def _take(stack: Stack, application: str, step: str, argument: Any, batch_
         receipts = await asyncio.gather(*map(stack.ingest.deliver, bodies))
         assert not any(receipt.quarantined for receipt in receipts)
     elif step == "erase":
-        await stack.log.erase(stack.log.stream(application, argument))
+        await stack.log.erase(stack.log.stream(application, argument), BY)
     elif step == "project":
         await catch_up(stack.log, batch_max)
     elif step == "interrupt":
@@ -152,7 +153,7 @@ async def test_any_way_of_arriving_ends_in_the_same_rows(
         for one in in_effective_order(events, user):
             await stack.ingest.deliver(one.body(user, ordered))
         if user in erased:
-            await stack.log.erase(stack.log.stream(ordered, user))
+            await stack.log.erase(stack.log.stream(ordered, user), BY)
     await catch_up(stack.log, 1_000)
     known = await stack.pool.fetch(
         "SELECT application_id, user_id FROM userlog.users WHERE application_id = ANY($1)",

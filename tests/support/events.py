@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from api.webhook.decode import decode
+from eventstore.audit import Actor
 from eventstore.events import Kind, NewEvent, Position, RecordedEvent, Stream
 from eventstore.sealing.keys import DataKey
 from projections.fold.events import read_event
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from projections.fold.state import UserState
 
 _STARTED = datetime(2024, 1, 1, tzinfo=UTC)
+# Who erases users in tests.
+BY = Actor("command", "tests")
 # The key of every user here.
 KEY = DataKey.of(bytes(32))
 

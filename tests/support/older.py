@@ -33,10 +33,13 @@ WITH_FINGERPRINT = 3
 USERS = 20
 ERASED, PARKED = "u3", "u5"
 PARKED_SINCE = "2025-03-01 10:00:00+00"
+# What rows of the quarantine have only since later versions.
+_NEWER = {"bytes", "stream_id", "application_id", "user_id"}
 _GENERATION = re.compile(r"_g\d+")
 # Everything that a catalogue says of a schema, a line for each, in no order.
 _EVERYTHING = """
 SELECT concat_ws(' ', 'column', c.relname, attname, format_type(atttypid, atttypmod), attnotnull,
+    attstattarget,
     pg_get_expr(d.adbin, d.adrelid))
 FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid AND c.relkind IN ('r', 'p')
 LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = attnum
@@ -127,7 +130,7 @@ class OlderLog:
             *(stream.partition, *self._master, None, stream.stream_id, new_key_id()),
             *(naming.identity(b"erased"), naming.digest(b"erased")),
         )
-        self._keyring.forget(stream)
+        self._keyring.forget(stream.stream_id.bytes)
 
     async def put_into_quarantine(self) -> None:
         """Put a delivery into quarantine, by what version 2 and later have for it."""
@@ -213,7 +216,7 @@ async def log_rows(source: Source) -> dict[str, list[tuple[Any, ...]]]:
         "streams": lambda _: True,
         "log_head": lambda name: name != "fingerprint",
         "tokens": lambda _: True,
-        "quarantine": lambda name: name != "bytes",
+        "quarantine": lambda name: name not in _NEWER,
     }
     for table, keep in wanted.items():
         rows = await source.fetch(f"SELECT * FROM userlog.{table} t ORDER BY t::text")

@@ -209,7 +209,8 @@ async def test_erasing_without_statistics(stack: Stack) -> None:
         found = ""
         key = "(SELECT fingerprint FROM userlog.log_head)"
         for n, stream in enumerate(streams):  # the first reads the catalogue as well
-            erase = f"SELECT userlog.erase(0, {key}, NULL, $1, {n}, '{n:016}', '12345678')"
+            names = f"{n}, '{n:016}', '12345678', '', '', NULL, ''"
+            erase = f"SELECT userlog.erase(0, {key}, NULL, $1, {names})"
             found = await explain(connection, erase.replace("$1", f"'{stream.stream_id}'"))
             assert await stack.log.is_erased(stream)
     assert blocks(found) < 200, found

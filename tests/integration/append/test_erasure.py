@@ -14,6 +14,7 @@ from eventstore.postgres.embedded import psql_path
 from eventstore.verify import verify
 from projections.project.projector import catch_up
 from tests.support.deliveries import delivery
+from tests.support.events import BY
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -48,7 +49,7 @@ async def test_an_erased_user_is_gone_everywhere_but_in_the_log(stack: Stack) ->
     before = await rows(stack, "events")
     stream = stack.log.stream(APP, "1")
 
-    erased = await stack.log.erase(stream)
+    erased = await stack.log.erase(stream, BY)
 
     assert erased.position == Position(0, 4)
     assert (await rows(stack, "events"))[:3] == before
@@ -57,7 +58,7 @@ async def test_an_erased_user_is_gone_everywhere_but_in_the_log(stack: Stack) ->
     assert [row["stream_id"] for row in left] == [stack.log.stream(APP, "2").stream_id]
     assert await stack.log.is_erased(stream)
     assert await verify(stack.log, notes=[], progress=lambda *_: None) == []
-    again = await stack.log.erase(stream)
+    again = await stack.log.erase(stream, BY)
     assert (again.position, again.erased_at) == (None, erased.erased_at)
 
 
@@ -75,7 +76,7 @@ async def test_a_generation_that_is_half_removed_holds_nothing_either(stack: Sta
         )
         assert await stack.admin.fetchval(f"SELECT count(*) FROM userlog.{table}_g7")
 
-    await stack.log.erase(stack.log.stream(APP, "1"))
+    await stack.log.erase(stack.log.stream(APP, "1"), BY)
 
     for table in tables:
         assert not await stack.admin.fetchval(f"SELECT count(*) FROM userlog.{table}")
@@ -87,7 +88,7 @@ async def test_what_arrives_later_brings_nothing_back(
     """It is acknowledged and recorded without payload, even by a process that knew the key."""
     other = await open_stack(stack.url)
     await other.ingest.deliver(named("1", "First"))
-    await stack.log.erase(stack.log.stream(APP, "1"))
+    await stack.log.erase(stack.log.stream(APP, "1"), BY)
     for process in (other, stack, other):
         receipt = await process.ingest.deliver(named("1", "Back", at_ms=1))
         assert receipt.positions == ["0:3"]
@@ -102,7 +103,7 @@ async def test_a_projector_that_lags_brings_nothing_back(stack: Stack, batch: in
     """Events from before the erasure, projected only after it, leave no row behind."""
     await stack.ingest.deliver(named("1", "First"))
     await stack.ingest.deliver(named("2", "Other"))
-    await stack.log.erase(stack.log.stream(APP, "1"))
+    await stack.log.erase(stack.log.stream(APP, "1"), BY)
     await catch_up(stack.log, batch)
     assert [row[0] for row in await stack.pool.fetch("SELECT user_id FROM userlog.users")] == ["2"]
 
@@ -110,7 +111,7 @@ async def test_a_projector_that_lags_brings_nothing_back(stack: Stack, batch: in
 async def test_an_export_holds_nothing_readable_of_an_erased_user(stack: Stack) -> None:
     """Of an erased user's events an export has only when and what kind they were."""
     await stack.ingest.deliver(named("1", "First"))
-    await stack.log.erase(stack.log.stream(APP, "1"))
+    await stack.log.erase(stack.log.stream(APP, "1"), BY)
     lines = [line async for line in export_lines(stack.log, stack.quarantine, {})]
     assert [json.loads(line)["userlog"]["event"] for line in lines] == [
         "user.updated",
@@ -132,7 +133,7 @@ async def test_a_dump_of_the_database_holds_nothing_of_an_erased_user(stack: Sta
     )
     key, sealed = row
     assert all(secret.hex() in dump(stack.url) for secret in (key, sealed))
-    await stack.log.erase(stream)
+    await stack.log.erase(stream, BY)
     found = dump(stack.url)
     assert not any(secret.hex() in found for secret in (key, sealed))
     assert not any(word in found for word in (PHONE, EMAIL, "First"))

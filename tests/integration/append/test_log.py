@@ -26,7 +26,7 @@ from tests.support.database import (
     positions,
 )
 from tests.support.deliveries import APP, T0
-from tests.support.events import event
+from tests.support.events import BY, event
 from tests.support.parameters import MANY
 from tests.support.proxy import proxied
 from tests.support.waiting import PATIENCE_S, meanwhile, retried, until
@@ -193,7 +193,7 @@ async def test_key_forgotten_during_look_up(stack: Stack) -> None:
     async with holding(stack.url, "LOCK TABLE userlog.streams"):
         appending = asyncio.create_task(stack.log.append(both))
         await blocked(stack.admin)
-        stack.log.keyring.forget(stack.log.stream(APP, "at hand"))
+        stack.log.keyring.forget(stack.log.stream(APP, "at hand").stream_id.bytes)
     assert _outcomes(await appending) == [("appended", 1), ("appended", 2)]
 
 
@@ -489,8 +489,8 @@ async def test_keys_at_hand(stack: Stack) -> None:
     for stream, key in [*zip(streams, made, strict=True)][2:]:
         assert keyring.cached([stream]) == [key]
     assert keyring.cached(streams[2:]) == made[2:]
-    keyring.forget(streams[2])
-    keyring.forget(streams[19])
+    keyring.forget(streams[2].stream_id.bytes)
+    keyring.forget(streams[19].stream_id.bytes)
     assert keyring.cached([streams[2]]) is None
     assert keyring.cached([streams[19]]) is None
 
@@ -511,7 +511,7 @@ async def test_an_erased_users_key_is_not_packed(stack: Stack) -> None:
     keyring = Keyring(stack.pool, MasterKey(MASTER_KEY), KeyringLimits(recent=1, compact=16))
     erased, other = stack.log.stream(APP, "erased"), stack.log.stream(APP, "other")
     await stack.log.append([event("erased", "1"), event("other", "2")])
-    await stack.log.erase(erased)
+    await stack.log.erase(erased, BY)
     for _ in range(2):
         (found,) = await keyring.find_or_make([erased])
         assert found.erased

@@ -18,6 +18,7 @@ from eventstore.postgres import schema
 from eventstore.sealing.keys import MasterKey
 from tests.conftest import MASTER_KEY, Stack
 from tests.support.database import connected, positions
+from tests.support.events import BY
 from tests.support.server import with_user
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ CHANGES = [
     "UPDATE userlog.tokens SET scopes = '{admin}'",
     "UPDATE userlog.tokens SET revoked_at = NULL",
     "DELETE FROM userlog.tokens",
+    "INSERT INTO userlog.audit SELECT * FROM userlog.audit",
+    "UPDATE userlog.audit SET sealed = ''",
+    "DELETE FROM userlog.audit",
+    "TRUNCATE userlog.audit",
+    "UPDATE userlog.audit_head SET number = 0",
     "UPDATE userlog.active_generation SET generation = 9",
     "UPDATE userlog.generations SET state = 'live'",
     "DROP FUNCTION userlog.append",
@@ -107,7 +113,7 @@ async def test_nobody_sets_the_clock_forward(stack: Stack, source: str) -> None:
     soon = msgspec.structs.replace(event, recorded_at=now + timedelta(minutes=4))
     assert (await log.append([soon]))[0].outcome is Outcome.APPENDED
     with pytest.raises(asyncpg.DatetimeFieldOverflowError, match="five minutes ahead"):
-        await log.erase(stream, now + timedelta(days=1))
+        await log.erase(stream, BY, recorded_at=now + timedelta(days=1))
     assert not await log.is_erased(stream)
 
 
@@ -118,7 +124,9 @@ async def test_no_erasure_without_its_event(stack: Stack) -> None:
     assert known
     with pytest.raises(asyncpg.UniqueViolationError, match="identity of another event"):
         await stack.pool.execute(
-            f"SELECT userlog.erase(0, {_KEY}, '9999-01-01', $1, 1, $2, '12345678')", *known
+            f"SELECT userlog.erase(0, {_KEY}, '9999-01-01', $1, 1, $2, '12345678',"
+            " '', '', NULL, '')",
+            *known,
         )
     assert not await stack.log.is_erased(stack.log.stream("app", "1"))
 
@@ -184,7 +192,8 @@ async def test_nobody_else_may_call_the_functions(stack: Stack) -> None:
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 async with connection.transaction():
                     await connection.execute(
-                        "SELECT userlog.erase(0, NULL, NULL, gen_random_uuid(), 1, '', '')"
+                        "SELECT userlog.erase(0, NULL, NULL, gen_random_uuid(), 1, '', '', '', '',"
+                        " NULL, '')"
                     )
             await connection.execute("RESET ROLE")
             await connection.execute("REVOKE ALL ON SCHEMA userlog FROM userlog_test_stranger")

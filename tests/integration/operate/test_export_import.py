@@ -16,6 +16,7 @@ from projections.project.projector import catch_up
 from projections.query.users import Page, parse_page_key
 from tests.support.database import assert_log_holds
 from tests.support.deliveries import APP, encoded, entry, envelope
+from tests.support.events import BY
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,7 +36,7 @@ async def fill(stack: Stack) -> None:
     for number in range(60):
         await stack.ingest.deliver(pretty(number % 9, number))
     for user in (3, 4):
-        await stack.log.erase(stack.log.stream(f"a{user % 3}", f"u{user}"))
+        await stack.log.erase(stack.log.stream(f"a{user % 3}", f"u{user}"), BY)
     await stack.ingest.deliver(pretty(4, 100))
     await stack.ingest.deliver(pretty(5, 101, kind="delete"))
     await stack.ingest.deliver(b'{"broken": ')
@@ -83,7 +84,7 @@ async def test_a_log_moves_into_eight_partitions(
     await fill(stack)
     lines = await exported(stack)
     target = await empty_stack(empty_database_url, open_stack, 8)
-    first = Importer(target.log, target.quarantine)
+    first = Importer(target.log, target.quarantine, BY)
     await first.take(lines)
     assert (first.done.duplicates, first.done.erased, first.done.quarantined) == (0, 2, 1)
     assert await read_models(target) == await read_models(stack)
@@ -92,7 +93,7 @@ async def test_a_log_moves_into_eight_partitions(
         assert await target.log.is_erased(target.log.stream(f"a{user % 3}", f"u{user}"))
     assert await verify(target.log, notes=[], progress=lambda *_: None) == []
 
-    again = Importer(target.log, target.quarantine)
+    again = Importer(target.log, target.quarantine, BY)
     await again.take(lines)
     assert (again.done.appended, again.done.erased) == (0, 0)
     assert await exported(target) == await exported(target)
@@ -120,8 +121,8 @@ async def test_an_import_that_was_cut_short_is_repeated(
     await fill(stack)
     lines = await exported(stack)
     target = await empty_stack(empty_database_url, open_stack, 1)
-    await Importer(target.log, target.quarantine).take(lines[:37])
-    await Importer(target.log, target.quarantine).take(lines)
+    await Importer(target.log, target.quarantine, BY).take(lines[:37])
+    await Importer(target.log, target.quarantine, BY).take(lines)
     assert without_position(await exported(target)) == without_position(lines)
     assert [p.position.number for p in await target.log.heads()] == [len(lines) - 1]
 

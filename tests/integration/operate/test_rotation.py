@@ -26,7 +26,7 @@ from projections.project.projector import catch_up
 from projections.prove.scrubber import Scrubber
 from tests.support.database import HEADS, blocked, holding
 from tests.support.deliveries import APP, delivery
-from tests.support.events import event
+from tests.support.events import BY, event
 from tests.support.serving import SECRETS, assert_problem, serving
 from tests.support.waiting import meanwhile, until
 
@@ -61,9 +61,9 @@ async def test_every_key_is_wrapped_again_and_no_event_touched(stack: Stack, own
         await stack.ingest.deliver(delivery(f"u{number}", "create", application_id="app"))
     await stack.ingest.deliver(b"not json")
     search = await stack.log.own_keys.find_or_make("search")
-    await stack.log.erase(stack.log.stream("app", "u3"))
+    await stack.log.erase(stack.log.stream("app", "u3"), BY)
     events = await stack.pool.fetch("SELECT * FROM userlog.events ORDER BY partition, position")
-    own = ("master", "quarantine", "search")
+    own = ("audit", "master", "quarantine", "search")
     assert await rotated(owner, stack.log.partitions) == 20 + len(own) - 1
     assert await rotated(owner, stack.log.partitions) == 0
     after = await stack.pool.fetch("SELECT * FROM userlog.events ORDER BY partition, position")
@@ -144,11 +144,11 @@ async def test_quarantine_and_erasure(stack: Stack, owner: Pool) -> None:
     await rotated(owner)
     for refused in (
         stack.quarantine.put(b"body", "no-users", ""),
-        stack.log.erase(stack.log.stream(APP, "u1")),
+        stack.log.erase(stack.log.stream(APP, "u1"), BY),
     ):
         with pytest.raises(MasterKeyMovedError):
             await refused
-    assert (await log.erase(log.stream(APP, "u1"))).position
+    assert (await log.erase(log.stream(APP, "u1"), BY)).position
     key = await follower.put(b"body", "no-users", "")
     found = await Quarantine(stack.pool, 1, OwnKeys(stack.pool, MasterKey(NEW))).show(key)
     assert found
@@ -224,7 +224,7 @@ async def test_nobody_is_parked_for_the_wrong_key(stack: Stack, owner: Pool) -> 
     """A projector with the old key alone waits, with the reason, and parks nobody."""
     await stack.log.append([event("u1")])
     await rotated(owner)
-    stack.log.keyring.forget(stack.log.stream(APP, "u1"))
+    stack.log.keyring.forget(stack.log.stream(APP, "u1").stream_id.bytes)
     with pytest.raises(UnavailableError, match="is written with the master key"):
         await catch_up(stack.log, 10)
     assert await stack.pool.fetchval("SELECT count(*) FROM parked") == 0
@@ -236,7 +236,7 @@ async def test_a_scrubber_waits_for_the_key(stack: Stack, owner: Pool) -> None:
     await stack.ingest.deliver(delivery("u1"))
     await catch_up(stack.log, 10)
     await rotated(owner)
-    stack.log.keyring.forget(stack.log.stream(APP, "u1"))
+    stack.log.keyring.forget(stack.log.stream(APP, "u1").stream_id.bytes)
     with pytest.raises(UnavailableError, match="is written with the master key"):
         await Scrubber(stack.log, interval_s=0).scrub_some()
 
@@ -257,7 +257,7 @@ async def test_a_service_with_the_old_key(stack: Stack, owner: Pool) -> None:
             lambda: service.get("/health/ready"),
         ]
         for ask in asks:
-            keyring.forget(stack.log.stream(APP, "u1"))
+            keyring.forget(stack.log.stream(APP, "u1").stream_id.bytes)
             answer = await ask()
             assert_problem(answer, 503)
             assert MasterKey(NEW).new.hex() in answer.body["detail"]

@@ -22,7 +22,7 @@ from projections.upgrade import Watcher, drop_unfinished, upgrade_schema
 from tests.conftest import MASTER_KEY, Stack
 from tests.support.database import blocked, connected, holding
 from tests.support.deliveries import APP, delivery
-from tests.support.events import only
+from tests.support.events import BY, only
 from tests.support.older import (
     ERASED,
     OLDEST,
@@ -118,23 +118,25 @@ async def test_equals_a_new_installation(
     assert broken == [parked_at[0].number], "only the event that the test has altered"
     assert parked_at[2].isoformat(" ")[:16] == PARKED_SINCE[:16]
     await catch_up(stack.log, 1_000)
-    await _answers(stack)
+    # `fill` has made no row of the parked user, which an upgrade that fills read models makes.
+    kept = not any(step.makes_read_models for step in upgrade.steps_after(released))
+    await _answers(stack, {ERASED, PARKED} if kept else {ERASED})
 
 
-async def _answers(stack: Stack) -> None:
-    users = [
-        await stack.read_model.user(stack.log.stream(APP, f"u{number}")) for number in range(USERS)
-    ]
-    assert sum(user is not None for user in users) == USERS - 1
-    assert await stack.read_model.user(stack.log.stream(APP, ERASED)) is None
+async def _answers(stack: Stack, absent: set[str]) -> None:
+    found = {
+        user: await stack.read_model.user(stack.log.stream(APP, user))
+        for user in (f"u{number}" for number in range(USERS))
+    }
+    assert {user for user, state in found.items() if state is None} == absent
     assert await stack.quarantine.count() == 3
     totals = await stack.pool.fetchrow("SELECT sum(deliveries), sum(bytes) FROM quarantine_totals")
     counted = await stack.pool.fetchrow("SELECT count(*), sum(bytes) FROM quarantine")
     assert totals == counted
     await stack.log.append([only(delivery("u1", "update", 99, first_name="new"))])
     assert await catch_up(stack.log, 10) == 1
-    found = await prove_all(stack.source, Plan(), lambda _done, _all: None)
-    assert (found.users, found.differing) == (USERS - 1, 0), "all but the parked"
+    proof = await prove_all(stack.source, Plan(), lambda _done, _all: None)
+    assert (proof.users, proof.differing) == (USERS - 1, 0), "all but the parked"
 
 
 @pytest.mark.parametrize("released", range(OLDEST, NOW), indirect=True)
@@ -418,7 +420,7 @@ async def test_all_belongs_to_the_owner_of_the_schema(
         owners = "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class WHERE relnamespace = $1"
         space = await admin.fetchval("SELECT 'userlog'::regnamespace::oid")
         assert [row[0] for row in await admin.fetch(owners, space)] == [role]
-        assert (await stack.log.erase(stack.log.stream(APP, "u1"))).position
+        assert (await stack.log.erase(stack.log.stream(APP, "u1"), BY)).position
         await stack.close()
         await admin.execute(f"ALTER DATABASE {name} OWNER TO postgres")
         await admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
@@ -433,7 +435,7 @@ async def test_an_erasure_reaches_what_an_upgrade_fills(stack: Stack) -> None:
     await stack.admin.execute(
         "INSERT INTO userlog_next.terms VALUES (0, 1, $1, '{}', '{}', '{}')", stream.stream_id
     )
-    await stack.log.erase(stream)
+    await stack.log.erase(stream, BY)
     assert await stack.admin.fetchval("SELECT count(*) FROM userlog_next.terms") == 0
 
 
@@ -460,7 +462,8 @@ async def test_what_is_said_to_be_locked_is(old_url: str, released: int) -> None
         await transaction.rollback()
     names = step.locks.split(", ")
     assert ("the old read models" in names) == step.makes_read_models
-    assert {row["relname"] for row in rows} & KEPT == {*names} - {"the old read models"}
+    rest = {"the old read models", "the read models", "keys"}  # of which the oldest has no keys
+    assert {row["relname"] for row in rows} & KEPT == {*names} - rest
 
 
 _LOCKED = """

@@ -26,7 +26,7 @@ from tests.support.database import (
     tables,
 )
 from tests.support.deliveries import APP, T0, delivery, encoded, entry, envelope
-from tests.support.events import event
+from tests.support.events import BY, event
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -218,7 +218,7 @@ async def test_erasing_clears_it(stack: Stack, projected: bool) -> None:
     if projected:
         await catch_up(stack.log, 10)
         assert await parked_events(stack) == [("0:1", "unreadable")]
-    await stack.log.erase(stack.log.stream(APP, "u"))
+    await stack.log.erase(stack.log.stream(APP, "u"), BY)
     assert await parked_events(stack) == []
     await catch_up(stack.log, 10)
     assert await parked_events(stack) == []
@@ -229,7 +229,7 @@ async def test_a_mark_made_while_erasing(stack: Stack) -> None:
     await stack.log.append([UNREADABLE])
     await catch_up(stack.log, 10)
     mark = dict((await stack.pool.fetch("SELECT * FROM userlog.parked"))[0])
-    await stack.log.erase(stack.log.stream(APP, "u"))
+    await stack.log.erase(stack.log.stream(APP, "u"), BY)
     await stack.admin.execute(
         "INSERT INTO userlog.parked VALUES ($1, $2, $3, $4, $5, $6)", *mark.values()
     )

@@ -21,6 +21,7 @@ from tests.support.database import (
     tables,
 )
 from tests.support.deliveries import APP, delivery
+from tests.support.events import BY
 from tests.support.parameters import MANY
 from tests.support.waiting import PATIENCE_S, meanwhile
 
@@ -180,10 +181,10 @@ async def test_erased_and_unknown(stack: Stack) -> None:
     """Whoever is erased, or was never heard of, has no rows afterwards, wherever they came from."""
     await _deliver(stack, delivery(first_name="A"))
     await catch_up(stack.log, 10)
-    for user_id, prepare in (("u", stack.log.erase), ("nobody", None)):
+    for user_id, known in (("u", True), ("nobody", False)):
         stream = stack.log.stream(APP, user_id)
-        if prepare:
-            await prepare(stream)
+        if known:
+            await stack.log.erase(stream, BY)
         await stack.admin.execute(
             "INSERT INTO userlog.terms VALUES (0, 1, $1, '{}', '{}', '{}')",
             stream.stream_id,

@@ -13,6 +13,7 @@ from projections.query.search import Page, Wanted, parse_page_key, search
 from tests.conftest import Stack
 from tests.support.database import statement
 from tests.support.deliveries import APP, T0, delivery
+from tests.support.events import BY
 from tests.support.parameters import MANY
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ async def test_deleted_registered_again_and_erased(stack: Stack) -> None:
     assert await _ids(stack, values=wanted) == ["v", "u"]
     assert await _ids(stack, values=wanted, lifecycle="deleted") == ["u"]
     assert await _ids(stack, values=wanted, lifecycle="blocked") == []
-    await stack.log.erase(stack.log.stream(APP, "u"))
+    await stack.log.erase(stack.log.stream(APP, "u"), BY)
     assert await _ids(stack, values=wanted) == ["v"]
     assert await stack.pool.fetchval("SELECT count(*) FROM userlog.terms") == 1
 

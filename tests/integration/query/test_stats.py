@@ -17,6 +17,7 @@ from projections.query.stats import days_of
 from projections.rebuild.rebuild import Plan, prove_all, rebuild
 from tests.support.database import begin_again, statement
 from tests.support.deliveries import APP, T0, delivery, encoded, entry, envelope
+from tests.support.events import BY
 from tests.support.parameters import MANY
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ async def test_an_erased_user_vanishes(stack: Stack) -> None:
     told = _lives(5)
     await _deliver(stack, told)
     await catch_up(stack.log, 100)
-    await stack.log.erase(stack.log.stream(APP, "u3"))
+    await stack.log.erase(stack.log.stream(APP, "u3"), BY)
     left = _counted(one for one in told if one.user != "u3")
     assert left != _counted(told)
     assert await _served(stack) == left
@@ -162,7 +163,7 @@ async def test_the_last_erased(stack: Stack) -> None:
     """Of an application whose users are all erased there are no days."""
     await _deliver(stack, [Told("u", 0, "create", None)])
     await catch_up(stack.log, 10)
-    await stack.log.erase(stack.log.stream(APP, "u"))
+    await stack.log.erase(stack.log.stream(APP, "u"), BY)
     assert await _served(stack) == {}
 
 
@@ -178,7 +179,7 @@ async def test_the_first_quarter_of_all(stack: Stack) -> None:
     await _deliver(stack, [Told("u", -1, "update", active=True)])  # late: taken back, and added
     await catch_up(stack.log, 10)
     assert not (await prove_numbers(stack.log, 0, None)).differing
-    await stack.log.erase(stack.log.stream(APP, "u"))
+    await stack.log.erase(stack.log.stream(APP, "u"), BY)
     assert not (await prove_numbers(stack.log, 0, None)).differing
     assert await _numbers(stack) == []
 

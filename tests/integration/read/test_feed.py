@@ -15,6 +15,7 @@ from eventstore.events import Position
 from eventstore.log import EventLog
 from tests.support.database import alter, holding
 from tests.support.deliveries import APP, delivery
+from tests.support.events import BY
 from tests.support.proxy import proxied
 from tests.support.serving import AUTH, serving
 from tests.support.waiting import PATIENCE_S, until
@@ -110,7 +111,7 @@ async def test_erased_and_unreadable(feed: Feed, stack: Stack) -> None:
     """Of an erased user only the shells are left; one event that can't be read stops no other."""
     log = feed.service.runtime.log
     await feed.deliver(delivery("u"), delivery("v"), delivery("w", first_name="W"))
-    await log.erase(log.stream(APP, "u"))
+    await log.erase(log.stream(APP, "u"), BY)
     await alter(stack, 2)
     _, page = await feed.get()
     shown = [(e["type"], e["data"], e.get("dataerror")) for e in page["events"]]

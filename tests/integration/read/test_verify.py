@@ -11,6 +11,7 @@ import pytest
 
 from eventstore.events import Kind, NewEvent, Position
 from eventstore.verify import Finding, Note, verify
+from tests.support.events import BY
 
 if TYPE_CHECKING:
     from tests.conftest import Stack
@@ -49,7 +50,7 @@ async def test_a_log_left_alone_is_whole(stack: Stack) -> None:
     """Nothing is found in a log that nobody touched, erased users and all."""
     assert await findings(stack) == []
     await fill(stack)
-    await stack.log.erase(stack.log.stream("app", "1"))
+    await stack.log.erase(stack.log.stream("app", "1"), BY)
     await stack.log.append([event("1", "after erasure")])
     assert await findings(stack) == []
 
@@ -94,7 +95,7 @@ async def test_whatever_was_changed_is_named(
     """The first position that is not as it was appended is named, and what is wrong with it."""
     await fill(stack)
     await tamper(stack, *statements)
-    stack.log.keyring.forget(stack.log.stream("app", "1"))
+    stack.log.keyring.forget(stack.log.stream("app", "1").stream_id.bytes)
     (found,) = await findings(stack)
     assert found.position == Position(0, position)
     assert problem in found.problem

@@ -32,7 +32,7 @@ from projections.tables import Generation
 from tests.conftest import Stack
 from tests.support.database import begin_again, blocked, connected, erase, holding, kill, tables
 from tests.support.deliveries import APP, delivery
-from tests.support.events import event
+from tests.support.events import BY, event
 from tests.support.parameters import MANY
 from tests.support.processes import command_line
 from tests.support.rows import rewrite_changes, rewrite_state
@@ -421,7 +421,7 @@ async def test_erased_while_a_table_is_half_removed(stack: Stack) -> None:
         tables = [of_user.format(row["name"]) for row in pending]
         assert all([await reader.fetchval(table, stream.stream_id) for table in tables])
 
-        await stack.log.erase(stream)
+        await stack.log.erase(stream, BY)
 
         assert not any([await reader.fetchval(table, stream.stream_id) for table in tables])
 
@@ -486,7 +486,7 @@ async def test_erased_during_rebuild(stack: Stack) -> None:
     await _stop_before(stack, 0)
     ((loaded,),) = await stack.admin.fetch("SELECT min(user_id) FROM userlog.users_g3")
     stream = stack.log.stream(APP, loaded)
-    await stack.log.erase(stream)
+    await stack.log.erase(stream, BY)
     done = await rebuild(stack.source, PLAN)
     assert (done.generation, done.resumed, done.proof.differing) == (3, True, 0)
     for table in ("users", "history", "terms"):
@@ -595,7 +595,7 @@ async def test_erasure_on_its_way(stack: Stack) -> None:
     await stack.admin.execute(
         "CREATE TABLE kept AS SELECT * FROM userlog.users WHERE user_id = 'u3'"
     )
-    await stack.log.erase(stack.log.stream(APP, "u3"))
+    await stack.log.erase(stack.log.stream(APP, "u3"), BY)
     # What a projector writes that has read the user's events just before.
     await stack.admin.execute("INSERT INTO userlog.users SELECT * FROM kept")
     assert not (await prove_all(stack.source, PLAN, _quiet)).differing

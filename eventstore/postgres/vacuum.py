@@ -1,0 +1,74 @@
+"""Rewrites what held erased users' keys, so that no table file has them any more.
+
+An erasure overwrites a key with nothing; PostgreSQL keeps the old row in the table's file until
+the room is used again. Rewriting a table leaves that behind, a checkpoint removes the old file, and
+a new segment of the write-ahead log lets the server let go of the old ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from eventstore.postgres.sessions import Connection
+
+# Where wrapped keys are, and where ANALYZE may have copied them before schema version 5.
+TABLES = ("userlog.streams", "userlog.quarantine", "userlog.keys", "pg_catalog.pg_statistic")
+_FILE = "SELECT pg_relation_filenode($1::text::regclass)"
+# For so long each is waited for before it is tried again: what comes after waits behind it.
+_LOCK_S = 2
+_TRIES = 10
+_PAUSE_S = 1.0
+
+
+async def rewrite(connection: Connection, doing: Callable[[str], None]) -> list[str]:
+    """Rewrite the tables as their owner; return what could not be done, and why.
+
+    `doing` is called before each step. Appends wait while `streams` is rewritten.
+    """
+    undone: list[str] = []
+    await connection.execute(f"SET lock_timeout = '{_LOCK_S}s'")
+    for table in TABLES:
+        doing(f"rewriting {table}")
+        undone += await _rewrite(connection, table)
+    for statement, what in (
+        ("CHECKPOINT", "a checkpoint, which removes the old files"),
+        ("SELECT pg_switch_wal()", "a new segment of the write-ahead log"),
+    ):
+        doing(what)
+        try:
+            await connection.execute(statement)
+        except asyncpg.PostgresError as error:
+            undone.append(f"{what}: {_why(error)}")
+    return undone
+
+
+async def _rewrite(connection: Connection, table: str) -> list[str]:
+    before = await connection.fetchval(_FILE, table)
+    why = ""
+    for _ in range(_TRIES):
+        try:
+            await connection.execute(f"VACUUM FULL {table}")
+        except asyncpg.LockNotAvailableError:
+            why = "somebody reads or writes it for long"
+            await asyncio.sleep(_PAUSE_S)
+        except asyncpg.PostgresError as error:
+            return [f"{table}: {_why(error)}"]
+        else:
+            why = ""
+            break
+    # Without the right to it, VACUUM skips a table and says so in a warning.
+    if not why and await connection.fetchval(_FILE, table) == before:
+        why = "the login may not do it"
+    return [f"{table}: {why}"] if why else []
+
+
+def _why(error: asyncpg.PostgresError) -> str:
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return "the login may not do it"
+    return type(error).__name__

@@ -25,6 +25,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Bytes = Annotated[int, Meta(ge=1, le=1 << 40)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Days = Annotated[int, Meta(ge=0, le=36_500)]
 
 
 def _about(text: str, example: str) -> Meta:
@@ -91,6 +92,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     quarantine_bytes_max: Annotated[
         Bytes, _about("bytes in quarantine; beyond: 503 for what would go there", "10000000000")
     ] = 10_000_000_000
+    quarantine_purge_after_days: Annotated[
+        Days, _about("after which the quarantine loses what came no more; 0: never", "90")
+    ] = 0
+    erase_deleted_after_days: Annotated[
+        Days, _about("after which a user who was deleted is erased for good; 0: never", "30")
+    ] = 0
     arriving_max: Annotated[
         Count, _about("bodies still arriving, for each process; above it the slowest: 408", "1000")
     ] = 1_000

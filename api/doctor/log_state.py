@@ -40,6 +40,7 @@ async def look(connection: Connection, settings: Settings) -> list[Finding]:
         await _lag(connection),
         _parked(whole),
         _quarantine(whole, settings),
+        _retention(settings),
         _scrub(whole, now),
         await _rebuild(connection, running=whole["rebuild_running"]),
         await _upgrade(connection),
@@ -118,6 +119,13 @@ def _quarantine(whole: asyncpg.Record, settings: Settings) -> Finding:
     if size > _NEARLY_FULL * room:
         return warning("quarantine", f"{said}: it is nearly full", todo)
     return warning("quarantine", said, todo)
+
+
+def _retention(settings: Settings) -> Finding:
+    users, kept = settings.erase_deleted_after_days, settings.quarantine_purge_after_days
+    erased = f"{counted(users, 'day')} after their deletion" if users else "never by themselves"
+    purged = f"{counted(kept, 'day')} after it came last" if kept else "never by itself"
+    return ok("retention", f"users are erased {erased}, the quarantine is purged {purged}")
 
 
 def _scrub(whole: asyncpg.Record, now: datetime) -> Finding:

@@ -15,6 +15,7 @@ from api.server.acceptor import Acceptor
 from api.server.connections import Runner, fit_open_files
 from api.server.unready import unready
 from projections.project.projector import Projector
+from projections.project.retention import Days, Retention
 from projections.prove.scrubber import Scrubber
 from projections.subprocesses import GARBAGE
 
@@ -133,7 +134,7 @@ class Background(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def projecting(runtime: Runtime, traces: Tracing | None) -> AsyncGenerator[Background]:
-    """Run the projector and the scrubber for as long as the block lasts."""
+    """Run projector, scrubber and retention for as long as the block lasts."""
     settings, log = runtime.settings, runtime.log
     if runtime.as_owner:
         _log.warning(_AS_OWNER)
@@ -141,13 +142,17 @@ async def projecting(runtime: Runtime, traces: Tracing | None) -> AsyncGenerator
         log, batch_max=settings.projector_batch_rows_max, poll_s=settings.projector_poll_s
     )
     scrubber = Scrubber(log, interval_s=settings.scrub_interval_s)
+    days = Days(settings.erase_deleted_after_days, settings.quarantine_purge_after_days)
+    retention = Retention(log, runtime.quarantine, days)
     log.observers.append(lambda _events, _seconds: projector.wake())
     if traces:
         projector.observers.append(traces.projected)
     projector.start()
     scrubber.start()
+    retention.start()
     try:
         yield Background(projector, scrubber)
     finally:
+        await retention.stop()
         await scrubber.stop()
         await projector.stop()

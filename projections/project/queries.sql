@@ -86,3 +86,26 @@ FROM active_generation a
 JOIN parked p ON p.generation = a.generation
 JOIN userlog.streams s ON s.partition = p.partition AND s.stream_id = p.stream_id
 ORDER BY p.partition, p.position;
+
+-- [deleted_before] Users of a partition who were deleted before a time and are not parked, and up to which
+-- position that is known. By the index of lists, one application after the other.
+SELECT u.stream_id, u.application_id, u.user_id, c.position AS projected
+FROM checkpoints c
+CROSS JOIN (
+    SELECT DISTINCT n.application_id FROM numbers n
+    WHERE n.partition = $1 AND n.generation = (SELECT generation FROM active_generation)
+) n
+CROSS JOIN LATERAL (
+    SELECT u.stream_id, u.application_id, u.user_id FROM users u
+    WHERE u.partition = $1 AND u.application_id = n.application_id AND u.lifecycle = 3
+        AND hashtext(u.application_id) & -4 | u.lifecycle::integer
+            = hashtext(n.application_id) & -4 | 3
+        AND u.generation = (SELECT generation FROM active_generation)
+        AND u.occurred_at < $2 AND u.recorded_at < $2
+        AND NOT EXISTS (
+            SELECT FROM parked a WHERE a.partition = $1
+                AND a.generation = u.generation AND a.stream_id = u.stream_id)
+    ORDER BY u.occurred_at LIMIT $3
+) u
+WHERE c.partition = $1 AND c.generation = (SELECT generation FROM active_generation)
+LIMIT $3;

@@ -43,8 +43,16 @@ def naming(path: Path) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def writing(path: Path | None) -> Generator[Callable[[bytes], object]]:
-    """Yield what writes a line of JSON to a file, or to standard output.
+def writing_document(path: Path | None) -> Generator[Callable[[bytes], object]]:
+    """Yield what writes a document in pieces, as `writing` does lines."""
+    with writing(path, ending=b"") as write:
+        yield write
+        write(b"\n")
+
+
+@contextlib.contextmanager
+def writing(path: Path | None, ending: bytes = b"\n") -> Generator[Callable[[bytes], object]]:
+    """Yield what writes a line to a file, or to standard output.
 
     The file is its owner's alone, as what is written may be about persons. A line is written byte
     for byte, but to a terminal made visible: imported, it is the same.
@@ -54,7 +62,7 @@ def writing(path: Path | None) -> Generator[Callable[[bytes], object]]:
 
         def show(line: bytes) -> None:
             seen = visible_json(line.decode(errors="replace")).encode() if on_terminal else line
-            streams.write_bytes(seen + b"\n")
+            streams.write_bytes(seen + ending)
 
         yield show
         sys.stdout.flush()
@@ -70,7 +78,7 @@ def writing(path: Path | None) -> Generator[Callable[[bytes], object]]:
 
     def write(line: bytes) -> None:
         with naming(path):
-            file.write(line + b"\n")
+            file.write(line + ending)
 
     try:
         yield write

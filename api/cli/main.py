@@ -24,9 +24,11 @@ import typer.core
 from api.cli import (
     backup,
     doctor,
+    erasure,
     log,
     output,
     parked,
+    people,
     quarantine,
     rebuild,
     service,
@@ -36,7 +38,7 @@ from api.cli import (
     users,
 )
 from api.cli.failures import failure_of
-from api.cli.shared import ACCESS, GROUPS, WATCH, UsageError
+from api.cli.shared import ACCESS, GROUPS, USERS, WATCH, UsageError
 from api.observe.visible import visible
 from eventstore.postgres.schema import SCHEMA_VERSION
 from projections.fold.state import FOLD_VERSION
@@ -72,8 +74,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for commands in (
-    *(service.app, upgrade.app, doctor.app, rebuild.app, users.app, parked.app, log.app),
-    backup.app,
+    *(service.app, upgrade.app, doctor.app, rebuild.app, users.app, people.app, parked.app),
+    *(log.app, erasure.app, backup.app),
 ):
     app.add_typer(commands)
 app.add_typer(
@@ -82,6 +84,7 @@ app.add_typer(
     help="Deliveries that could not be read.",
     rich_help_panel=WATCH,
 )
+app.add_typer(people.users, name="users", help="All users at once.", rich_help_panel=USERS)
 app.add_typer(
     token.app, name="token", help="Tokens for the HTTP interface.", rich_help_panel=ACCESS
 )

@@ -9,14 +9,11 @@ import typer
 from api.cli import output, timeline
 from api.cli.output import STALE
 from api.cli.shared import (
-    LOG,
     USERS,
     Application,
     FailedError,
     Json,
     UserId,
-    Yes,
-    confirm,
     new_group,
     option,
     time_option,
@@ -24,7 +21,6 @@ from api.cli.shared import (
 )
 from api.web.times import first_day, parse_day, today
 from projections.query import stats
-from projections.query.formats import rfc3339
 from projections.query.users import FOREVER, Page, parse_page_key
 
 if TYPE_CHECKING:
@@ -32,7 +28,6 @@ if TYPE_CHECKING:
 
     from api.runtime import Runtime
     from eventstore.events import Stream
-    from eventstore.log import Erasure
     from projections.query.stats import Day
     from projections.query.users import PageKey
     from projections.query.views import History, User
@@ -154,28 +149,3 @@ def stats_command(
         output.stats(found)
     else:
         raise FailedError("no such application, or nothing known of it by that day")
-
-
-@app.command("erase", rich_help_panel=LOG)
-def erase_command(
-    application_id: Application, user_id: UserId, yes: Yes = False, json: Json = False
-) -> None:
-    """Erase a user's personal data for good.
-
-    Destroys their key and their rows in every read model; their events stay, sealed for ever.
-    """
-    confirm(f"Erase user {user_id} of {application_id} for good?", yes=yes)
-
-    async def work(runtime: Runtime) -> Erasure:
-        return await runtime.log.erase(runtime.log.stream(application_id, user_id))
-
-    found = with_runtime(work)
-    if not found.known or found.erased_at is None:
-        raise FailedError("no such user")
-    if json:
-        position = str(found.position) if found.position else None
-        output.as_json({"erased_at": rfc3339(found.erased_at), "position": position})
-    elif found.position:
-        output.plain(f"erased: key and read models are gone, event {found.position} records it")
-    else:
-        output.plain(f"nothing to do: erased already at {rfc3339(found.erased_at)}")

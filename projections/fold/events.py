@@ -18,7 +18,7 @@ from projections.deliveries.values import UserEntry, is_object, read_time
 
 Fields: TypeAlias = dict[str, Any]
 
-_KNOWN = (
+KNOWN_FIELDS = (
     *("username", "first_name", "last_name", "phone_numbers", "emails", "gender", "dob"),
     *("status", "active", "archive", "account_type", "profile_pic_url", "meta", "external_id"),
     *("rr_id", "consent", "deleted_on", "uid", "roles", "debug", "__v", "has_old_password_hash"),
@@ -41,7 +41,7 @@ def _names(known: tuple[str, ...]) -> dict[str, str]:
     return {_camel(name): name for name in known} | {name: name for name in known}
 
 
-_FIELDS = _names(_KNOWN)
+_FIELDS = _names(KNOWN_FIELDS)
 _CONTACT_FIELDS = _names(_CONTACT)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # An order key: a time, the kind, a time or none, a number with its size in front, a tie-break.

@@ -204,3 +204,32 @@ JOIN checkpoints c ON c.partition = h.partition
 JOIN generations g ON g.generation = c.generation
 CROSS JOIN active_generation a
 ORDER BY h.partition, c.generation;
+
+-- [events_of_user] A user's events after one of them, by when they occurred.
+SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.payload,
+    s.application_id, s.user_id, s.key_id, s.data_key, s.erased_position
+FROM userlog.events e
+JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
+WHERE e.partition = $1 AND e.stream_id = $2 AND (e.occurred_at, e.position) > ($3, $4::bigint)
+ORDER BY e.occurred_at, e.position LIMIT $5;
+
+-- [users_page] The users of a partition after a stream's id, and why they are parked, if they are.
+SELECT p.*, s.key_id, s.data_key,
+    a.position AS stale_position, a.reason AS stale_reason, a.since AS stale_since
+FROM (
+    SELECT u.partition, u.generation, u.stream_id, u.application_id, u.user_id, u.lifecycle,
+        u.tie_break, u.position, u.kind, u.occurred_at, u.recorded_at, u.sealed
+    FROM users u
+    WHERE u.partition = $1 AND u.stream_id > $2
+        AND u.generation = (SELECT generation FROM active_generation)
+    ORDER BY u.stream_id LIMIT $3
+) p
+JOIN userlog.streams s ON s.partition = p.partition AND s.stream_id = p.stream_id
+LEFT JOIN parked a ON a.partition = p.partition AND a.generation = p.generation
+    AND a.stream_id = p.stream_id
+ORDER BY p.stream_id;
+
+-- [users_counted] How many users some applications have, or all.
+SELECT coalesce(sum(n.created), 0)::bigint FROM numbers n
+WHERE n.generation = (SELECT generation FROM active_generation)
+    AND ($1::text[] IS NULL OR n.application_id = ANY($1));

@@ -48,6 +48,7 @@ WITH_VALUES = {
     *("user", "history", "stats", "erase", "parked", "rebuild", "export", "import", "verify"),
     *("quarantine list", "quarantine show", "quarantine replay", "quarantine purge"),
     *("token list", "token create", "token revoke", "settings", "status", "send"),
+    *("erasures", "subject", "users export"),
 }
 WITHOUT_VALUES = {
     *("init", "upgrade", "serve", "project", "rotate-master-key", "doctor", "backup", "restore"),
@@ -291,7 +292,28 @@ async def test_export(terminal: Terminal, tmp_path: Path) -> None:
         "erased": 0,
         "ignored": 0,
         "quarantined": 1,
+        "left_out": 0,
     }
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("subject", APPLICATION, USER),
+        ("users", "export"),
+        ("users", "export", "--format", "jsonl"),
+        ("erasures", "--json"),
+        ("erasures",),
+    ],
+    ids=" ".join,
+)
+async def test_personal_data_on_a_terminal(terminal: Terminal, command: tuple[str, ...]) -> None:
+    """What is written out whole shows nothing raw on a terminal either."""
+    erased = await terminal.run("erase", APPLICATION, "v", "--yes", "--reason", f"r{TEXT[1:]}")
+    assert erased.code == 0
+    there = await on_terminal(terminal, *command)
+    assert raw_in(there) == []
+    assert "\\" in there
 
 
 async def on_terminal(terminal: Terminal, *arguments: str) -> str:

@@ -206,11 +206,15 @@ async def opened(
 
         runtime = await (wait_for(open_it, waiting.stopping) if waiting else open_it())
         try:
-            async with erased_keys.followed(runtime.pool, runtime.log.keyring):
+            async with erased_keys.followed(runtime.pool, runtime.log.keyring, _not_followed):
                 yield runtime
                 await runtime.log.close()
         finally:
             await _close(runtime.pool, settings.shutdown_timeout_s)
+
+
+def _not_followed(error: Exception) -> None:
+    _log.error("erased users' keys may stay in memory", exc_info=error)
 
 
 def require_data(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -105,7 +106,7 @@ def erase_command(
 
 def _erase(application_id: str, user_id: str, reason: str, *, yes: bool, json: bool) -> None:
     confirm(f"Erase user {user_id} of {application_id} for good?", yes=yes)
-    if not yes and not reason:
+    if not yes and not reason and sys.stdin.isatty():
         reason = typer.prompt("Why (kept in the audit)", default="", show_default=False)
 
     async def work(runtime: Runtime) -> tuple[Erasure, list[uuid.UUID]]:

@@ -16,8 +16,7 @@ from eventstore.errors import UnavailableError, database_errors
 from eventstore.postgres import statements
 
 if TYPE_CHECKING:
-    import uuid
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from eventstore.postgres.pool import Pool
     from eventstore.sealing.keyring import Keyring
@@ -26,6 +25,7 @@ _SQL = statements.load("eventstore.sealing")
 _LOOK_S = 0.4
 # Rows that were read before an erasure may still be opened, and bring a key back, for this long.
 _AGAIN_S = 20.0
+_AT_ONCE = 1_000
 
 
 class ErasedKeys:
@@ -36,55 +36,61 @@ class ErasedKeys:
         self._keyring = keyring
         # How far the audit of each partition has been read.
         self._numbers: dict[int, int] = {}
-        # Whose keys were dropped a moment ago, and until when they are dropped again.
-        self._again: dict[bytes, float] = {}
+        # Until when what rows bring back is dropped again.
+        self._again_until = -float("inf")
 
     async def look(self) -> None:
         """Drop the keys of users who were erased since the last look; UnavailableError."""
         with database_errors():
             rows = await self._pool.fetch(_SQL["erased_numbers"])
         found = {row["partition"]: row["number"] for row in rows}
-        known, self._numbers = self._numbers, found
-        behind = {p: known.get(p, 0) for p in found if found[p] > known.get(p, 0)}
-        if any(found[p] < known.get(p, 0) for p in found):  # it is another log, or a restored one
-            self._keyring.forget_all()
-        elif known and behind:
-            try:
-                self._drop(await self._erased(behind, found))
-            except BaseException:
-                self._numbers = known
-                raise
-        self._drop([])
+        known = self._numbers
+        if not known or any(found.get(p, 0) < number for p, number in known.items()):
+            self._keyring.forget_all()  # it is another log, or a restored one
+        elif found != known:
+            await self._drop_since(known, found)
+        self._numbers = found
+        if time.monotonic() < self._again_until:
+            self._keyring.forget()
 
-    async def _erased(self, behind: dict[int, int], until: dict[int, int]) -> list[uuid.UUID]:
-        ends = [until[partition] for partition in behind]
+    async def _drop_since(self, known: dict[int, int], found: dict[int, int]) -> None:
+        behind = [p for p in found if found[p] > known.get(p, 0)]
+        since = [known.get(p, 0) for p in behind]
         with database_errors():
-            rows = await self._pool.fetch(
-                _SQL["erased_streams"], list(behind), list(behind.values()), ends
-            )
-        return [row["stream_id"] for row in rows]
+            until = [found[p] for p in behind]
+            rows = await self._pool.fetch(_SQL["erased_streams"], behind, since, until)
+        self._again_until = time.monotonic() + _AGAIN_S
+        for start in range(0, len(rows), _AT_ONCE):
+            some = rows[start : start + _AT_ONCE]
+            self._keyring.forget(*(row["stream_id"].bytes for row in some))
+            await asyncio.sleep(0)
 
-    def _drop(self, erased: list[uuid.UUID]) -> None:
-        now = time.monotonic()
-        self._again = {name: until for name, until in self._again.items() if until > now}
-        self._again |= {stream_id.bytes: now + _AGAIN_S for stream_id in erased}
-        if self._again:
-            self._keyring.forget(*self._again)
+    async def follow(self, failed: Callable[[Exception], None]) -> None:
+        """Look again and again; a database that is away is waited for.
 
-    async def follow(self) -> None:
-        """Look again and again; a database that is away is waited for."""
+        `failed` is called with any other error, once for several alike.
+        """
+        said = ""
         while True:
-            with contextlib.suppress(UnavailableError):
+            try:
                 await self.look()
+                said = ""
+            except UnavailableError:
+                pass
+            except Exception as error:  # noqa: BLE001 - it must not end in silence
+                if said != repr(error):
+                    failed(error)
+                said = repr(error)
             await asyncio.sleep(_LOOK_S)
 
 
 @contextlib.asynccontextmanager
-async def followed(pool: Pool, keyring: Keyring) -> AsyncGenerator[None]:
-    """Drop the keys of erased users for as long as the block lasts."""
+async def followed(
+    pool: Pool, keyring: Keyring, failed: Callable[[Exception], None]
+) -> AsyncGenerator[None]:
+    """Drop the keys of erased users for as long as the block lasts; `failed` as in `follow`."""
     erased = ErasedKeys(pool, keyring)
-    await erased.look()  # what was erased before is in no memory
-    task = asyncio.create_task(erased.follow(), name="erased keys")
+    task = asyncio.create_task(erased.follow(failed), name="erased keys")
     try:
         yield
     finally:

@@ -212,7 +212,8 @@ class Keyring:
     def forget(self, *names: bytes) -> None:
         """Drop the keys of some streams, by the bytes of their ids: they are no longer the users'.
 
-        All ciphers go with them, since which are theirs is not known of keys that came with rows.
+        All ciphers go with them, and the last key that came with a row, since whose these are is
+        not known.
         """
         for name in names:
             self._compact.take(name)

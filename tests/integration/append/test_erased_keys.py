@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
+
 from eventstore.events import Position
 from eventstore.sealing.erased_keys import ErasedKeys, followed
 from eventstore.sealing.keyring import Keyring, KeyringLimits
@@ -37,6 +39,10 @@ async def known_to(stack: Stack, streams: list[Stream], turn: int = 0) -> None:
     await catch_up(stack.log, 1000)
 
 
+def _fail(error: Exception) -> None:
+    pytest.fail(str(error))
+
+
 async def test_an_idle_process_drops_them(
     stack: Stack, open_stack: Callable[[str], Awaitable[Stack]]
 ) -> None:
@@ -44,7 +50,7 @@ async def test_an_idle_process_drops_them(
     other = await open_stack(stack.url)
     streams = [stack.log.stream(APP, f"u{n}") for n in range(USERS)]
     stays = [stack.log.stream(APP, "stays")]
-    async with followed(other.pool, other.log.keyring):
+    async with followed(other.pool, other.log.keyring, _fail):
         await known_to(stack, [*streams, *stays])
         await known_to(other, [*streams, *stays], 1)
         assert held(other, streams) >= USERS
@@ -112,10 +118,11 @@ async def test_a_row_that_was_read_before_brings_one_back_for_a_moment(stack: St
 
 async def test_another_log_has_other_keys(stack: Stack) -> None:
     """After a restore, which the numbers of the audit show, all keys are looked up anew."""
-    for user in ("a", "b"):
-        await stack.ingest.deliver(delivery(user))
+    await stack.ingest.deliver(delivery("b"))
     await stack.log.erase(stack.log.stream(APP, "b"), BY)
     erased = ErasedKeys(stack.pool, stack.log.keyring)
+    await erased.look()
+    await stack.ingest.deliver(delivery("a"))
     await erased.look()
     assert stack.log.keyring.holds(stack.log.stream(APP, "a"))
     await stack.admin.execute("UPDATE userlog.audit_head SET number = 0")
@@ -137,3 +144,27 @@ async def test_the_old_key_is_refused(
         "SELECT payload FROM userlog.events ORDER BY position DESC LIMIT 1"
     )
     assert payload == b"", "it was recorded without what is in it"
+
+
+async def test_what_goes_wrong_is_said_once(stack: Stack) -> None:
+    """It goes on, and drops keys again as soon as it can."""
+    said: list[Exception] = []
+    await stack.ingest.deliver(delivery("u"))
+    stream = stack.log.stream(APP, "u")
+    keyring = Keyring(stack.pool, MasterKey(MASTER_KEY))
+    async with followed(stack.pool, keyring, said.append):
+        await stack.admin.execute("ALTER TABLE userlog.audit_head RENAME TO elsewhere")
+
+        async def is_said() -> bool:
+            return bool(said)
+
+        await until(is_said)
+        await stack.admin.execute("ALTER TABLE userlog.elsewhere RENAME TO audit_head")
+        await keyring.find_or_make([stream])
+        await stack.log.erase(stream, BY)
+
+        async def is_dropped() -> bool:
+            return not keyring.holds(stream)
+
+        await until(is_dropped)
+    assert len(said) == 1

@@ -7,6 +7,7 @@
 --   quarantine, quarantine_totals     signed deliveries that could not be read, kept sealed, and how
 --                                     much there is of them
 --   audit, audit_head                 who erased somebody, and did what else is to be accounted for
+--   signed_heads                      what the heads were at a time, signed
 --   verifications, scrubs             what was last proven of the log, and of the read models
 --   tokens                            bearer tokens and their scopes
 --   append(), erase()                 the only ways to change the log
@@ -39,13 +40,14 @@
 
 CREATE SCHEMA userlog;
 
--- One row: the version of this file, a digest of its statements and those of guard.sql, and the
--- number of partitions, chosen once.
+-- One row: the version of this file, a digest of its statements and those of guard.sql, the number of
+-- partitions, chosen once, and the identity of the log, which signed heads name.
 CREATE TABLE userlog.meta (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     schema_version integer NOT NULL,
     digest text NOT NULL,
-    partitions integer NOT NULL CHECK (partitions BETWEEN 1 AND 1024)
+    partitions integer NOT NULL CHECK (partitions BETWEEN 1 AND 1024),
+    log_id uuid NOT NULL DEFAULT gen_random_uuid()
 );
 
 -- The end of each partition of the log. Its row lock is what makes positions gapless.
@@ -172,6 +174,17 @@ CREATE TABLE userlog.audit_head (
     number bigint NOT NULL DEFAULT 0,
     chain bytea NOT NULL DEFAULT decode(repeat('00', 32), 'hex'),
     since bigint NOT NULL DEFAULT 0
+);
+
+-- What the heads were at a time, signed with a key of the log's own: see eventstore/signed_heads.py.
+-- The service adds rows and changes none; `verify` demands that all of them hold.
+CREATE TABLE userlog.signed_heads (
+    partition integer NOT NULL,
+    position bigint NOT NULL,
+    audit_number bigint NOT NULL,
+    signed_at timestamptz NOT NULL,
+    note text NOT NULL,
+    PRIMARY KEY (partition, position, audit_number)
 );
 
 -- What the last `userlog verify` found in each partition up to a position, for monitoring.
@@ -653,6 +666,8 @@ GRANT SELECT ON ALL TABLES IN SCHEMA userlog TO userlog_app;
 GRANT INSERT, UPDATE, DELETE ON userlog.quarantine, userlog.quarantine_totals,
     userlog.verifications, userlog.scrubs TO userlog_app;
 
+GRANT INSERT ON userlog.signed_heads TO userlog_app;
+
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA userlog FROM PUBLIC;
 
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA userlog TO userlog_app;
@@ -846,4 +861,4 @@ INSERT INTO userlog.checkpoints (partition, generation) VALUES (0, 1);
 -- [end]
 
 -- The digest is that of eventstore/postgres/schema.py; a test recomputes it.
-INSERT INTO userlog.meta (schema_version, digest, partitions) VALUES (5, '9ad6456475420026', 1);
+INSERT INTO userlog.meta (schema_version, digest, partitions) VALUES (6, '8bea91bb9f1c1455', 1);

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from api.endpoints.feed import Feed
 from api.endpoints.health import HealthEndpoints
+from api.endpoints.signed_heads import SignedHeadEndpoints
 from api.endpoints.stats import StatsEndpoints
 from api.endpoints.status import StatusEndpoints, StatusSource
 from api.endpoints.users import UserEndpoints
@@ -59,6 +60,7 @@ class App:
             StatsEndpoints(pool, log.partitions, settings.page_rows_max),
             self.feed,
             StatusEndpoints(StatusSource(log, pool, runtime.quarantine, scrubber)),
+            SignedHeadEndpoints(log),
             self._health,
         )
         self.application = web.Application(

@@ -9,6 +9,7 @@ import msgspec
 from api.endpoints.cloud_events import Events
 from api.endpoints.feed import STREAM, FeedParameters
 from api.endpoints.health import Health
+from api.endpoints.signed_heads import SignedHeads
 from api.endpoints.stats import Stats, StatsParameters
 from api.endpoints.status import Status
 from api.endpoints.users import (
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from api.endpoints.feed import Feed
     from api.endpoints.health import HealthEndpoints
+    from api.endpoints.signed_heads import SignedHeadEndpoints
     from api.endpoints.stats import StatsEndpoints
     from api.endpoints.status import StatusEndpoints
     from api.endpoints.users import UserEndpoints
@@ -50,6 +52,7 @@ def routes(  # noqa: PLR0913, PLR0917 - one for each group of endpoints
     stats: StatsEndpoints,
     feed: Feed,
     status: StatusEndpoints,
+    signed: SignedHeadEndpoints,
     health: HealthEndpoints,
 ) -> Sequence[Route[Any]]:
     """Make the table; the order is that of the documentation."""
@@ -122,6 +125,7 @@ def routes(  # noqa: PLR0913, PLR0917 - one for each group of endpoints
             problems=(429,),
         ),
         Route("GET", "/v1/status", status.status, Status, Scope.READ),
+        Route("GET", "/v1/signed-heads", signed.signed_heads, SignedHeads, Scope.READ),
         Route(
             "GET",
             "/metrics",

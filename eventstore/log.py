@@ -6,6 +6,7 @@ Events are sealed here and committed as a group; append() in schema.sql gives th
 from __future__ import annotations
 
 import time
+import uuid
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,7 +31,6 @@ from eventstore.sealing.own_keys import OwnKeys
 from eventstore.sealing.seal import seal, seal_all
 
 if TYPE_CHECKING:
-    import uuid
     from collections.abc import Sequence
     from datetime import datetime
 
@@ -52,6 +52,8 @@ _is_stored = attrgetter("stored")
 _SEAL_AGAIN_MAX = 3
 # How long the log is not ready after the database's disk took no append.
 _UNREADY_S = 10.0
+# Of a log of an earlier version, which has none.
+_NO_ID = uuid.UUID(int=0)
 
 
 class Erasure(NamedTuple):
@@ -80,6 +82,7 @@ class EventLog(Database):
         super().__init__(pool)
         self._is_older = False
         self.partitions = partitions
+        self.log_id = _NO_ID
         self.keyring = Keyring(pool, master_key)
         self.own_keys = OwnKeys(pool, master_key)
         self.audit = Audit(pool, self.own_keys)
@@ -111,6 +114,7 @@ class EventLog(Database):
                 except MasterKeyMovedError as error:
                     raise WrongKeyError(str(error)) from None
         log = cls(pool, checked.partitions, master_key, limits or QueueLimits())
+        log.log_id = checked.log_id
         await log.keyring.check_master_key()
         return log
 

@@ -76,28 +76,6 @@ ORDER BY e.position;
 -- [stream_erased] When has this user been erased? No row: never heard of.
 SELECT erased_at FROM userlog.streams WHERE partition = $1 AND stream_id = $2;
 
--- [verify_page] The log of one partition after a position, as it is stored, for `verify`.
-SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.digest, e.leaf,
-    e.payload, e.chain, s.stream_id IS NOT NULL AS has_stream, s.key_id, s.data_key
-FROM userlog.events e
-LEFT JOIN userlog.streams s ON s.partition = e.partition AND s.stream_id = e.stream_id
-WHERE e.partition = $1 AND e.position > $2
-ORDER BY e.position
-LIMIT $3;
-
--- [beyond_head] The first event behind the head, which append() never leaves there.
-SELECT min(e.position) FROM userlog.log_head h
-JOIN userlog.events e ON e.partition = h.partition AND e.position > h.position
-WHERE h.partition = $1;
-
--- [chain_at] The hash over everything up to a position, if a batch ended there.
-SELECT chain FROM userlog.events WHERE partition = $1 AND position = $2;
-
--- [verified] Note what was found of a partition up to a position.
-INSERT INTO userlog.verifications (partition, position, passed) VALUES ($1, $2, $3)
-ON CONFLICT (partition) DO UPDATE
-SET position = excluded.position, passed = excluded.passed, verified_at = excluded.verified_at;
-
 -- [quarantine_put] Keep what could not be read, or count it once more; the ids of what is kept.
 SELECT userlog.quarantine_put($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
 
@@ -163,25 +141,6 @@ SELECT userlog.audit($1, $2, $3, $4);
 SELECT partition, number, recorded_at, stream_id, position, sealed FROM userlog.audit
 WHERE partition = $1 AND stream_id = $2 ORDER BY number;
 
--- [audit_page] The audit of one partition after a number and up to another, as it is stored.
-SELECT partition, number, recorded_at, stream_id, position, sealed, chain FROM userlog.audit
-WHERE partition = $1 AND number > $2 AND number <= $3 ORDER BY number;
-
--- [beyond_audit_head] The first row behind the end of the audit, which audit() never leaves there.
-SELECT min(a.number) FROM userlog.audit_head h
-JOIN userlog.audit a ON a.partition = h.partition AND a.number > h.number
-WHERE h.partition = $1;
-
--- [audit_head] The end of the audit in a partition.
-SELECT number, chain FROM userlog.audit_head WHERE partition = $1;
-
--- [unaudited_erasure] The first erasure since the audit began that has no row in it.
-SELECT min(s.erased_position) AS position FROM userlog.audit_head h
-JOIN userlog.streams s ON s.partition = h.partition AND s.erased_position > h.since
-WHERE h.partition = $1 AND NOT EXISTS (
-    SELECT FROM userlog.audit a WHERE a.partition = $1 AND a.stream_id = s.stream_id
-        AND a.position = s.erased_position);
-
 -- [erasures] Who was erased in a partition, and the audit's row about it.
 SELECT s.partition, s.erased_position AS position, s.stream_id, s.application_id, s.user_id,
     s.erased_at, a.sealed
@@ -193,3 +152,30 @@ WHERE s.partition = $1 AND s.erased_position IS NOT NULL ORDER BY s.erased_posit
 -- [streams_named] Users by the ids of their streams, in whichever of these partitions they are.
 SELECT partition, stream_id, application_id, user_id FROM userlog.streams
 WHERE partition = ANY($1::integer[]) AND stream_id = ANY($2::uuid[]);
+
+-- [heads_to_sign] The heads that have moved since they were last signed, and are due.
+SELECT h.partition, h.position, h.chain, a.number AS audit_number, a.chain AS audit_chain,
+    date_trunc('milliseconds', clock_timestamp()) AS now
+FROM userlog.log_head h
+JOIN userlog.audit_head a ON a.partition = h.partition
+LEFT JOIN LATERAL (
+    SELECT s.position, s.audit_number, s.signed_at FROM userlog.signed_heads s
+    WHERE s.partition = h.partition ORDER BY s.position DESC, s.audit_number DESC LIMIT 1
+) s ON true
+WHERE (h.position > 0 OR a.number > 0) AND (s.position IS NULL
+    OR h.position - s.position >= $1::bigint
+    OR (h.position, a.number) <> (s.position, s.audit_number)
+        AND s.signed_at <= clock_timestamp() - $2::interval)
+ORDER BY h.partition;
+
+-- [signed_head_new] Keep one, unless another process has signed the same.
+INSERT INTO userlog.signed_heads (partition, position, audit_number, signed_at, note)
+VALUES ($1, $2, $3, $4, $5) ON CONFLICT (partition, position, audit_number) DO NOTHING;
+
+-- [signed_heads_newest] The newest of each partition.
+SELECT h.partition, s.position, s.signed_at, s.note FROM userlog.log_head h
+CROSS JOIN LATERAL (
+    SELECT * FROM userlog.signed_heads s
+    WHERE s.partition = h.partition ORDER BY s.position DESC, s.audit_number DESC LIMIT 1
+) s
+ORDER BY h.partition;

@@ -34,7 +34,8 @@ from eventstore.postgres import embedded, embedded_backup, schema
 from eventstore.postgres.embedded_account import major
 from eventstore.postgres.embedded_backup import About
 from eventstore.postgres.pool import owner_connection
-from eventstore.verify import Note, verify
+from eventstore.verify.finding import Note
+from eventstore.verify.whole import verify
 from projections.query.formats import rfc3339
 
 app = new_group()

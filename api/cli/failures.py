@@ -20,8 +20,8 @@ from eventstore.errors import (
     OtherVersionError,
     explained,
 )
-from eventstore.files import FileRefusedError
 from eventstore.postgres.embedded import EmbeddedPostgresError
+from eventstore.postgres.files import FileRefusedError
 from eventstore.postgres.upgrade import UpgradeRunningError
 from projections.fold.poison import PoisonError
 from projections.rebuild.generations import RebuildRunningError

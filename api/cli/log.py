@@ -24,50 +24,12 @@ from api.export_import import Importer, chunks, export_lines
 from api.runtime import require_data
 from eventstore.events import Position
 from eventstore.sealing.rotation import rotate
-from eventstore.verify import Finding, Note, verify
 
 if TYPE_CHECKING:
     from api.export_import import Imported
     from api.runtime import Runtime
 
 app = new_group()
-
-
-@app.command("verify", rich_help_panel=LOG)
-def verify_command(
-    against: Annotated[
-        list[str] | None,
-        typer.Option(help="A head noted before, POSITION:HASH as `status --json` shows it."),
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Prove that the log is whole and unaltered.
-
-    Fails if an event was altered, dropped, inserted or reordered, and names the first.
-    """
-    try:
-        notes = [Note.parse(text) for text in against or []]
-    except ValueError:
-        raise typer.BadParameter("like 0:42:9f86d0…", param_hint="--against") from None
-
-    async def work(runtime: Runtime) -> tuple[list[Finding], int]:
-        with progress("verifying") as update:
-            counted = [0]
-
-            def count(done: int, total: int) -> None:
-                counted[0] = done
-                update(done, total)
-
-            return await verify(runtime.log, notes=notes, progress=count), counted[0]
-
-    findings, events = with_runtime(work)
-    if json:
-        found = [{"position": str(f.position), "problem": f.problem} for f in findings]
-        output.as_json({"events": events, "findings": found})
-    if findings:
-        raise FailedError("; ".join(map(str, findings)))
-    if not json:
-        output.plain(f"verified: {events} events")
 
 
 @app.command("rotate-master-key", rich_help_panel=LOG)

@@ -36,6 +36,7 @@ from api.cli import (
     token,
     upgrade,
     users,
+    verify,
 )
 from api.cli.failures import failure_of
 from api.cli.shared import ACCESS, GROUPS, USERS, WATCH, UsageError
@@ -75,7 +76,7 @@ app = typer.Typer(
 )
 for commands in (
     *(service.app, upgrade.app, doctor.app, rebuild.app, users.app, people.app, parked.app),
-    *(log.app, erasure.app, backup.app),
+    *(log.app, verify.app, erasure.app, backup.app),
 ):
     app.add_typer(commands)
 app.add_typer(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from eventstore.files import FileRefusedError, no_link, refuse_foreign
+from eventstore.postgres.files import FileRefusedError, no_link, refuse_foreign
 
 if TYPE_CHECKING:
     from collections.abc import Generator

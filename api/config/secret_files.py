@@ -17,7 +17,7 @@ from msgspec import UNSET
 
 from api.config.secret_values import check_word, check_words, key_bytes, secrets_of
 from api.config.sources import PREFIX, SettingsError
-from eventstore.files import (
+from eventstore.postgres.files import (
     FileRefusedError,
     no_link,
     refuse_foreign,

@@ -7,18 +7,20 @@ Each setting is a field of `Settings`; its variable is the field's name in capit
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from api.config.secret_values import check_word, check_words, key_bytes
-from api.config.sources import PREFIX, SECRETS, URLS, SettingsError, find
+from api.config.sources import HEADS_URL, PREFIX, SECRETS, URLS, SettingsError, find
 from eventstore.postgres import url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_HTTP = re.compile(r"https?://[^\s/?#]+\S*")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -135,6 +137,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[float, Meta(ge=0, le=86_400)],
         _about("how often some users are compared with the log; 0: never", "1"),
     ] = 1.0
+    signed_head_events: Annotated[
+        Count, _about("a head is signed after so many events", "100000")
+    ] = 100_000
+    signed_head_interval_s: Annotated[
+        Seconds, _about("or after so many seconds, if it has moved", "3600")
+    ] = 3_600.0
+    signed_heads_url: Annotated[
+        str | None, _about("where the newest signed heads are posted", "https://host/heads")
+    ] = None
     page_rows_max: Annotated[Count, _about("largest page of an answer", "1000")] = 1_000
     page_bytes_max: Annotated[
         Count, _about("bytes of a page's contents, after which it ends", "4194304")
@@ -186,6 +197,7 @@ def load(environ: Mapping[str, str] | None = None, **given: Any) -> tuple[Settin
             values[field.name] = _convert(field, value)
     settings = Settings(**values)
     _check_urls(settings)
+    _check_heads_url(settings)
     _check_secrets(settings)
     return settings, origins
 
@@ -228,6 +240,14 @@ def _check_urls(settings: Settings) -> None:
         )
 
 
+def _check_heads_url(settings: Settings) -> None:
+    given = settings.signed_heads_url
+    if given is not None and not _HTTP.fullmatch(given):
+        raise SettingsError(
+            f"{PREFIX}SIGNED_HEADS_URL is no http or https URL; example: https://host/heads"
+        )
+
+
 def urls_of(settings: Settings) -> dict[str, str]:
     """Return the database URLs that are set, by the names of their variables."""
     found = {PREFIX + name.upper(): getattr(settings, name) for name in URLS}
@@ -250,6 +270,8 @@ def shown(settings: Settings, name: str) -> str:
     value = getattr(settings, name)
     if name in SECRETS:
         return "generated" if value is UNSET else "not set" if value is None else "set, hidden"
+    if name == HEADS_URL:
+        return "not set" if value is None else "set, hidden"
     if name in URLS:
         absent = "embedded PostgreSQL" if name == "database_url" else "not set"
         return absent if value is None else "set, hidden"

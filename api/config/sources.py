@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 PREFIX = "USERLOG_"
 SECRETS = ("webhook_secrets", "master_key", "previous_master_key", "api_token")
 URLS = ("database_url", "owner_database_url")
-_IN_FILES = (*URLS, *SECRETS)
+# It may have a password in it.
+HEADS_URL = "signed_heads_url"
+_IN_FILES = (*URLS, *SECRETS, HEADS_URL)
 _KEYS = ("master_key", "previous_master_key")
 # Its file may be there before a rotation and after it, so that a reload alone brings it.
 MAY_BE_EMPTY = "previous_master_key"

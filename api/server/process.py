@@ -13,6 +13,7 @@ from api.observe import tracing
 from api.runtime import Waiting, opened
 from api.server.acceptor import Acceptor
 from api.server.connections import Runner, fit_open_files
+from api.server.head_signer import HeadSigner
 from api.server.unready import unready
 from projections.project.projector import Projector
 from projections.project.retention import Days, Retention
@@ -134,7 +135,7 @@ class Background(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def projecting(runtime: Runtime, traces: Tracing | None) -> AsyncGenerator[Background]:
-    """Run projector, scrubber and retention for as long as the block lasts."""
+    """Run projector, scrubber, retention and head signer for as long as the block lasts."""
     settings, log = runtime.settings, runtime.log
     if runtime.as_owner:
         _log.warning(_AS_OWNER)
@@ -144,15 +145,18 @@ async def projecting(runtime: Runtime, traces: Tracing | None) -> AsyncGenerator
     scrubber = Scrubber(log, interval_s=settings.scrub_interval_s)
     days = Days(settings.erase_deleted_after_days, settings.quarantine_purge_after_days)
     retention = Retention(log, runtime.quarantine, days)
+    signer = HeadSigner(log, settings)
     log.observers.append(lambda _events, _seconds: projector.wake())
     if traces:
         projector.observers.append(traces.projected)
     projector.start()
     scrubber.start()
     retention.start()
+    signer.start()
     try:
         yield Background(projector, scrubber)
     finally:
+        await signer.stop()
         await retention.stop()
         await scrubber.stop()
         await projector.stop()

@@ -19,10 +19,10 @@ import fcntl
 import os
 from typing import TYPE_CHECKING, BinaryIO
 
-from eventstore.files import FileRefusedError, refuse_foreign, refuse_link
 from eventstore.postgres.embedded_account import EmbeddedPostgresError, programs
 from eventstore.postgres.embedded_cluster import CLUSTER, Cluster, Thinned, Waiting, open_private
 from eventstore.postgres.embedded_server import RETRY_S, Server, url_of
+from eventstore.postgres.files import FileRefusedError, refuse_foreign, refuse_link
 from eventstore.postgres.sessions import SERVICE_ROLE
 
 if TYPE_CHECKING:

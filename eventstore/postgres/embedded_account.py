@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from eventstore.files import no_link
+from eventstore.postgres.files import no_link
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from eventstore.files import sync_folder
 from eventstore.postgres import embedded, statements
 from eventstore.postgres.embedded_account import EmbeddedPostgresError, major, programs
 from eventstore.postgres.embedded_cluster import CLUSTER, ENVIRONMENT, open_private
+from eventstore.postgres.files import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -16,7 +16,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from eventstore.files import no_link, refuse_link
 from eventstore.postgres.embedded_account import (
     Account,
     EmbeddedPostgresError,
@@ -27,6 +26,7 @@ from eventstore.postgres.embedded_account import (
     programs,
     publish_wheel,
 )
+from eventstore.postgres.files import no_link, refuse_link
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -21,8 +21,8 @@ from urllib.parse import urlencode
 
 import asyncpg
 
-from eventstore.files import no_link, refuse_link
 from eventstore.postgres.embedded_cluster import Waiting
+from eventstore.postgres.files import no_link, refuse_link
 
 if TYPE_CHECKING:
     from eventstore.postgres.embedded_cluster import Cluster

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import uuid
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +20,7 @@ from eventstore.postgres.sessions import SCHEMA, SERVICE_ROLE
 if TYPE_CHECKING:
     from eventstore.postgres.sessions import Connection
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 SERVER_VERSION_MIN = 15
 # Of these PostgreSQL converts no text, or to the same.
 _ENCODINGS = ("UTF8", "SQL_ASCII")
@@ -31,9 +32,14 @@ _SQL = statements.load("eventstore.postgres")
 
 
 class Checked(NamedTuple):
-    """What a check found: partitions, what is there beyond the schema, and who has logged in."""
+    """What a check found.
+
+    Partitions, the log's identity, what is there beyond the schema, and whether its owner has
+    logged in.
+    """
 
     partitions: int
+    log_id: uuid.UUID
     additional: list[str]
     as_owner: bool
 
@@ -201,7 +207,9 @@ async def check(connection: Connection) -> Checked:
             f" this userlog needs {digest()}; run the build that belongs to the database"
         )
         raise SchemaError(msg)
-    return Checked(found["partitions"], await check_catalogue(connection, version), as_owner)
+    log_id = uuid.UUID(found["log_id"])
+    additional = await check_catalogue(connection, version)
+    return Checked(found["partitions"], log_id, additional, as_owner)
 
 
 async def partitions_of(connection: Connection) -> int:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from eventstore.sealing.keys import MasterKey
 
     # search: terms that users are found by. quarantine: ids of what could not be read. audit: who
-    # did what, and why.
-    Name: TypeAlias = Literal["search", "quarantine", "audit"]
+    # did what, and why. signing: heads.
+    Name: TypeAlias = Literal["search", "quarantine", "audit", "signing"]
 
 _SQL = statements.load("eventstore.sealing")
 _NEXT_SQL = statements.load("eventstore.sealing", "next.sql")

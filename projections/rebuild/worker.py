@@ -15,6 +15,8 @@ import msgspec
 import uvloop
 
 from eventstore.errors import explained
+from eventstore.verify.finding import Finding
+from eventstore.verify.whole import Part, verify_part
 from projections.fold.poison import PoisonError
 from projections.prove.differences import Differences
 from projections.prove.proof import prove
@@ -47,6 +49,12 @@ class Prove(msgspec.Struct, frozen=True, tag=True):
     generation: int | None = None
 
 
+class Verify(msgspec.Struct, frozen=True, tag=True):
+    """Verify parts of the log."""
+
+    parts: list[Part]
+
+
 class Failed(msgspec.Struct, frozen=True, tag=True):
     """Why a worker gave up, in a sentence that quotes nothing of the content."""
 
@@ -59,15 +67,27 @@ class Proved(msgspec.Struct, frozen=True, tag=True):
     found: Differences
 
 
-Job: TypeAlias = Load | Prove
-Report: TypeAlias = Proved | Failed
+class Counted(msgspec.Struct, frozen=True, tag=True):
+    """How much more of a part is verified."""
+
+    count: int
+
+
+class Verified(msgspec.Struct, frozen=True, tag=True):
+    """What was found in a part of the log."""
+
+    found: Finding
+
+
+Job: TypeAlias = Load | Prove | Verify
+Report: TypeAlias = Proved | Counted | Verified | Failed
 
 
 class Assignment(msgspec.Struct, frozen=True):
     """What a worker reads when it starts."""
 
     source: LogSource
-    job: Load | Prove
+    job: Load | Prove | Verify
 
 
 async def run_job(job: Job, log: EventLog, report: Callable[[Report], None]) -> None:
@@ -78,6 +98,11 @@ async def run_job(job: Job, log: EventLog, report: Callable[[Report], None]) -> 
         case Prove():
             for users in job.ranges:
                 report(Proved(await prove(log, users, job.generation)))
+        case Verify():
+            for part in job.parts:
+                found = await verify_part(log, part, lambda count: report(Counted(count)))
+                if found:
+                    report(Verified(found))
 
 
 async def _work(assignment: Assignment) -> None:

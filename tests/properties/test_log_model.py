@@ -14,7 +14,7 @@ from eventstore.events import Appended, Kind, NewEvent, Outcome, Position
 from eventstore.log import EventLog
 from eventstore.postgres.pool import open_pool
 from eventstore.sealing.keys import MasterKey
-from eventstore.verify import verify
+from eventstore.verify.whole import verify
 from tests.support.events import BY
 from tests.support.server import as_service
 

@@ -44,7 +44,7 @@ async def test_valid(service: Service) -> None:
 
     found = (await service.call("GET", "/openapi.json")).body
     OpenAPIV31SpecValidator(found).validate()
-    assert len(found["paths"]) == 12
+    assert len(found["paths"]) == 13
     for path in found["paths"].values():
         for operation in path.values():
             assert operation["summary"]

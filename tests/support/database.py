@@ -177,7 +177,8 @@ async def tables(source: Source) -> list[list[tuple[Any, ...]]]:
 
 # The packages that have named statements.
 PACKAGES = (
-    *("eventstore", "eventstore.postgres", "eventstore.sealing", "api.web", "api.observe"),
+    *("eventstore", "eventstore.postgres", "eventstore.sealing", "eventstore.verify"),
+    *("api.web", "api.observe"),
     "api.doctor",
     *("projections.project", "projections.query", "projections.prove", "projections.rebuild"),
 )

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from api.webhook.decode import decode
+from eventstore.audit import Act, Actor, Audit
 from eventstore.log import EventLog
 from eventstore.postgres import schema
 from eventstore.postgres.pool import open_owner_pool
 from eventstore.sealing.keys import MasterKey, new_key_id
+from eventstore.sealing.own_keys import OwnKeys
 from eventstore.sealing.seal import seal
 from tests.conftest import MASTER_KEY
 from tests.support.database import connected
@@ -30,6 +32,8 @@ SCHEMAS = Path(__file__).parents[1] / "schemas"
 OLDEST = 1
 # From this version on, what changes the log is called with the master key's fingerprint.
 WITH_FINGERPRINT = 3
+# From this one on with a row of the audit, and arrays of what goes into quarantine.
+WITH_AUDIT = 5
 USERS = 20
 ERASED, PARKED = "u3", "u5"
 PARKED_SINCE = "2025-03-01 10:00:00+00"
@@ -58,7 +62,7 @@ UNION ALL SELECT concat_ws(' ', 'trigger', pg_get_triggerdef(oid)) FROM pg_trigg
 WHERE NOT tgisinternal
 UNION ALL SELECT concat_ws(' ', 'schema', nspname, nspacl) FROM pg_namespace
 WHERE nspname LIKE 'userlog%'
-UNION ALL SELECT concat_ws(' ', 'meta', to_jsonb(m)) FROM userlog.meta m
+UNION ALL SELECT concat_ws(' ', 'meta', to_jsonb(m) - 'log_id') FROM userlog.meta m
 UNION ALL SELECT concat_ws(' ', 'head', partition) FROM userlog.log_head
 UNION ALL SELECT concat_ws(' ', 'checkpoint', partition) FROM userlog.checkpoints
 UNION ALL SELECT concat_ws(' ', 'generation', state, fold) FROM userlog.generations
@@ -83,6 +87,11 @@ async def install(url: str, version: int, partitions: int) -> None:
             "INSERT INTO userlog.log_head (partition) SELECT generate_series(1, $1::int - 1)",
             partitions,
         )
+        if version >= WITH_AUDIT:
+            await connection.execute(
+                "INSERT INTO userlog.audit_head (partition) SELECT generate_series(1, $1::int - 1)",
+                partitions,
+            )
         columns, values = (", projection", ", 'users'") if version == OLDEST else ("", "")
         await connection.execute(
             f"INSERT INTO userlog.checkpoints (partition, generation{columns})"
@@ -100,6 +109,8 @@ class OlderLog:
         self._pool = pool
         master = [] if version < WITH_FINGERPRINT else [log.keyring.master.current]
         self._master = master  # what the functions are called with besides
+        self._version = version
+        self._audit = Audit(pool, OwnKeys(pool, log.keyring.master))
 
     async def append(self, events: Sequence[NewEvent]) -> None:
         """Append events of one partition or more, each as a batch of its own."""
@@ -125,16 +136,27 @@ class OlderLog:
     async def erase(self, stream: Stream) -> None:
         """Erase a user."""
         naming = self._keyring.master.tombstone_key(stream.stream_id.bytes)
+        audited: list[object] = []
+        if self._version >= WITH_AUDIT:
+            sealed = await self._audit.seal(Act("erase", Actor("command", "older")), stream)
+            audited = [stream.application_id, stream.user_id, None, sealed]
         await self._call(
             "erase",
             *(stream.partition, *self._master, None, stream.stream_id, new_key_id()),
-            *(naming.identity(b"erased"), naming.digest(b"erased")),
+            *(naming.identity(b"erased"), naming.digest(b"erased"), *audited),
         )
         self._keyring.forget(stream.stream_id.bytes)
 
     async def put_into_quarantine(self) -> None:
         """Put a delivery into quarantine, by what version 2 and later have for it."""
         about = (uuid.uuid4(), "no-users", "d", "{}", 300, b"abc", b"body")
+        if self._version >= WITH_AUDIT:
+            key, reason, detail, headers, size, wrapped, body = ([one] for one in about)
+            nothing: list[None] = [None]
+            ids = (key, nothing, nothing, nothing)
+            columns = (*ids, reason, detail, size, wrapped, body)
+            await self._call("quarantine_put", 0, *self._master, headers[0], *columns)
+            return
         await self._call("quarantine_put", 0, *self._master, *about)
 
     async def _call(self, function: str, *args: object) -> None:

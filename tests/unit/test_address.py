@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from api.config.address import address_of, base_url, left
 from api.config.settings import Settings
-from eventstore.files import FileRefusedError
+from eventstore.postgres.files import FileRefusedError
 
 if TYPE_CHECKING:
     from pathlib import Path

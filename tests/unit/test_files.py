@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from eventstore.files import FileRefusedError, no_link, refuse_foreign, refuse_link
+from eventstore.postgres.files import FileRefusedError, no_link, refuse_foreign, refuse_link
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from eventstore.audit import Act, Actor
-from eventstore.verify import verify
+from eventstore.verify.whole import verify
 from tests.support.deliveries import APP, delivery
 from tests.support.events import BY
 

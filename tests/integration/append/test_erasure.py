@@ -11,7 +11,7 @@ import pytest
 from api.export_import import export_lines
 from eventstore.events import Position
 from eventstore.postgres.embedded import psql_path
-from eventstore.verify import verify
+from eventstore.verify.whole import verify
 from projections.project.projector import catch_up
 from tests.support.deliveries import delivery
 from tests.support.events import BY

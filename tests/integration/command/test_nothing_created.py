@@ -38,6 +38,7 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("subject",): (APP, "u"),
     ("users", "export"): (),
     ("verify",): (),
+    ("signed-heads",): (),
     ("rotate-master-key",): (),
     ("backup",): ("{folder}/backup",),
     ("export",): (),

@@ -52,6 +52,7 @@ WITH_VALUES = {
 }
 WITHOUT_VALUES = {
     *("init", "upgrade", "serve", "project", "rotate-master-key", "doctor", "backup", "restore"),
+    "signed-heads",
 }
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from eventstore.verify import verify
+from eventstore.verify.whole import verify
 from projections.fold.poison import PoisonError
 from projections.project.projector import catch_up, project_batch
 from projections.rebuild.rebuild import Plan, rebuild

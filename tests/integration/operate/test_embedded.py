@@ -20,11 +20,11 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
-from eventstore.files import FileRefusedError
 from eventstore.postgres import embedded, embedded_cluster, embedded_server
 from eventstore.postgres.embedded import EmbeddedPostgresError, psql_path, running
 from eventstore.postgres.embedded_account import system_account
 from eventstore.postgres.embedded_server import Server
+from eventstore.postgres.files import FileRefusedError
 from tests.support.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ NOBODY = 65534
 USER = """
 import asyncio, sys
 from pathlib import Path
-from eventstore.files import FileRefusedError
+from eventstore.postgres.files import FileRefusedError
 from eventstore.postgres import embedded, embedded_cluster
 
 def show(line):

@@ -10,7 +10,7 @@ import msgspec
 from api.export_import import Importer, chunks, export_lines
 from eventstore.postgres import schema
 from eventstore.postgres.pool import open_owner_pool
-from eventstore.verify import verify
+from eventstore.verify.whole import verify
 from projections.fold.events import TIE_BREAK_BYTES
 from projections.project.projector import catch_up
 from projections.query.users import Page, parse_page_key

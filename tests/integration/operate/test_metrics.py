@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from eventstore.verify import verify
+from eventstore.verify.whole import verify
 from projections.project.projector import catch_up
 from tests.support.database import alter
 from tests.support.deliveries import APP, SAMPLE_USER, SAMPLES, delivery

@@ -21,7 +21,7 @@ from eventstore.quarantine import Quarantine
 from eventstore.sealing.keys import MasterKey
 from eventstore.sealing.own_keys import OwnKeys
 from eventstore.sealing.rotation import rotate
-from eventstore.verify import verify
+from eventstore.verify.whole import verify
 from projections.project.projector import catch_up
 from projections.prove.scrubber import Scrubber
 from tests.support.database import HEADS, blocked, holding

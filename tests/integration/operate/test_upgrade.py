@@ -13,7 +13,7 @@ import pytest
 from eventstore.errors import LogError, OtherVersionError, SchemaError, WrongKeyError
 from eventstore.postgres import schema, upgrade
 from eventstore.sealing.keys import MasterKey
-from eventstore.verify import verify
+from eventstore.verify.whole import verify
 from projections.project import parked
 from projections.project.projector import catch_up
 from projections.rebuild.log_source import LogSource

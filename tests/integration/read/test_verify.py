@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from eventstore.events import Kind, NewEvent, Position
-from eventstore.verify import Finding, Note, verify
+from eventstore.verify.finding import Finding, Note
+from eventstore.verify.whole import verify
 from tests.support.events import BY
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Verify: proves that the log is whole, and names the first place where it is not."""

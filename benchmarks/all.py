@@ -15,7 +15,9 @@ from pathlib import Path
 import msgspec
 from common import Aim, Found, machine, table
 
-BENCHMARKS = ("append", "webhook", "point_in_time", "rebuild", "lag", "growth", "storage")
+BENCHMARKS = (
+    *("append", "webhook", "point_in_time", "rebuild", "verify", "lag", "growth", "storage"),
+)
 _HERE = Path(__file__).parent
 
 

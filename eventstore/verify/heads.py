@@ -75,21 +75,21 @@ def _compared(signed: SignedHead, row: asyncpg.Record | None) -> Finding | None:
     return None
 
 
-async def verify_stored(connection: Connection, log: EventLog, head: Head) -> Finding | None:
+async def verify_stored(connection: Connection, log: EventLog, partition: int) -> Finding | None:
     """Demand that all signed heads of a partition that are kept hold."""
     try:
         key = await signed_heads.known_key(log)
     except SealBrokenError as error:
         problem = f"can't be judged, nor any other: {error}"
-        return Finding(Position(head.position.partition, 0), problem, "signed head")
-    async for row in _stored(connection, head.position.partition):
+        return Finding(Position(partition, 0), problem, "signed head")
+    async for row in _stored(connection, partition):
         try:
             signed = _judged(log, key, row)
         except signed_heads.ForgedError as error:
             at = Position(row["partition"], row["position"])
             return Finding(at, f"is forged: it {error}", "signed head")
-        if signed.position > head.position:
-            problem = f"was signed, and the log ends at {head.position}"
+        if signed.position.number > row["head"]:  # of now: it may have moved, and been signed
+            problem = f"was signed, and the log ends at {row['partition']}:{row['head']}"
             return Finding(signed.position, problem, "signed head")
         if finding := _compared(signed, row):
             return finding

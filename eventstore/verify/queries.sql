@@ -51,9 +51,11 @@ WHERE c.partition = $1;
 SELECT (SELECT chain FROM userlog.events WHERE partition = $1 AND position = $2) AS chain,
     (SELECT chain FROM userlog.audit WHERE partition = $1 AND number = $3) AS audit_chain;
 
--- [signed_page] Signed heads of a partition after one, and the hashes that are there now.
-SELECT s.partition, s.position, s.audit_number, s.note, e.chain, a.chain AS audit_chain
+-- [signed_page] Signed heads of a partition after one, and head and hashes that are there now.
+SELECT s.partition, s.position, s.audit_number, s.note, e.chain, a.chain AS audit_chain,
+    h.position AS head
 FROM userlog.signed_heads s
+JOIN userlog.log_head h ON h.partition = s.partition
 LEFT JOIN userlog.events e ON e.partition = s.partition AND e.position = s.position
 LEFT JOIN userlog.audit a ON a.partition = s.partition AND a.number = s.audit_number
 WHERE s.partition = $1 AND (s.position, s.audit_number) > ($2::bigint, $3::bigint)

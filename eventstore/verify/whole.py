@@ -193,7 +193,7 @@ async def _rest(
     for signed in (*against.signed, *against.since.values()):
         if signed.position.partition == partition:
             finding = finding or await verify_signed(connection, log, head, signed)
-    finding = finding or await verify_stored(connection, log, head)
+    finding = finding or await verify_stored(connection, log, partition)
     return finding or await verify_audit(connection, log, partition)
 
 

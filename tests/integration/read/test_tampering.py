@@ -15,7 +15,7 @@ import pytest
 from eventstore import signed_heads
 from eventstore.signed_heads import PublicKey, SignedHead
 from eventstore.verify.finding import Note
-from eventstore.verify.whole import Against, verify
+from eventstore.verify.whole import Against, verify, verify_part
 from projections.project.projector import catch_up
 from tests.support.deliveries import APP, delivery
 from tests.support.events import BY
@@ -328,6 +328,20 @@ async def test_left_alone(stack: Stack) -> None:
     signed = await filled(stack)
     notes = [Note(head.position, head.chain) for head in await stack.log.heads()]
     assert await findings(stack, *signed, notes=notes) == []
+
+
+async def test_signed_meanwhile(stack: Stack) -> None:
+    """A head that moves and is signed while the log is verified is no finding."""
+    await filled(stack)
+
+    async def signing(parts: Any, counted: Any) -> list[Any]:
+        for n in range(USERS):
+            await stack.ingest.deliver(delivery(f"u{n}", "update", 9))
+        await stack.log.erase(one_of(stack, 1, 1), BY)
+        await signed_heads.sign(stack.log, 1, AT_ONCE)
+        return [found for part in parts if (found := await verify_part(stack.log, part, counted))]
+
+    assert await verify(stack.log, progress=lambda _done, _all: None, run=signing) == []
 
 
 @pytest.mark.parametrize("what", TAMPERING)

@@ -122,7 +122,7 @@ def routes(  # noqa: PLR0913, PLR0917 - one for each group of endpoints
             Scope.READ,
             FeedParameters,
             media=(STREAM,),
-            problems=(429,),
+            problems=(409, 429),
         ),
         Route("GET", "/v1/status", status.status, Status, Scope.READ),
         Route("GET", "/v1/signed-heads", signed.signed_heads, SignedHeads, Scope.READ),

@@ -59,6 +59,10 @@ class QueueFullError(UnavailableError):
     """More events wait to be appended than the queue's limit allows."""
 
 
+class PlaceLostError(LogError):
+    """A follower's place is none of this log: it is another one, or was restored to before."""
+
+
 class QuarantineFullError(UnavailableError):
     """A delivery would have to be kept in quarantine, where there is no room for it."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import re
 import uuid
 from datetime import datetime, timedelta
 from typing import NamedTuple, Self
@@ -29,6 +30,9 @@ class Kind(enum.IntEnum):
         return f"user.{self.name.lower()}"
 
 
+_PIECE = re.compile("[0-9a-f]{8}")
+
+
 class Position(NamedTuple):
     """A place in the log, written `"<partition>:<number>"`; numbers are dense from 1."""
 
@@ -49,6 +53,32 @@ class Position(NamedTuple):
             msg = "a position looks like 0:42, partition and number with a colon between"
             raise ValueError(msg)
         return found
+
+
+PIECE_BYTES = 4
+
+
+class Place(NamedTuple):
+    """A follower's place: a position, and a piece of its event's hash if that is known.
+
+    Written `0:42-9f86d081`, or `0:42`. By the piece another log is noticed, and one that was
+    restored to before: its event at that position has another hash.
+    """
+
+    position: Position
+    piece: bytes = b""
+
+    def __str__(self) -> str:
+        return f"{self.position}-{self.piece.hex()}" if self.piece else str(self.position)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what `str()` wrote; ValueError for anything else."""
+        position, dash, piece = text.partition("-")
+        if dash and not _PIECE.fullmatch(piece):
+            msg = "a place looks like 0:42-9f86d081: give back what the answer before had"
+            raise ValueError(msg)
+        return cls(Position.parse(position), bytes.fromhex(piece))
 
 
 class Stream(msgspec.Struct, frozen=True, gc=False):

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from eventstore.append_call import Answer
     from eventstore.audit import Actor
-    from eventstore.events import RecordedEvent
+    from eventstore.events import Place, RecordedEvent
     from eventstore.group_commit import Observer
     from eventstore.postgres.pool import Pool
     from eventstore.postgres.schema import Checked
@@ -245,19 +245,21 @@ class EventLog(Database):
         """Read the same, but no more than so many sealed bytes; at least one row, if any."""
         return await read.page_after(self._pool, after, limit, bytes_max)
 
+    async def check_place(self, place: Place, rows: Sequence[asyncpg.Record]) -> Place:
+        """Return a follower's place with its piece; PlaceLostError if it is none of this log."""
+        return await read.check_place(self._pool, place, rows)
+
     async def rows_of_stream(self, stream: Stream, known_at: datetime) -> list[asyncpg.Record]:
         """Read a user's events with recorded_at <= known_at, still sealed."""
         return await read.rows_of_stream(self._pool, stream, known_at)
 
     async def knows(self, stream: Stream) -> bool:
         """Say whether any event of a user was ever recorded."""
-        known, _ = await read.find_stream(self._pool, stream)
-        return known
+        return (await read.find_stream(self._pool, stream))[0]
 
     async def is_erased(self, stream: Stream) -> bool:
         """Say whether a user has been erased."""
-        _, erased_at = await read.find_stream(self._pool, stream)
-        return erased_at is not None
+        return (await read.find_stream(self._pool, stream))[1] is not None
 
     async def erase(
         self,

@@ -23,11 +23,14 @@ WHERE e.partition = $1 AND e.position > $2
 ORDER BY e.position
 LIMIT $3;
 
--- [read_page] The same, but no more rows than have $4 bytes, or one (docs/planner.md, 11).
+-- [read_page] The same, but no more rows than have $4 bytes, or one (docs/planner.md, 11); with the hash of
+-- the event that they follow.
 SELECT * FROM (
-    SELECT r.*, sum(octet_length(r.payload)) OVER so_far AS bytes
+    SELECT r.*, sum(octet_length(r.payload)) OVER so_far AS bytes, (
+        SELECT f.leaf FROM userlog.events f WHERE f.partition = $1 AND f.position = $2
+    ) AS leaf_before
     FROM (
-        SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.payload,
+        SELECT e.leaf, e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.payload,
             s.application_id, s.user_id, s.key_id, s.data_key, s.erased_position
         FROM userlog.events e
         CROSS JOIN LATERAL (
@@ -42,6 +45,11 @@ SELECT * FROM (
 ) p
 WHERE p.bytes <= $4::bigint OR p.bytes = octet_length(p.payload)
 ORDER BY p.position;
+
+-- [place] The end of a partition, and the hash of one of its events, if it is there.
+SELECT h.position AS head, e.leaf FROM userlog.log_head h
+LEFT JOIN userlog.events e ON e.partition = h.partition AND e.position = $2
+WHERE h.partition = $1;
 
 -- [read_streams] All events of some users up to a position, user by user (docs/planner.md, 3 and 8).
 SELECT e.*, s.application_id, s.user_id, s.key_id, s.data_key, s.erased_position

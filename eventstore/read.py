@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventstore.errors import SealBrokenError, database_errors
-from eventstore.events import Kind, Position, RecordedEvent, Stream
+from eventstore.errors import PlaceLostError, SealBrokenError, database_errors
+from eventstore.events import PIECE_BYTES, Kind, Place, Position, RecordedEvent, Stream
 from eventstore.postgres import statements
 from eventstore.sealing.keys import NO_PAYLOAD
 
@@ -70,6 +70,30 @@ async def page_after(
     args = (after.partition, after.number, limit, bytes_max)
     with database_errors():
         return await source.fetch(_SQL["read_page"], *args)
+
+
+async def check_place(
+    source: Pool | Connection, place: Place, rows: Sequence[asyncpg.Record]
+) -> Place:
+    """Return a place with its piece; PlaceLostError if it is none of this log.
+
+    `rows` are those of the page after it, which has looked already.
+    """
+    partition, number = place.position
+    if number == 0:
+        return Place(place.position)
+    leaf, head = (rows[0]["leaf_before"], rows[-1]["position"]) if rows else (None, 0)
+    if not rows:
+        with database_errors():
+            row = await source.fetchrow(_SQL["place"], partition, number)
+        leaf, head = (row["leaf"], row["head"]) if row else (None, 0)
+    found = Place(place.position, (leaf or b"")[:PIECE_BYTES])
+    if leaf is None or place.piece not in (b"", found.piece):
+        raise PlaceLostError(
+            f"this log has no event {place.position} as it was when it was read; it goes up to"
+            f" {partition}:{head}"
+        )
+    return found
 
 
 async def rows_of_streams(

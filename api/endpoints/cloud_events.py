@@ -10,7 +10,7 @@ import msgspec
 from eventstore import read
 from eventstore.events import Kind, Position
 from projections.fold.poison import PoisonError
-from projections.query.formats import EventType, PositionText, Time, rfc3339
+from projections.query.formats import EventType, PlaceText, PositionText, Time, rfc3339
 
 if TYPE_CHECKING:
     import asyncpg
@@ -45,10 +45,14 @@ class CloudEvent(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Events(msgspec.Struct, frozen=True):
-    """A part of one partition's log; `next` is what to give as `after` to go on."""
+    """A part of one partition's log; `next` is what to give as `after` to go on.
+
+    Its last part is a piece of the event's hash, by which another log is noticed, or one that was
+    restored to before: then the answer is 409.
+    """
 
     events: list[CloudEvent]
-    next: PositionText
+    next: PlaceText
 
 
 def opening(

@@ -20,10 +20,10 @@ from api.endpoints.cloud_events import CloudEvent, Events, opening
 from api.web import timeouts
 from api.web.lasting import first
 from api.web.middlewares import ID, mark
-from api.web.params import PARTITION, POSITION, Limit, Parameters
-from api.web.problems import bad_parameter
-from eventstore.errors import LogError
-from eventstore.events import Position
+from api.web.params import PARTITION, PLACE, Limit, Parameters
+from api.web.problems import Problem, bad_parameter
+from eventstore.errors import LogError, PlaceLostError
+from eventstore.events import PIECE_BYTES, Place, Position
 from eventstore.group_commit import SharedReads
 from projections.fold.folder import Folder
 from projections.fold.timeslice import Timeslices
@@ -36,8 +36,12 @@ _POLL_S = 0.25
 _HEARTBEAT_S = 15
 _SLOW_S = 30
 _RETRY_MS = 2_000
+_LOST = (
+    "It is another log, or was restored to an earlier moment: compare what you have with it, and go"
+    " on after its end, or begin again at the start"
+)
 _PAGE_ROWS = 100
-_PIECE_BYTES = 1 << 16
+_MESSAGES_BYTES = 1 << 16
 STREAM = "text/event-stream"
 _STREAM_HEADERS = {
     hdrs.CONTENT_TYPE: STREAM,
@@ -51,10 +55,10 @@ class FeedParameters(Parameters, frozen=True):
     """A part of the log."""
 
     after: Annotated[
-        Position | None,
-        POSITION,
+        Place | None,
+        PLACE,
         Meta(
-            description="go on after this position; if not given, from the first",
+            description="`next` of the page before, or a position; if not given, from the first",
             examples=["0:1"],
         ),
     ] = None
@@ -69,8 +73,8 @@ class FeedParameters(Parameters, frozen=True):
         Meta(ge=0, le=60, description="if there is nothing yet, wait for so many seconds at most"),
     ] = 0
     resumed: Annotated[
-        Position | None,
-        POSITION,
+        Place | None,
+        PLACE,
         Meta(
             description="of a stream: the same as `after`, and before it",
             examples=["0:1"],
@@ -93,9 +97,10 @@ class Tail:
         """Say whether an event behind a position has been seen."""
         return self._ends.get(position.partition, 0) > position.number
 
-    def is_watched(self) -> bool:
-        """Say whether the end is polled now: what was seen is what there was a moment ago."""
-        return self._task is not None and self._waiting > 0 and bool(self._ends)
+    def ends_at(self, position: Position) -> bool:
+        """Say whether the end is polled now, and was just there a moment ago."""
+        watched = self._task is not None and self._waiting > 0
+        return watched and self._ends.get(position.partition) == position.number
 
     async def beyond(self, position: Position, timeout_s: float) -> bool:
         """Wait until there is an event behind a position; False after the timeout."""
@@ -141,18 +146,20 @@ class Tail:
 class Page:
     """A part of one partition's log, opened once for all who read it."""
 
-    def __init__(self, events: list[CloudEvent], after: Position) -> None:
-        self.answer = Events(events, events[-1].id if events else str(after))
-        self.next = Position.parse(self.answer.next)
+    def __init__(self, events: list[CloudEvent], places: list[Place], after: Place) -> None:
+        """`places` are those of the events, `after` that of the one before."""
+        self.next = places[-1] if places else after
+        self.answer = Events(events, str(self.next))
+        self._places = places
 
     @cached_property
     def messages(self) -> list[bytes]:
         """What a stream sends of it, in pieces of some size."""
         pieces: list[bytes] = []
         piece = bytearray()
-        for event in self.answer.events:
-            piece += _message(event)
-            if len(piece) > _PIECE_BYTES:
+        for place, event in zip(self._places, self.answer.events, strict=True):
+            piece += _message(place, event)
+            if len(piece) > _MESSAGES_BYTES:
                 pieces.append(bytes(piece))
                 piece.clear()
         return [*pieces, bytes(piece)] if piece else pieces
@@ -168,7 +175,7 @@ class Feed:
         self._tail = Tail(log)
         # Pages are read one after the other, so that ten readers who are far behind don't hold up
         # the others ten times as long as one does.
-        self._pages: SharedReads[tuple[Position, int], Page] = SharedReads(
+        self._pages: SharedReads[tuple[Place, int], Page] = SharedReads(
             "page", self._read, asyncio.Lock()
         )
         self.stopping = asyncio.Event()
@@ -179,48 +186,61 @@ class Feed:
         """Answer what is in the log, by page or, if that is what is accepted, as a stream."""
         streamed = STREAM in request.headers.get(hdrs.ACCEPT, "")
         begin = self._begin(given, resumed=given.resumed if streamed else None)
-        limit, wait_s = given.limit, given.wait_s
-        if streamed:
-            return await self._stream(request, begin, limit)
+        try:
+            if streamed:
+                return await self._stream(request, begin, given.limit)
+            return await self._page_or_wait(request, begin, given)
+        except PlaceLostError as error:
+            raise Problem(409, "Place lost", f"{error}. {_LOST}") from None
+
+    async def _page_or_wait(
+        self, request: web.Request, begin: Place, given: FeedParameters
+    ) -> Events:
+        limit, wait_s, at = given.limit, given.wait_s, begin.position
         timeouts.extend(request, wait_s)
-        if not wait_s or not self._tail.is_watched() or self._tail.is_beyond(begin):
+        if not wait_s or not self._tail.ends_at(at):
             page = await self.page(begin, limit)
             if page.answer.events or not wait_s:
                 return page.answer
-        moved = await self._lasting.wait(request, lambda: self._tail.beyond(begin, wait_s))
-        return (await self.page(begin, limit)).answer if moved else Page([], begin).answer
+        await self._lasting.wait(request, lambda: self._tail.beyond(at, wait_s))
+        return (await self.page(begin, limit)).answer
 
-    def _begin(self, given: FeedParameters, resumed: Position | None) -> Position:
-        """Return the position to go on after."""
+    def _begin(self, given: FeedParameters, resumed: Place | None) -> Place:
+        """Return the place to go on after."""
         partition, after = given.partition, resumed or given.after
         if after is None and partition is None and self._log.partitions > 1:
             raise bad_parameter("partition", f"needed: 0 to {self._log.partitions - 1}")
-        if after and partition not in (None, after.partition):
+        if after and partition not in (None, after.position.partition):
             raise bad_parameter("partition", "not that of the position")
-        return after or Position(partition or 0, 0)
+        return after or Place(Position(partition or 0, 0))
 
     async def close(self) -> None:
         """Stop waiting for events."""
         await self._tail.close()
 
-    async def page(self, after: Position, limit: int) -> Page:
-        """Return what follows a position: at most `limit` events, and so many bytes, or one."""
+    async def page(self, after: Place, limit: int) -> Page:
+        """Return what follows a place: at most `limit` events, and so many bytes, or one.
+
+        PlaceLostError if the place is none of this log.
+        """
         return await self._pages.get((after, limit))
 
-    async def _read(self, where: tuple[Position, int]) -> Page:
+    async def _read(self, where: tuple[Place, int]) -> Page:
         after, limit = where
-        folder = Folder(after.partition, self._log.keyring)
-        rows = await self._log.page_after(after, limit, self._page_bytes_max)
-        events = await Timeslices().run(
-            opening(rows, after.partition, folder, self._page_bytes_max)
-        )
+        partition = after.position.partition
+        folder = Folder(partition, self._log.keyring)
+        rows = await self._log.page_after(after.position, limit, self._page_bytes_max)
+        after = await self._log.check_place(after, rows)
+        events = await Timeslices().run(opening(rows, partition, folder, self._page_bytes_max))
         if any(event.dataerror for event in events):  # of the events, or is it the master key?
             await self._log.ready()
-        return Page(events, after)
+        places = [
+            Place(Position(partition, row["position"]), row["leaf"][:PIECE_BYTES])
+            for row in rows[: len(events)]
+        ]
+        return Page(events, places, after)
 
-    async def _stream(
-        self, request: web.Request, begin: Position, limit: int
-    ) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, begin: Place, limit: int) -> web.StreamResponse:
         """Send a page and all that follows, until either side or the database goes away."""
         async with self._lasting.streaming(request) as revoked:
             page = await self.page(begin, limit)
@@ -252,10 +272,11 @@ class Feed:
             page = found[0]
 
     async def _next_page(
-        self, request: web.Request, response: web.StreamResponse, after: Position
+        self, request: web.Request, response: web.StreamResponse, after: Place
     ) -> Page:
         """Wait for more, but send a sign of life in time; return what there is."""
-        if not self._tail.is_beyond(after) and not await self._tail.beyond(after, _HEARTBEAT_S):
+        at = after.position
+        if not self._tail.is_beyond(at) and not await self._tail.beyond(at, _HEARTBEAT_S):
             await _send(request, response, b":\n\n")
         return await self.page(after, _PAGE_ROWS)
 
@@ -271,9 +292,9 @@ async def _send(request: web.Request, response: web.StreamResponse, data: bytes)
         raise ConnectionError from None
 
 
-def _message(event: CloudEvent) -> bytes:
+def _message(place: Place, event: CloudEvent) -> bytes:
     return b"id: %b\nevent: %b\ndata: %b\n\n" % (
-        event.id.encode(),
+        str(place).encode(),
         event.type.encode(),
         _encode(event),
     )

@@ -18,7 +18,7 @@ from msgspec import Meta, inspect
 
 from api.web.problems import ParameterError, bad_parameters
 from api.web.times import parse_day, parse_time
-from eventstore.events import Position
+from eventstore.events import Place, Position
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -213,6 +213,17 @@ def _position(text: str, bounds: Bounds) -> Position:
     return found
 
 
+def _place(text: str, bounds: Bounds) -> Place:
+    found = Place.parse(text)
+    _position(str(found.position), bounds)
+    return found
+
+
+def _place_schema(bounds: Bounds) -> Schema:
+    pattern: str = _position_schema(bounds)["pattern"]
+    return {"type": "string", "pattern": f"{pattern.removesuffix('$')}(-[0-9a-f]{{8}})?$"}
+
+
 def _position_schema(bounds: Bounds) -> Schema:
     count = bounds.partitions
     first = "0" if count == 1 else f"({'|'.join(map(str, range(count)))})"
@@ -228,6 +239,7 @@ _TIME = {
 TIME = Rule(lambda text, _: parse_time(text), lambda _: _TIME)
 DAY = Rule(lambda text, _: parse_day(text), lambda _: {"type": "string", "format": "date"})
 POSITION = Rule(_position, _position_schema)
+PLACE = Rule(_place, _place_schema)
 PARTITION = Rule(
     lambda text, bounds: number(0, bounds.partitions - 1).read(text, bounds),
     lambda bounds: number(0, bounds.partitions - 1).schema(bounds),

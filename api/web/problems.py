@@ -14,6 +14,7 @@ MEANINGS = {
     404: "no such user, or none at that time, or no such path",
     405: "the path does not take this method; the header Allow lists those it takes",
     408: "the body did not arrive in time; send it again",
+    409: "the place is none of this log: it is another one, or was restored to before",
     410: "the user was erased",
     413: "the body is too large; of a delivery, USERLOG_BODY_BYTES_MAX is the limit",
     415: "the body has a Content-Encoding; send it as it was signed",

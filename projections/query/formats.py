@@ -15,6 +15,9 @@ Time: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"})
 PositionText: TypeAlias = Annotated[
     str, Meta(pattern="^[0-9]{1,4}:[0-9]{1,18}$", examples=["0:42"])
 ]
+PlaceText: TypeAlias = Annotated[
+    str, Meta(pattern="^[0-9]{1,4}:[0-9]{1,18}(-[0-9a-f]{8})?$", examples=["0:42-9f86d081"])
+]
 EventType: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": [k.label for k in Kind]})]
 # An object that is encoded already.
 JsonObject: TypeAlias = Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]

@@ -15,7 +15,7 @@ from api.endpoints.feed import Feed
 from api.web.budgets import Budgets
 from api.web.lasting import Lasting
 from api.web.tokens import Tokens
-from eventstore.events import Position
+from eventstore.events import Place, Position
 from eventstore.sealing.keys import MasterKey
 from projections.project.projector import catch_up
 from projections.query import search, users
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 _applications = (f"application-{n}" for n in itertools.count())
 SIZES = st.lists(st.sampled_from([0, 1, 50, 2_000, 30_000]), min_size=1, max_size=8)
-BOUNDS = st.sampled_from([1, 100, 700, 3_000, 40_000, 10**9])
+# None near the sum of a few small rows, which are a little larger sealed than opened: a page of the
+# read model, which is bounded by both, may then be shorter than one from the log.
+BOUNDS = st.sampled_from([1, 20, 700, 3_000, 40_000, 10**9])
 ALL = 10**9
 # What a small row is larger when it is sealed: the database counts it so.
 SEALING_BYTES = 60
@@ -128,10 +130,13 @@ async def test_feeds(stack: Stack, sizes: list[int], limit: int, bytes_max: int)
     lasting = Lasting(tokens, Budgets.of(Settings()))
 
     async def read(limit: int, bytes_max: int, after: Any) -> Shown:
-        begin = Position.parse(after) if after else head.position
+        begin = Place.parse(after) if after else Place(head.position)
         feed = Feed(stack.log, lasting, bytes_max)
         page = (await feed.page(begin, limit)).answer
-        payloads = [one.payload or b"" for one in await stack.log.read(begin, len(page.events))]
-        return page.events, sum(map(len, payloads)), None if page.next == end else page.next
+        payloads = [
+            one.payload or b"" for one in await stack.log.read(begin.position, len(page.events))
+        ]
+        done = page.next.startswith(f"{end}-")
+        return page.events, sum(map(len, payloads)), None if done else page.next
 
     await pages(read, limit, bytes_max)

@@ -64,7 +64,7 @@ class Tenant(NamedTuple):
         """Return the refusal once all places of this token are taken."""
 
         async def refused() -> Answer | None:
-            answer = await self.get("/v1/events", after="0:9", wait_s="1")
+            answer = await self.get("/v1/events", wait_s="1")
             return answer if answer.status == 429 else None
 
         return await until(refused)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
+from eventstore.events import Place
 from projections.query.users import FOREVER
 from tests.support.database import statement
 from tests.support.deliveries import APP, delivery
@@ -69,7 +70,7 @@ async def test_a_stream_goes_on(database_url: str) -> None:
                 while len(ids) < 5:
                     block = (await stream.content.readuntil(b"\n\n")).decode()
                     ids += [x.removeprefix("id: ") for x in block.splitlines() if x[:3] == "id:"]
-    assert ids == [f"0:{n + 1}" for n in range(5)]
+    assert [str(Place.parse(one).position) for one in ids] == [f"0:{n + 1}" for n in range(5)]
 
 
 LARGE = """

@@ -11,9 +11,9 @@ import pytest
 from aiohttp import ClientSession
 
 from api.endpoints import feed as feed_module
-from eventstore.events import Position
+from eventstore.events import Place, Position
 from eventstore.log import EventLog
-from tests.support.database import alter, holding
+from tests.support.database import alter, connected, holding
 from tests.support.deliveries import APP, delivery
 from tests.support.events import BY
 from tests.support.proxy import proxied
@@ -74,6 +74,13 @@ async def _events(response: ClientResponse, count: int) -> list[dict[str, str]]:
             if "data" in fields:
                 found.append(fields)
     return found
+
+
+def _at(message: dict[str, str]) -> str:
+    """Return the position of a message, whose id has a piece of its hash besides."""
+    place = Place.parse(message["id"])
+    assert place.piece
+    return str(place.position)
 
 
 async def test_pages(feed: Feed) -> None:
@@ -146,11 +153,11 @@ async def test_long_polling(feed: Feed) -> None:
     """With `wait_s` an empty page waits for the next event, of whatever process."""
     assert await feed.ids() == []
     waiting = asyncio.create_task(feed.ids(wait_s="60"))
-    tail = asyncio.create_task(feed.ids(wait_s="60", after="0:1"))
     await asyncio.sleep(0)
     await feed.deliver(delivery(at_ms=1))
     assert await waiting == ["0:1"]
-    assert not tail.done()
+    tail = asyncio.create_task(feed.ids(wait_s="60", after="0:1"))
+    await asyncio.sleep(0)
     await feed.deliver(delivery(at_ms=2))
     assert await tail == ["0:2"]
 
@@ -162,11 +169,13 @@ async def test_stream(feed: Feed) -> None:
         first = await _events(response, 2)
         await feed.deliver(delivery(kind="delete", at_ms=3))
         (last,) = await _events(response, 1)
-    assert [one["id"] for one in (*first, last)] == ["0:1", "0:2", "0:3"]
+    assert [_at(one) for one in (*first, last)] == ["0:1", "0:2", "0:3"]
     assert (last["event"], msgspec.json.decode(last["data"])["id"]) == ("user.deleted", "0:3")
     await feed.deliver(delivery(at_ms=4))
     async with feed.stream(**{"Last-Event-ID": "0:2"}) as response:
-        assert [one["id"] for one in await _events(response, 2)] == ["0:3", "0:4"]
+        assert [_at(one) for one in await _events(response, 2)] == ["0:3", "0:4"]
+    async with feed.stream(**{"Last-Event-ID": last["id"]}) as response:
+        assert [_at(one) for one in await _events(response, 1)] == ["0:4"]
     answer = await feed.service.call("GET", "/v1/events", headers={**STREAM, "Last-Event-ID": "x"})
     assert answer.status == 400
 
@@ -211,29 +220,30 @@ async def test_no_page_is_read_for_who_has_left(
 ) -> None:
     """Who asks for many pages and leaves holds up no other reader."""
     read: list[int] = []
+    await feed.deliver(*(delivery(at_ms=n) for n in range(7)))
     page_after = EventLog.page_after
 
     async def counted(
         log: EventLog, after: Position, limit: int, bytes_max: int
     ) -> list[asyncpg.Record]:
-        read.append(after.number)
+        read.append(limit)
         return await page_after(log, after, limit, bytes_max)
 
     monkeypatch.setattr(EventLog, "page_after", counted)
     async with holding(stack.url, "LOCK TABLE userlog.events IN ACCESS EXCLUSIVE MODE"):
-        first = asyncio.create_task(feed.get(after="0:0"))
+        first = asyncio.create_task(feed.get(limit="50"))
         await until(lambda: read)
-        leave = [asyncio.create_task(feed.get(after=f"0:{n}")) for n in range(1, 6)]
+        leave = [asyncio.create_task(feed.get(limit=f"{n}")) for n in range(1, 6)]
         server = feed.service.runner.server
         assert server is not None
         await until(lambda: server.requests_count == 1 + len(leave))
         for one in leave:
             one.cancel()
         await until(lambda: len(server.connections) == 1)
-        last = asyncio.create_task(feed.get(after="0:7"))
+        last = asyncio.create_task(feed.get(limit="7"))
         await until(lambda: server.requests_count == 2 + len(leave))
     assert [(await one)[0] for one in (first, last)] == [200, 200]
-    assert read == [0, 7]
+    assert read == [50, 7]
 
 
 async def test_the_service_stops(database_url: str) -> None:
@@ -278,3 +288,63 @@ async def test_waiting_begins_again_after_a_defect(stack: Stack) -> None:
     assert await tail.beyond(Position(0, 0), PATIENCE_S)
     assert await first
     await tail.close()
+
+
+# Back to the third event, as after a restore to an earlier moment.
+RESTORED = """
+SET session_replication_role = replica;
+DELETE FROM userlog.events WHERE position > 3;
+UPDATE userlog.log_head h SET position = e.position, chain = e.chain, recorded_at = e.recorded_at
+FROM userlog.events e WHERE e.position = 3;
+"""
+
+
+def _waiting() -> int:
+    """Count those who wait for the end of the log to move."""
+    waiting = (task.get_coro() for task in asyncio.all_tasks())
+    names = [getattr(one, "__qualname__", "") for one in waiting]
+    return names.count("Tail.beyond") + names.count("Feed._next_page")
+
+
+async def restored(stack: Stack) -> None:
+    """Bring the log back to its third event."""
+    async with connected(stack.url) as admin:
+        await admin.execute(RESTORED)
+
+
+async def test_a_restored_log_has_other_places(feed: Feed, stack: Stack) -> None:
+    """Who follows by page, long poll or stream gets 409 before an event is missed."""
+    await feed.deliver(*(delivery(at_ms=n) for n in range(5)))
+    _, page = await feed.get()
+    place = page["next"]
+    assert place.startswith("0:5-")
+    _, empty = await feed.get(after="0:5")
+    assert empty["next"] == place, "a plain position gets its piece"
+    _, before = await feed.get(limit="3")
+    async with feed.stream(**{"Last-Event-ID": place}) as stream:
+        poll = asyncio.create_task(feed.get(after=place, wait_s="60"))
+        await until(lambda: _waiting() == 2)
+        await restored(stack)
+        status, problem = await feed.get(after=place)
+        assert (status, problem["title"]) == (409, "Place lost")
+        assert "it goes up to 0:3" in problem["detail"]
+        assert (await feed.get(after="0:5"))[0] == 409
+        await feed.deliver(*(delivery(at_ms=n, again=1) for n in range(10, 16)))
+        assert (await poll)[0] == 409
+        async with asyncio.timeout(PATIENCE_S):
+            rest = await stream.content.read()
+        assert b"data:" not in rest
+    for after in (place, "0:4-00000000", "0:3-00000000", "0:10"):
+        assert (await feed.get(after=after))[0] == 409
+    answer = await feed.service.call(
+        "GET", "/v1/events", headers={**STREAM, "Last-Event-ID": place}
+    )
+    assert answer.status == 409
+    assert await feed.ids(after=before["next"]) == [f"0:{n}" for n in range(4, 10)]
+
+
+@pytest.mark.parametrize("place", ["0:1-", "0:1-9f86d08", "0:1-9f86d0811", "0:1-9F86D081", "0-1:1"])
+async def test_what_is_no_place(feed: Feed, place: str) -> None:
+    """It is refused by its name."""
+    status, problem = await feed.get(after=place)
+    assert (status, problem["errors"][0]["parameter"]) == (400, "after")

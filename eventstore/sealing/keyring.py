@@ -99,8 +99,9 @@ class Keyring:
         # Unwrapped for the last row: they come user by user.
         self._last: tuple[tuple[uuid.UUID, bytes], DataKey] | None = None
         self._look_ups: Batcher[int, _LookUp] = Batcher("keys", self._run)
-        # For each look-up under way, whose keys were dropped meanwhile: what it finds may be older.
-        self._dropped: list[set[bytes]] = []
+        # For the look-up under way in each partition, whose keys were dropped meanwhile: what it
+        # finds may be older.
+        self._dropped: dict[int, set[bytes]] = {}
         self.ciphers = Ciphers()
 
     def cached(self, streams: Sequence[Stream]) -> list[StreamKey] | None:
@@ -163,23 +164,22 @@ class Keyring:
         batch = list(queue)
         queue.clear()
         wanted = {stream.stream_id: stream for one in batch for stream in one.streams}
-        dropped: set[bytes] = set()
-        self._dropped.append(dropped)
+        dropped = self._dropped[partition] = set()
         try:
             found = await self._fetch(partition, wanted)
         except Exception as error:  # noqa: BLE001 - each caller gets it
-            self._dropped.remove(dropped)
             for one in batch:
                 if not one.answer.done():
                     one.answer.set_exception(error)
         else:
-            self._dropped.remove(dropped)
             for stream_id, key in found.items():
                 if not dropped & {stream_id.bytes, _EVERYBODY}:
                     found[stream_id] = self._remember(stream_id.bytes, key)
             for one in batch:
                 if not one.answer.done():
                     one.answer.set_result(found)
+        finally:
+            del self._dropped[partition]
 
     async def _fetch(self, partition: int, wanted: dict[uuid.UUID, Stream]) -> _Found:
         with database_errors():
@@ -218,7 +218,7 @@ class Keyring:
         for name in names:
             self._compact.take(name)
             self._recent.pop(name, None)
-            for dropped in self._dropped:
+            for dropped in self._dropped.values():
                 dropped.add(name)
         self.ciphers.clear()
         self._last = None

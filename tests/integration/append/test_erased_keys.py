@@ -16,7 +16,7 @@ from tests.conftest import MASTER_KEY
 from tests.support.database import blocked, holding
 from tests.support.deliveries import APP, delivery
 from tests.support.events import BY
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -37,6 +37,23 @@ async def known_to(stack: Stack, streams: list[Stream], turn: int = 0) -> None:
     for stream in streams:
         await stack.ingest.deliver(delivery(stream.user_id, "update", turn))
     await catch_up(stack.log, 1000)
+
+
+@pytest.mark.parametrize("partitions", [2], indirect=True)
+async def test_look_ups_in_several_partitions(stack: Stack) -> None:
+    """A key that is dropped between the ends of two look-ups ends neither of them otherwise."""
+    streams = [stack.log.stream(APP, f"u{n}") for n in range(40_000)]
+    many = [one for one in streams if one.partition == 0]
+    (one, *_) = (one for one in streams if one.partition == 1)
+    keyring = Keyring(stack.pool, MasterKey(MASTER_KEY))
+    longer = asyncio.create_task(keyring.find_or_make(many))
+    await until(lambda: len(keyring._dropped) == 1)
+    await keyring.find_or_make([one])
+    assert not longer.done()
+    keyring.forget(one.stream_id.bytes)
+    async with asyncio.timeout(PATIENCE_S):
+        assert len(await longer) == len(many)
+    assert not keyring.holds(one)
 
 
 def _fail(error: Exception) -> None:

@@ -200,10 +200,11 @@ class Quarantine:
             rows = await self._pool.fetch(_SQL["quarantine_keys"], reason)
         return [row["id"] for row in rows]
 
-    async def remove(self, key: uuid.UUID) -> bool:
-        """Throw one away; return whether it was there."""
+    async def remove(self, key: uuid.UUID, *, unattributed: bool = False) -> bool:
+        """Throw one away, or only if it has no user's ids; return whether it was there."""
+        args = (self._everywhere, key, unattributed)
         with database_errors():
-            found = await self._pool.fetchval(_SQL["quarantine_remove"], self._everywhere, key)
+            found = await self._pool.fetchval(_SQL["quarantine_remove"], *args)
         return found is not None
 
     async def purge(self, before: datetime) -> int:

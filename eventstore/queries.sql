@@ -88,10 +88,12 @@ SELECT (SELECT coalesce(sum(bytes), 0)::bigint FROM userlog.quarantine_totals) A
 SELECT id, application_id, user_id, reason, detail, headers, first_seen, last_seen, times_seen
 FROM userlog.quarantine ORDER BY last_seen DESC, id LIMIT $1;
 
--- [quarantine_get] One in quarantine, in whichever of these partitions it is.
+-- [quarantine_get] One in quarantine, in whichever of these partitions it is; first what has no ids, as a
+-- version before schema 5 has kept it.
 SELECT id, application_id, user_id, reason, detail, headers, first_seen, last_seen, times_seen,
     data_key, body
-FROM userlog.quarantine WHERE partition = ANY($1::integer[]) AND id = $2 ORDER BY partition LIMIT 1;
+FROM userlog.quarantine WHERE partition = ANY($1::integer[]) AND id = $2
+ORDER BY stream_id IS NOT NULL, partition LIMIT 1;
 
 -- [quarantine_of_user] What is in quarantine about a user, the oldest first.
 SELECT id, application_id, user_id, reason, detail, headers, first_seen, last_seen, times_seen,
@@ -105,9 +107,11 @@ SELECT id FROM userlog.quarantine WHERE stream_id IS NULL ORDER BY last_seen DES
 SELECT id FROM userlog.quarantine
 WHERE $1::text IS NULL OR reason = $1 ORDER BY first_seen, id;
 
--- [quarantine_remove] Throw one away, and take it off the totals; no row: there was none.
+-- [quarantine_remove] Throw one away, or of it only what has no user's ids ($3), and take it off the totals;
+-- no row: there was none.
 WITH gone AS (
     DELETE FROM userlog.quarantine WHERE partition = ANY($1::integer[]) AND id = $2
+        AND (stream_id IS NULL OR NOT $3::boolean)
     RETURNING partition, bytes
 )
 UPDATE userlog.quarantine_totals t

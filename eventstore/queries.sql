@@ -153,8 +153,12 @@ LEFT JOIN userlog.audit a ON a.partition = s.partition AND a.stream_id = s.strea
     AND a.position = s.erased_position
 WHERE s.partition = $1 AND s.erased_position IS NOT NULL ORDER BY s.erased_position;
 
--- [streams_named] Users by the ids of their streams, in whichever of these partitions they are.
+-- [streams_named] Users by the ids of their streams, in whichever of these partitions they are, also of
+-- whom there is nothing but what is in quarantine.
 SELECT partition, stream_id, application_id, user_id FROM userlog.streams
+WHERE partition = ANY($1::integer[]) AND stream_id = ANY($2::uuid[])
+UNION
+SELECT partition, stream_id, application_id, user_id FROM userlog.quarantine
 WHERE partition = ANY($1::integer[]) AND stream_id = ANY($2::uuid[]);
 
 -- [heads_to_sign] The heads that have moved since they were last signed, and are due.

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 app = new_group()
 _REASON_MAX = 500
 _AT_ONCE = 500
+# What some editors write in front of a file.
+_MARK = "\ufeff".encode()
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the audit, sealed.")]
 OptionalId = Annotated[str | None, typer.Argument(help="The sales channel's application id.")]
 
@@ -144,7 +146,9 @@ def _erase(application_id: str, user_id: str, reason: str, *, yes: bool, json: b
 def _erase_listed(name: str, reason: str, *, yes: bool, json: bool) -> None:
     line_files.check([name])
     with progress("reading the list") as update:
-        listed = [_listed(n, line) for n, line in enumerate(line_files.lines(name, update), 1)]
+        lines = enumerate(line_files.lines(name, update), 1)
+        read = [_listed(n, text) for n, line in lines if (text := line.removeprefix(_MARK).strip())]
+    listed = list({one.stream_id: one for one in read}.values())
     confirm(f"Erase for good whom this list has ({len(listed)} users)?", yes=yes)
 
     async def work(runtime: Runtime) -> Applied:

@@ -148,8 +148,9 @@ def _cell(value: object) -> str:
 
 def _row(cells: Sequence[str]) -> bytes:
     made = io.StringIO()
-    csv.writer(made, lineterminator="").writerow(cells)
-    return made.getvalue().encode()
+    # What has a character of the line's ending in it is quoted, before Python 3.13 nothing else is.
+    csv.writer(made, lineterminator="\r\n").writerow(cells)
+    return made.getvalue().removesuffix("\r\n").encode()
 
 
 @app.command("subject", rich_help_panel=USERS)

@@ -48,6 +48,11 @@ async def filled(stack: Stack, users: int = 3) -> None:
     await catch_up(stack.log, 100)
 
 
+def stream_id(stack: Stack, user: str) -> str:
+    """Return what a list has of a user."""
+    return str(stack.log.stream(APP, user).stream_id)
+
+
 async def test_who_and_why(stack: Stack, terminal: Terminal) -> None:
     """The command's user and the reason are kept; the list names both, in order."""
     await filled(stack)
@@ -94,6 +99,32 @@ async def test_a_list_is_applied(stack: Stack, terminal: Terminal, tmp_path: Pat
     assert "1 users of the list are not in this log" in done.err
     (row,) = await stack.log.audit.of_user(stack.log.stream(APP, "u2"))
     assert row.act.reason == "erased before at 0:9"
+
+
+@pytest.mark.parametrize("partitions", [1, 3], indirect=True)
+async def test_a_list_reaches_who_is_in_quarantine_alone(
+    stack: Stack, terminal: Terminal, tmp_path: Path
+) -> None:
+    """A restored log may have nothing else of who was erased."""
+    entries = [entry(f"q{n}", note="@") for n in range(3)]
+    body = encoded(envelope(entries)).replace(b'"@"', b'"\xff"')
+    assert (await stack.ingest.deliver(body)).quarantined == 3
+    path = tmp_path / "erasures.jsonl"
+    path.write_text(json.dumps({"position": "0:9", "stream_id": stream_id(stack, "q1")}))
+    done = await terminal.run("erase", "--from", str(path), "--yes", "--json")
+    assert (done.code, json.loads(done.out)["erased"]) == (0, 1)
+    assert await stack.log.is_erased(stack.log.stream(APP, "q1"))
+    assert await stack.quarantine.count() == 2
+
+
+async def test_a_list_from_elsewhere(stack: Stack, terminal: Terminal, tmp_path: Path) -> None:
+    """Another editor's line ends, mark and empty lines, and a user twice, don't matter."""
+    await filled(stack)
+    line = json.dumps({"position": "0:9", "stream_id": stream_id(stack, "u1")}).encode()
+    path = tmp_path / "erasures.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + (line + b"\r\n") * 600 + b"\r\n\n")
+    done = await terminal.run("erase", "--from", str(path), "--yes", "--json")
+    assert json.loads(done.out) == {"erased": 1, "already_erased": 0, "unknown": 0}
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"position":"0:1"}', "{}\n\xff", ""])
@@ -181,6 +212,17 @@ async def test_users_as_csv(stack: Stack, terminal: Terminal, tmp_path: Path) ->
     assert person["last_name"] == PERSON["last_name"]
     assert (person["email"], person["phone"]) == ("jo@example.com", "+919000000021")
     assert (found["x"]["first_name"], found["x"]["username"]) == ("-1", "'@x")
+
+
+async def test_lines_within_a_value(stack: Stack, terminal: Terminal) -> None:
+    """A value with line breaks or quotes in it is one cell."""
+    values = ["a\nb", "a\rb", "a\r\nb", 'a"\n"b', "a,b\n"]
+    for n, value in enumerate(values):
+        await stack.ingest.deliver(delivery(f"u{n}", first_name=value))
+    await catch_up(stack.log, 100)
+    done = await terminal.run("users", "export", "--columns", "user_id,first_name")
+    read = csv.reader(io.StringIO(done.out, newline=""))
+    assert dict(list(read)[1:]) == {f"u{n}": value for n, value in enumerate(values)}
 
 
 async def test_users_of_one_application(stack: Stack, terminal: Terminal) -> None:

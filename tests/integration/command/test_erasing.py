@@ -197,6 +197,24 @@ async def test_a_table_that_is_read_for_long(
     assert "userlog.keys" not in done.err.partition("not done")[2]
 
 
+async def test_a_transaction_from_before(
+    stack: Stack, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it may still read stays in the files, so the key does, and that is said."""
+    from eventstore.postgres import vacuum  # noqa: PLC0415 - only here
+
+    monkeypatch.setattr(vacuum, "_PAUSE_S", 0.01)
+    await filled(stack)
+    async with connected(stack.url) as other, other.transaction(isolation="repeatable_read"):
+        await other.fetch("SELECT 1")
+        await stack.log.erase(stack.log.stream(APP, "u1"), BY)
+        done = await terminal.run("erase", "--scrub", "--yes")
+    assert done.code == FAILED
+    assert "userlog.streams: 2 old versions of rows stay" in done.err
+    done = await terminal.run("erase", "--scrub", "--yes")
+    assert done.code == 0, done.err
+
+
 async def test_users_as_csv(stack: Stack, terminal: Terminal, tmp_path: Path) -> None:
     """Every user is a line, formulas are none, and the file is its owner's."""
     await filled(stack)

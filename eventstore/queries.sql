@@ -96,9 +96,7 @@ FROM userlog.quarantine WHERE partition = ANY($1::integer[]) AND id = $2
 ORDER BY stream_id IS NOT NULL, partition LIMIT 1;
 
 -- [quarantine_of_user] What is in quarantine about a user, the oldest first.
-SELECT id, application_id, user_id, reason, detail, headers, first_seen, last_seen, times_seen,
-    data_key, body
-FROM userlog.quarantine WHERE partition = $1 AND stream_id = $2 ORDER BY first_seen, id;
+SELECT id FROM userlog.quarantine WHERE partition = $1 AND stream_id = $2 ORDER BY first_seen, id;
 
 -- [quarantine_unattributed] What is about users whose ids could not be read, the newest first.
 SELECT id FROM userlog.quarantine WHERE stream_id IS NULL ORDER BY last_seen DESC, id LIMIT $1;
@@ -131,6 +129,9 @@ SET deliveries = t.deliveries - g.deliveries, bytes = t.bytes - g.bytes
 FROM (SELECT count(*) AS deliveries, sum(gone.bytes) AS bytes FROM gone) g
 WHERE t.partition = $1 AND g.deliveries > 0
 RETURNING g.deliveries;
+
+-- [quarantine_due] How much in quarantine was last seen before a time.
+SELECT count(*) FROM userlog.quarantine WHERE last_seen < $1;
 
 -- [quarantine_count] How many deliveries are in quarantine.
 SELECT coalesce(sum(deliveries), 0)::bigint FROM userlog.quarantine_totals;

@@ -18,6 +18,7 @@ from api.cli.shared import (
     Json,
     UsageError,
     Yes,
+    check_reason,
     confirm,
     new_group,
     operator,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from eventstore.log import Erasure
 
 app = new_group()
-_REASON_MAX = 500
 _AT_ONCE = 500
 # What some editors write in front of a file.
 _MARK = "\ufeff".encode()
@@ -90,9 +90,7 @@ def erase_command(
     erased. With --scrub, afterwards and now and then: what PostgreSQL has left of destroyed keys in
     its files goes too; it needs the owner's login, and appends wait meanwhile.
     """
-    if len(reason) > _REASON_MAX or "\0" in reason:
-        problem = f"at most {_REASON_MAX} characters, none of them NUL"
-        raise typer.BadParameter(problem, param_hint="--reason")
+    check_reason(reason)
     named = application_id is not None and user_id is not None
     if (application_id is None) != (user_id is None) or named + bool(list_file) + scrub != 1:
         raise UsageError("name one of: APPLICATION_ID and USER_ID, --from LIST, --scrub")
@@ -110,6 +108,7 @@ def _erase(application_id: str, user_id: str, reason: str, *, yes: bool, json: b
     confirm(f"Erase user {user_id} of {application_id} for good?", yes=yes)
     if not yes and not reason and sys.stdin.isatty():
         reason = typer.prompt("Why (kept in the audit)", default="", show_default=False)
+        check_reason(reason)
 
     async def work(runtime: Runtime) -> tuple[Erasure, list[uuid.UUID]]:
         stream = runtime.log.stream(application_id, user_id)

@@ -18,6 +18,7 @@ from api.cli.shared import (
     Application,
     FailedError,
     UserId,
+    check_reason,
     new_group,
     operator,
     progress,
@@ -167,6 +168,7 @@ def subject_command(
     Their state, history, deliveries, what is in quarantine about them, and who did what about
     them, this request included.
     """
+    check_reason(reason)
 
     async def work(runtime: Runtime) -> None:
         log = runtime.log

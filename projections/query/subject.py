@@ -43,7 +43,7 @@ class Subject:
     async def exists(self) -> bool:
         """Say whether anything is held: events, or something in quarantine."""
         known = await self._log.knows(self._stream)
-        return known or bool(await self._quarantine.of_user(self._stream))
+        return known or await self._quarantine.has(self._stream)
 
     async def document(self) -> AsyncIterator[bytes]:
         """Yield the document.
@@ -110,7 +110,7 @@ class Subject:
             after = rows[-1]["occurred_at"], rows[-1]["position"]
 
     async def _quarantined(self) -> AsyncIterator[object]:
-        for about, body in await self._quarantine.of_user(self._stream):
+        async for about, body in self._quarantine.of_user(self._stream):
             yield _held(about) | _text_or_base64("body", body)
 
     async def _audit(self) -> AsyncIterator[object]:

@@ -277,6 +277,8 @@ async def test_subject(stack: Stack, terminal: Terminal, tmp_path: Path) -> None
     found = json.loads(path.read_text())
     assert found["user"]["state"]["first_name"] == "=cmd()"
     assert [(one["action"], one["reason"]) for one in found["audit"]] == [("subject", "asked")]
+    done = await terminal.run("subject", APP, "u0", "--reason", "x" * 501)
+    assert done.code == WRONG_USE
     done = await terminal.run("subject", APP, "nobody", "--out", str(tmp_path / "none"))
     assert (done.code, (tmp_path / "none").exists()) == (FAILED, False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -37,6 +38,22 @@ async def lived(stack: Stack, events: int = 7) -> None:
     await catch_up(stack.log, 100)
     for user in ("u", "other"):
         await stack.log.audit.write(Act("subject", BY, f"for {user}"), stack.log.stream(APP, user))
+
+
+async def test_much_in_quarantine(stack: Stack) -> None:
+    """Bodies are read one after the other: a sender decides how many and how large they are."""
+    for n in range(40):
+        body = encoded(envelope([entry("u", first_name=f"{n}", note="@" + "x" * 500_000)]))
+        await stack.ingest.deliver(body.replace(b'"@', b'"\xff'))
+    about = Subject(stack.log, stack.quarantine, stack.read_model, stack.log.stream(APP, "u"))
+    tracemalloc.start()
+    try:
+        assert await about.exists()
+        size = sum([len(piece) async for piece in about.document()])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert size > 20_000_000 > 3 * peak
 
 
 @pytest.mark.parametrize("partitions", [1, 3], indirect=True)

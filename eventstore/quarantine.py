@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from eventstore.errors import QuarantineFullError, database_errors
+from eventstore.errors import QuarantineFullError, SealBrokenError, database_errors
 from eventstore.events import Stream, Unreadable
 from eventstore.postgres import statements
 from eventstore.sealing.current_key import with_current_key
@@ -181,13 +181,17 @@ class Quarantine:
         """Say whether anything is about a user."""
         return bool(await self._ids_of(stream))
 
-    async def of_user(self, stream: Stream) -> AsyncIterator[tuple[Quarantined, bytes]]:
-        """Yield what is about a user, with the bodies, the oldest first."""
+    async def of_user(self, stream: Stream) -> AsyncIterator[tuple[Quarantined, bytes | None]]:
+        """Yield what is about a user, the oldest first, with the bodies; None: it does not open."""
         for key in await self._ids_of(stream):
             with database_errors():
                 row = await self._pool.fetchrow(_SQL["quarantine_get"], [stream.partition], key)
-            if row is not None:  # removed since
+            if row is None:  # removed since
+                continue
+            try:
                 yield self._opened(row)
+            except SealBrokenError:
+                yield _quarantined(row), None
 
     async def _ids_of(self, stream: Stream) -> list[uuid.UUID]:
         where = (stream.partition, stream.stream_id)

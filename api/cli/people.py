@@ -47,8 +47,8 @@ _DEFAULT = (
     *("email", "phone", "occurred_at"),
 )
 _NAMES = (*_ABOUT, *_CONTACTS, *KNOWN_FIELDS, "social_accounts", *_AS_OF)
-# What a spreadsheet would take for a formula, and is no number or phone.
-_FORMULA = re.compile(r"[=+\-@\t\r](?![\d\s().-]*$)")
+# What a spreadsheet would take for a formula, some also in full width, and is no number or phone.
+_FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20](?![\\d\\s().-]*$)")
 Format = Literal["csv", "jsonl"]
 Out = Annotated[Path | None, typer.Option(help="A file, .gz and .zst compressed.")]
 
@@ -170,7 +170,7 @@ def subject_command(
     """
     check_reason(reason)
 
-    async def work(runtime: Runtime) -> None:
+    async def work(runtime: Runtime) -> int:
         log = runtime.log
         stream = log.stream(application_id, user_id)
         found = Subject(log, runtime.quarantine, runtime.read_model, stream)
@@ -180,6 +180,12 @@ def subject_command(
             await log.audit.write(Act("subject", operator(), reason), stream)
             async for piece in found.document():
                 write(piece)
+        return found.unopened
 
-    with_runtime(work)
+    unopened = with_runtime(work)
     output.error("written")
+    if unopened:
+        raise FailedError(
+            f"{unopened} deliveries or entries about them do not open, and are there without"
+            " content: `userlog verify` says why"
+        )

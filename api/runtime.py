@@ -123,18 +123,19 @@ async def prepare(
         if await _install(connection, secrets):
             _log.info("schema installed", version=schema.SCHEMA_VERSION)
         url = await embedded.service_url(connection, urls.owner)
-    await take_apart(Urls(urls.owner, url), settings, secrets)
+    await take_apart(Urls(urls.owner, url), settings, secrets, _Logging(reached))
     return url
 
 
-async def take_apart(urls: Urls, settings: Settings, secrets: Secrets) -> bool:
-    """Do what an upgrade to schema version 5 has to do after the switch; return whether it had to.
+async def take_apart(urls: Urls, settings: Settings, secrets: Secrets, watcher: Watcher) -> None:
+    """Do what an upgrade to schema version 5 has to do after the switch, if that is not done.
 
     Versions before it have kept deliveries whole in quarantine, where no erasure reaches the users.
     """
     async with owner_connection(urls.owner, settings.database_timeout_s) as connection:
         if not await upgrade.keeps_whole(connection):
-            return False
+            return
+        watcher.say("what an earlier version has kept whole in quarantine is taken apart")
         await upgrade.begin_audit(connection)
         runtime = await _open(urls, settings, secrets, owner=False)
         try:
@@ -142,7 +143,6 @@ async def take_apart(urls: Urls, settings: Settings, secrets: Secrets) -> bool:
                 await upgrade.took_apart(connection)
         finally:
             await _close(runtime.pool, settings.shutdown_timeout_s)
-    return True
 
 
 async def _install(connection: Connection, secrets: Secrets, partitions: int = 1) -> bool:

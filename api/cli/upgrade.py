@@ -86,9 +86,9 @@ def upgrade_command(
         async with database_urls(settings) as urls:
             source = source_of(urls, settings, secrets)
             processes = workers or os.cpu_count() or 1
-            done = await upgrade_schema(source, processes, _Printing(), parking=park)
-            if await take_apart(urls, settings, secrets):
-                output.error("what was in quarantine has been taken apart")
+            printing = _Printing()
+            done = await upgrade_schema(source, processes, printing, parking=park)
+            await take_apart(urls, settings, secrets, printing)
         return done
 
     try:

@@ -117,7 +117,7 @@ async def test_killed_after_the_switch(
         where = Terminal(configured(old_url))
         done = await where.run("upgrade")
         assert done.code == 0
-        assert "has been taken apart" in done.err
+        assert "is taken apart" in done.err
         assert await stack.quarantine.show(key) is None
         assert await stack.log.knows(stack.log.stream(APP, "late"))
         assert (await where.run("upgrade")).err == ""

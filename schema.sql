@@ -514,8 +514,9 @@ BEGIN
 END
 $$;
 
--- Puts what could not be read into quarantine, or counts it once more if it is there; adds it to the
--- totals the first time. Returns the ids of what is there now: of users who are erased nothing is kept.
+-- Puts what could not be read into quarantine, or counts it once more if it is there, with its user's
+-- ids if it had none; adds it to the totals the first time. Returns the ids of what is there now: of
+-- users who are erased nothing is kept.
 -- The head is held first, so that a rotation of the master key, and an erasure, comes before it or
 -- after it. A removal locks the rows in the same order: the deliveries', by id, then the totals'.
 CREATE FUNCTION userlog.quarantine_put(
@@ -562,7 +563,10 @@ BEGIN
             item.reason, item.detail, in_headers, item.bytes, item.data_key, item.body)
         ON CONFLICT (partition, id) DO UPDATE
         SET last_seen = excluded.last_seen, times_seen = q.times_seen + 1,
-            reason = excluded.reason, detail = excluded.detail, headers = excluded.headers
+            reason = excluded.reason, detail = excluded.detail, headers = excluded.headers,
+            stream_id = coalesce(q.stream_id, excluded.stream_id),
+            application_id = coalesce(q.application_id, excluded.application_id),
+            user_id = coalesce(q.user_id, excluded.user_id)
         RETURNING q.times_seen INTO seen;
         IF seen = 1 THEN
             new_deliveries := new_deliveries + 1;
@@ -861,4 +865,4 @@ INSERT INTO userlog.checkpoints (partition, generation) VALUES (0, 1);
 -- [end]
 
 -- The digest is that of eventstore/postgres/schema.py; a test recomputes it.
-INSERT INTO userlog.meta (schema_version, digest, partitions) VALUES (6, '8bea91bb9f1c1455', 1);
+INSERT INTO userlog.meta (schema_version, digest, partitions) VALUES (6, '4a15be022b87de3f', 1);

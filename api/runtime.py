@@ -6,23 +6,23 @@ import asyncio
 import contextlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
+from api.web.waiting import wait_for
 from api.webhook.decode import Limits
 from api.webhook.ingest import Ingest
-from eventstore.errors import NotThereError, UnavailableError, database_errors
+from eventstore.errors import NotThereError, database_errors
 from eventstore.group_commit import QueueLimits
 from eventstore.log import EventLog
-from eventstore.postgres import embedded, schema
+from eventstore.postgres import embedded, schema, upgrade
 from eventstore.postgres.pool import (
     open_owner_pool,
     open_pool,
     owner_connection,
     refuse_transaction_pooler,
 )
-from eventstore.postgres.upgrade import UpgradeRunningError
 from eventstore.quarantine import Quarantine
 from eventstore.sealing import current_key, erased_keys
 from projections.query.users import ReadModel
@@ -30,7 +30,7 @@ from projections.rebuild.log_source import LogSource
 from projections.upgrade import Watcher, upgrade_schema
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine
+    from collections.abc import AsyncGenerator, Callable
 
     from api.config.secret_files import Secrets
     from api.config.settings import Settings
@@ -38,13 +38,7 @@ if TYPE_CHECKING:
     from eventstore.postgres.sessions import Connection
     from projections.rebuild.progress import Progress
 
-T = TypeVar("T")
-_PAUSE_S = 1.0
 _log = structlog.stdlib.get_logger("userlog")
-
-
-class StoppedWaitingError(Exception):
-    """The service was stopped before its database was reachable."""
 
 
 class Runtime:
@@ -122,21 +116,33 @@ async def prepare(
     async with owner_connection(urls.owner, settings.database_timeout_s) as connection:
         there = await connection.fetchval("SELECT to_regnamespace('userlog') IS NOT NULL")
         old = there and (await schema.installed(connection)).version < schema.SCHEMA_VERSION
-    upgraded = None
     if old:  # which waits for all other sessions to end
         source = source_of(urls, settings, secrets)
-        upgraded = await upgrade_schema(source, os.cpu_count() or 1, _Logging(reached))
+        await upgrade_schema(source, os.cpu_count() or 1, _Logging(reached))
     async with owner_connection(urls.owner, settings.database_timeout_s) as connection:
         if await _install(connection, secrets):
             _log.info("schema installed", version=schema.SCHEMA_VERSION)
         url = await embedded.service_url(connection, urls.owner)
-    if upgraded and upgraded.kept_whole:
-        runtime = await _open(Urls(urls.owner, url), settings, secrets, owner=False)
+    await take_apart(Urls(urls.owner, url), settings, secrets, _Logging(reached))
+    return url
+
+
+async def take_apart(urls: Urls, settings: Settings, secrets: Secrets, watcher: Watcher) -> None:
+    """Do what an upgrade to schema version 5 or 6 has to do after the switch, if that is not done.
+
+    Versions before it have kept deliveries whole in quarantine, where no erasure reaches the users.
+    """
+    async with owner_connection(urls.owner, settings.database_timeout_s) as connection:
+        if not await upgrade.keeps_whole(connection):
+            return
+        watcher.say("what an earlier version has kept whole in quarantine is taken apart")
+        await upgrade.begin_audit(connection)
+        runtime = await _open(urls, settings, secrets, owner=False)
         try:
-            await runtime.ingest.replay_all()
+            if await runtime.ingest.replay_all():
+                await upgrade.took_apart(connection)
         finally:
             await _close(runtime.pool, settings.shutdown_timeout_s)
-    return url
 
 
 async def _install(connection: Connection, secrets: Secrets, partitions: int = 1) -> bool:
@@ -226,35 +232,6 @@ def require_data(settings: Settings) -> None:
             " one there, USERLOG_DATA_DIR names another data directory, USERLOG_DATABASE_URL a"
             " server's database"
         )
-
-
-async def wait_for(work: Callable[[], Coroutine[Any, Any, T]], stopping: asyncio.Event) -> T:
-    """Do some work as soon as the database lets it; StoppedWaitingError if stopped before."""
-    waiting = False
-    while not stopping.is_set():
-        try:
-            return await _until_set(work(), stopping)
-        except (UnavailableError, UpgradeRunningError) as error:
-            if not waiting:
-                _log.warning("waiting for the database", problem=str(error))
-            waiting = True
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopping.wait(), _PAUSE_S)
-    raise StoppedWaitingError
-
-
-async def _until_set(work: Coroutine[Any, Any, T], stopping: asyncio.Event) -> T:
-    """Do some work, unless the service is stopped first (StoppedWaitingError)."""
-    task = asyncio.ensure_future(work)
-    stopped = asyncio.ensure_future(stopping.wait())
-    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if not task.done():
-        task.cancel()
-        await asyncio.wait({task})
-    if task.cancelled():
-        raise StoppedWaitingError
-    return task.result()
 
 
 async def _open(urls: Urls, settings: Settings, secrets: Secrets, *, owner: bool) -> Runtime:

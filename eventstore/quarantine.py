@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from eventstore.errors import QuarantineFullError, database_errors
+from eventstore.errors import QuarantineFullError, SealBrokenError, database_errors
 from eventstore.events import Stream, Unreadable
 from eventstore.postgres import statements
 from eventstore.sealing.current_key import with_current_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     import asyncpg
 
@@ -177,12 +177,27 @@ class Quarantine:
             row = await self._pool.fetchrow(_SQL["quarantine_get"], self._everywhere, key)
         return None if row is None else self._opened(row)
 
-    async def of_user(self, stream: Stream) -> list[tuple[Quarantined, bytes]]:
-        """Return what is about a user, with the bodies, the oldest first."""
+    async def has(self, stream: Stream) -> bool:
+        """Say whether anything is about a user."""
+        return bool(await self._ids_of(stream))
+
+    async def of_user(self, stream: Stream) -> AsyncIterator[tuple[Quarantined, bytes | None]]:
+        """Yield what is about a user, the oldest first, with the bodies; None: it does not open."""
+        for key in await self._ids_of(stream):
+            with database_errors():
+                row = await self._pool.fetchrow(_SQL["quarantine_get"], [stream.partition], key)
+            if row is None:  # removed since
+                continue
+            try:
+                yield self._opened(row)
+            except SealBrokenError:
+                yield _quarantined(row), None
+
+    async def _ids_of(self, stream: Stream) -> list[uuid.UUID]:
+        where = (stream.partition, stream.stream_id)
         with database_errors():
-            where = (stream.partition, stream.stream_id)
             rows = await self._pool.fetch(_SQL["quarantine_of_user"], *where)
-        return [self._opened(row) for row in rows]
+        return [row["id"] for row in rows]
 
     async def unattributed(self, limit: int) -> list[uuid.UUID]:
         """Return the ids of what is about users who are not known, the newest first."""
@@ -200,10 +215,11 @@ class Quarantine:
             rows = await self._pool.fetch(_SQL["quarantine_keys"], reason)
         return [row["id"] for row in rows]
 
-    async def remove(self, key: uuid.UUID) -> bool:
-        """Throw one away; return whether it was there."""
+    async def remove(self, key: uuid.UUID, *, unattributed: bool = False) -> bool:
+        """Throw one away, or only if it has no user's ids; return whether it was there."""
+        args = (self._everywhere, key, unattributed)
         with database_errors():
-            found = await self._pool.fetchval(_SQL["quarantine_remove"], self._everywhere, key)
+            found = await self._pool.fetchval(_SQL["quarantine_remove"], *args)
         return found is not None
 
     async def purge(self, before: datetime) -> int:
@@ -218,10 +234,11 @@ class Quarantine:
                 purged += done or 0
         return purged
 
-    async def count(self) -> int:
-        """Return how many deliveries are in quarantine."""
+    async def count(self, before: datetime | None = None) -> int:
+        """Return how much is in quarantine, or how much was last seen before a time."""
+        name, args = ("quarantine_due", [before]) if before else ("quarantine_count", [])
         with database_errors():
-            counted: int = await self._pool.fetchval(_SQL["quarantine_count"])
+            counted: int = await self._pool.fetchval(_SQL[name], *args)
         return counted
 
     def _stream(self, one: Unreadable) -> Stream | None:

@@ -96,15 +96,15 @@ SELECT (SELECT coalesce(sum(bytes), 0)::bigint FROM userlog.quarantine_totals) A
 SELECT id, application_id, user_id, reason, detail, headers, first_seen, last_seen, times_seen
 FROM userlog.quarantine ORDER BY last_seen DESC, id LIMIT $1;
 
--- [quarantine_get] One in quarantine, in whichever of these partitions it is.
+-- [quarantine_get] One in quarantine, in whichever of these partitions it is; first what has no ids, as a
+-- version before schema 5 has kept it.
 SELECT id, application_id, user_id, reason, detail, headers, first_seen, last_seen, times_seen,
     data_key, body
-FROM userlog.quarantine WHERE partition = ANY($1::integer[]) AND id = $2 ORDER BY partition LIMIT 1;
+FROM userlog.quarantine WHERE partition = ANY($1::integer[]) AND id = $2
+ORDER BY stream_id IS NOT NULL, partition LIMIT 1;
 
 -- [quarantine_of_user] What is in quarantine about a user, the oldest first.
-SELECT id, application_id, user_id, reason, detail, headers, first_seen, last_seen, times_seen,
-    data_key, body
-FROM userlog.quarantine WHERE partition = $1 AND stream_id = $2 ORDER BY first_seen, id;
+SELECT id FROM userlog.quarantine WHERE partition = $1 AND stream_id = $2 ORDER BY first_seen, id;
 
 -- [quarantine_unattributed] What is about users whose ids could not be read, the newest first.
 SELECT id FROM userlog.quarantine WHERE stream_id IS NULL ORDER BY last_seen DESC, id LIMIT $1;
@@ -113,9 +113,11 @@ SELECT id FROM userlog.quarantine WHERE stream_id IS NULL ORDER BY last_seen DES
 SELECT id FROM userlog.quarantine
 WHERE $1::text IS NULL OR reason = $1 ORDER BY first_seen, id;
 
--- [quarantine_remove] Throw one away, and take it off the totals; no row: there was none.
+-- [quarantine_remove] Throw one away, or of it only what has no user's ids ($3), and take it off the totals;
+-- no row: there was none.
 WITH gone AS (
     DELETE FROM userlog.quarantine WHERE partition = ANY($1::integer[]) AND id = $2
+        AND (stream_id IS NULL OR NOT $3::boolean)
     RETURNING partition, bytes
 )
 UPDATE userlog.quarantine_totals t
@@ -135,6 +137,9 @@ SET deliveries = t.deliveries - g.deliveries, bytes = t.bytes - g.bytes
 FROM (SELECT count(*) AS deliveries, sum(gone.bytes) AS bytes FROM gone) g
 WHERE t.partition = $1 AND g.deliveries > 0
 RETURNING g.deliveries;
+
+-- [quarantine_due] How much in quarantine was last seen before a time.
+SELECT count(*) FROM userlog.quarantine WHERE last_seen < $1;
 
 -- [quarantine_count] How many deliveries are in quarantine.
 SELECT coalesce(sum(deliveries), 0)::bigint FROM userlog.quarantine_totals;
@@ -157,8 +162,12 @@ LEFT JOIN userlog.audit a ON a.partition = s.partition AND a.stream_id = s.strea
     AND a.position = s.erased_position
 WHERE s.partition = $1 AND s.erased_position IS NOT NULL ORDER BY s.erased_position;
 
--- [streams_named] Users by the ids of their streams, in whichever of these partitions they are.
+-- [streams_named] Users by the ids of their streams, in whichever of these partitions they are, also of
+-- whom there is nothing but what is in quarantine.
 SELECT partition, stream_id, application_id, user_id FROM userlog.streams
+WHERE partition = ANY($1::integer[]) AND stream_id = ANY($2::uuid[])
+UNION
+SELECT partition, stream_id, application_id, user_id FROM userlog.quarantine
 WHERE partition = ANY($1::integer[]) AND stream_id = ANY($2::uuid[]);
 
 -- [heads_to_sign] The heads that have moved since they were last signed, and are due.

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _BATCH = 500
 # Earlier versions erase somebody without taking back what they add to the numbers.
 _WITH_NUMBERS = 4
-# Earlier versions erase without a row of the audit, and keep whole deliveries in quarantine.
+# Earlier versions erase without a row of the audit.
 _WITH_AUDIT = 5
 _LOOK_S = 0.5
 _PAUSE_S = 1.0
@@ -58,11 +58,6 @@ class Upgraded(msgspec.Struct, frozen=True):
     before: int
     after: int
     parked: int
-
-    @property
-    def kept_whole(self) -> bool:
-        """Whether deliveries are whole in quarantine, so that no erasure reaches their users."""
-        return self.before < _WITH_AUDIT
 
 
 class Watcher:

@@ -18,6 +18,7 @@ from api.cli.shared import (
     Json,
     UsageError,
     Yes,
+    check_reason,
     confirm,
     new_group,
     operator,
@@ -41,8 +42,9 @@ if TYPE_CHECKING:
     from eventstore.log import Erasure
 
 app = new_group()
-_REASON_MAX = 500
 _AT_ONCE = 500
+# What some editors write in front of a file.
+_MARK = "\ufeff".encode()
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the audit, sealed.")]
 OptionalId = Annotated[str | None, typer.Argument(help="The sales channel's application id.")]
 
@@ -88,9 +90,7 @@ def erase_command(
     erased. With --scrub, afterwards and now and then: what PostgreSQL has left of destroyed keys in
     its files goes too; it needs the owner's login, and appends wait meanwhile.
     """
-    if len(reason) > _REASON_MAX or "\0" in reason:
-        problem = f"at most {_REASON_MAX} characters, none of them NUL"
-        raise typer.BadParameter(problem, param_hint="--reason")
+    check_reason(reason)
     named = application_id is not None and user_id is not None
     if (application_id is None) != (user_id is None) or named + bool(list_file) + scrub != 1:
         raise UsageError("name one of: APPLICATION_ID and USER_ID, --from LIST, --scrub")
@@ -108,6 +108,7 @@ def _erase(application_id: str, user_id: str, reason: str, *, yes: bool, json: b
     confirm(f"Erase user {user_id} of {application_id} for good?", yes=yes)
     if not yes and not reason and sys.stdin.isatty():
         reason = typer.prompt("Why (kept in the audit)", default="", show_default=False)
+        check_reason(reason)
 
     async def work(runtime: Runtime) -> tuple[Erasure, list[uuid.UUID]]:
         stream = runtime.log.stream(application_id, user_id)
@@ -144,7 +145,9 @@ def _erase(application_id: str, user_id: str, reason: str, *, yes: bool, json: b
 def _erase_listed(name: str, reason: str, *, yes: bool, json: bool) -> None:
     line_files.check([name])
     with progress("reading the list") as update:
-        listed = [_listed(n, line) for n, line in enumerate(line_files.lines(name, update), 1)]
+        lines = enumerate(line_files.lines(name, update), 1)
+        read = [_listed(n, text) for n, line in lines if (text := line.removeprefix(_MARK).strip())]
+    listed = list({one.stream_id: one for one in read}.values())
     confirm(f"Erase for good whom this list has ({len(listed)} users)?", yes=yes)
 
     async def work(runtime: Runtime) -> Applied:

@@ -18,6 +18,7 @@ from api.cli.shared import (
     Application,
     FailedError,
     UserId,
+    check_reason,
     new_group,
     operator,
     progress,
@@ -46,8 +47,8 @@ _DEFAULT = (
     *("email", "phone", "occurred_at"),
 )
 _NAMES = (*_ABOUT, *_CONTACTS, *KNOWN_FIELDS, "social_accounts", *_AS_OF)
-# What a spreadsheet would take for a formula, and is no number or phone.
-_FORMULA = re.compile(r"[=+\-@\t\r](?![\d\s().-]*$)")
+# What a spreadsheet would take for a formula, some also in full width, and is no number or phone.
+_FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20](?![\\d\\s().-]*$)")
 Format = Literal["csv", "jsonl"]
 Out = Annotated[Path | None, typer.Option(help="A file, .gz and .zst compressed.")]
 
@@ -148,8 +149,9 @@ def _cell(value: object) -> str:
 
 def _row(cells: Sequence[str]) -> bytes:
     made = io.StringIO()
-    csv.writer(made, lineterminator="").writerow(cells)
-    return made.getvalue().encode()
+    # What has a character of the line's ending in it is quoted, before Python 3.13 nothing else is.
+    csv.writer(made, lineterminator="\r\n").writerow(cells)
+    return made.getvalue().removesuffix("\r\n").encode()
 
 
 @app.command("subject", rich_help_panel=USERS)
@@ -166,8 +168,9 @@ def subject_command(
     Their state, history, deliveries, what is in quarantine about them, and who did what about
     them, this request included.
     """
+    check_reason(reason)
 
-    async def work(runtime: Runtime) -> None:
+    async def work(runtime: Runtime) -> int:
         log = runtime.log
         stream = log.stream(application_id, user_id)
         found = Subject(log, runtime.quarantine, runtime.read_model, stream)
@@ -177,6 +180,12 @@ def subject_command(
             await log.audit.write(Act("subject", operator(), reason), stream)
             async for piece in found.document():
                 write(piece)
+        return found.unopened
 
-    with_runtime(work)
+    unopened = with_runtime(work)
     output.error("written")
+    if unopened:
+        raise FailedError(
+            f"{unopened} deliveries or entries about them do not open, and are there without"
+            " content: `userlog verify` says why"
+        )

@@ -92,17 +92,19 @@ def purge_command(
     """Delete them for good."""
 
     async def choose(runtime: Runtime) -> list[uuid.UUID]:
-        return keys or await _chosen(runtime, reason, everything=everything)
+        if not keys:
+            return await _chosen(runtime, reason, everything=everything)
+        there = await runtime.quarantine.keys(None)
+        return sorted(set(keys).intersection(there))
 
     chosen = with_runtime(choose)
     confirm(f"Delete {len(chosen)} deliveries for good?", yes=yes)
 
     async def work(runtime: Runtime) -> int:
-        done = sum([await runtime.quarantine.remove(key) for key in chosen])
-        if done:
-            act = Act("quarantine purge", operator(), about={"deliveries": done})
+        if chosen:  # first, so that nothing is gone without being accounted for
+            act = Act("quarantine purge", operator(), about={"deliveries": len(chosen)})
             await runtime.log.audit.write(act)
-        return done
+        return sum([await runtime.quarantine.remove(key) for key in chosen])
 
     output.plain(f"deleted: {with_runtime(work)}")
 

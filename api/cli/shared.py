@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from api.runtime import Runtime
 
 T = TypeVar("T")
+_REASON_MAX = 500
 _log = structlog.stdlib.get_logger("userlog")
 LogLevel = Literal["debug", "info", "warning", "error"]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
@@ -151,6 +152,13 @@ def operator(kind: Literal["command", "import"] = "command") -> Actor:
         name = str(os.getuid())
     called_by = os.environ.get("SUDO_USER", "")
     return Actor(kind, f"{called_by} as {name}" if called_by else name)
+
+
+def check_reason(text: str) -> None:
+    """Refuse a reason that is too long for the audit."""
+    if len(text) > _REASON_MAX:
+        problem = f"at most {_REASON_MAX} characters"
+        raise typer.BadParameter(problem, param_hint="--reason")
 
 
 def confirm(question: str, *, yes: bool) -> None:

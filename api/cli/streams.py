@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import sys
+from typing import cast
 
 from api.observe.visible import behind, guarded
 
@@ -21,8 +22,21 @@ def prepare() -> None:
         if stream is None:  # closed by the caller, as `>&-` does
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
         elif mode == "w" and isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            setattr(sys, name, _buffered(cast("io.TextIOWrapper", stream)))
     sys.stdout, sys.stderr = guarded(sys.stdout), guarded(sys.stderr)
+
+
+def _buffered(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    """Put a buffer into a stream that Python has left without one (PYTHONUNBUFFERED).
+
+    Without it a long write ends early when a signal comes, and the rest would be lost unseen.
+    """
+    if isinstance(stream.buffer, io.RawIOBase):
+        raw, encoding = cast("io.FileIO", stream.buffer), stream.encoding
+        stream.detach()
+        stream = io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, line_buffering=True)
+    stream.reconfigure(errors="backslashreplace")
+    return stream
 
 
 def write_bytes(data: bytes) -> None:

@@ -18,7 +18,7 @@ from api.cli.shared import (
     run,
     secrets_there,
 )
-from api.runtime import database_urls, opened, source_of
+from api.runtime import database_urls, source_of, take_apart
 from eventstore.postgres import schema, upgrade
 from eventstore.postgres.pool import owner_connection
 from projections.upgrade import Upgraded, Watcher, drop_unfinished, upgrade_schema
@@ -86,10 +86,9 @@ def upgrade_command(
         async with database_urls(settings) as urls:
             source = source_of(urls, settings, secrets)
             processes = workers or os.cpu_count() or 1
-            done = await upgrade_schema(source, processes, _Printing(), parking=park)
-        if done and done.kept_whole:
-            async with opened(settings, secrets) as runtime:
-                await runtime.ingest.replay_all()
+            printing = _Printing()
+            done = await upgrade_schema(source, processes, printing, parking=park)
+            await take_apart(urls, settings, secrets, printing)
         return done
 
     try:

@@ -149,6 +149,9 @@ async def _rebuild(connection: Connection, *, running: bool) -> Finding:
 
 
 async def _upgrade(connection: Connection) -> Finding:
+    if await connection.fetchval(_UPGRADE["next_left"]) is not None:
+        todo = "`userlog upgrade` goes on with it, and names what the quarantine has no room for"
+        return warning("upgrade", "what was in quarantine is not all taken apart", todo)
     if await connection.fetchval(_UPGRADE["next_note"]) is None:
         return ok("upgrade", "none is unfinished")
     todo = "`userlog upgrade` goes on with it, `userlog upgrade --drop` removes what it made"

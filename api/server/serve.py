@@ -19,18 +19,12 @@ from api.config.address import base_url, left
 from api.config.secret_files import FILES, Secrets, obtain
 from api.config.sources import SettingsError
 from api.routes import WEBHOOK_PATH
-from api.runtime import (
-    StoppedWaitingError,
-    Waiting,
-    database_urls,
-    opened,
-    prepare,
-    wait_for,
-)
+from api.runtime import Waiting, database_urls, opened, prepare
 from api.server.process import answering, projecting, traced
 from api.server.sockets import listening
 from api.server.supervisor import Supervisor
 from api.server.unready import unready
+from api.web.waiting import StoppedWaitingError, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

@@ -27,8 +27,9 @@ import uvloop
 from api.config.secret_files import Secrets
 from api.config.settings import Settings
 from api.observe import logs
-from api.runtime import StoppedWaitingError, Waiting, opened
+from api.runtime import Waiting, opened
 from api.server.process import answering, projecting, traced
+from api.web.waiting import StoppedWaitingError
 from eventstore.errors import LoginError, NotThereError, OtherVersionError, explained
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from api.webhook.decode import Decoded, Limits, decode_usual, decoding
-from eventstore.errors import SealBrokenError
+from eventstore.errors import QuarantineFullError, SealBrokenError
 from eventstore.events import Appended, Outcome, Unreadable
 from projections.fold.timeslice import Timeslices
 from projections.query.formats import PositionText
@@ -100,7 +100,8 @@ class Ingest:
     async def replay(self, key: uuid.UUID) -> bool:
         """Try what is in quarantine again; return whether all of it could be taken now.
 
-        Of what has several entries, those that could not be taken are left, each by itself.
+        Of what has several entries, those that could not be taken are left, each by itself; what is
+        left is its user's if the ids can be read, also if it came to a version that kept none.
         """
         found = await self._quarantine.show(key)
         if found is None:
@@ -110,23 +111,29 @@ class Ingest:
         _, conflicts = await self._take(decoded)
         left = decoded.rejected + conflicts
         ids = await self._quarantine.ids(left)
+        its_user = [one for one, its in zip(left, ids, strict=True) if its == key and one.user_id]
         others = [one for one, its in zip(left, ids, strict=True) if its != key]
+        if about.user_id is None:
+            others += its_user
         if others:
             await self._quarantine.put_all(others, about.headers)
-        if key not in ids:
-            await self._quarantine.remove(key)
+        if its_user or key not in ids:
+            await self._quarantine.remove(key, unattributed=bool(its_user))
         return not left
 
-    async def replay_all(self) -> None:
+    async def replay_all(self) -> bool:
         """Try all that is in quarantine again, so that each entry that is left is its user's.
 
-        If this is interrupted, `userlog quarantine replay --all` does the rest.
+        Return whether it was tried with all: not, if there was no room for the parts of something.
         """
+        had_room = True
         for key in await self._quarantine.keys(None):
             try:
                 await self.replay(key)
-            except SealBrokenError as error:
+            except (SealBrokenError, QuarantineFullError) as error:
                 _log.warning("left in quarantine", quarantine_id=str(key), problem=str(error))
+                had_room &= isinstance(error, SealBrokenError)
+        return had_room
 
     async def _decode(self, body: bytes) -> Decoded:
         if usual := decode_usual(body, self._limits):

@@ -39,6 +39,16 @@ FROM pg_class c WHERE c.relnamespace = $1::text::regnamespace AND c.relkind IN (
     AND c.relname <> 'own_keys'
 ORDER BY c.oid;
 
+-- [next_left] What an upgrade to version 5 or 6 has still to do: 'switched', the audit has to begin;
+-- 'kept whole', deliveries in quarantine are to be taken apart; null, nothing.
+SELECT obj_description('userlog.quarantine'::regclass, 'pg_class');
+
+-- [next_audit_begun] The audit has begun.
+COMMENT ON TABLE userlog.quarantine IS 'kept whole';
+
+-- [next_taken_apart] Nothing is left.
+COMMENT ON TABLE userlog.quarantine IS NULL;
+
 -- [next_audit_since] Erasures of a version without an audit, which had waited for the switch.
 UPDATE userlog.audit_head a SET since = h.position
 FROM userlog.log_head h WHERE h.partition = a.partition;

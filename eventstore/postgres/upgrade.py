@@ -31,6 +31,7 @@ FINGERPRINTED = 3
 _ABOUT = re.compile(r"-- To version \d+: (.*)\n-- Locks: (.*)\n-- Read models: (made anew|kept)\n")
 _NUMBERED = ("next_checkpoints", "next_generation", "next_active", "next_checkpoint_generations")
 _PROVEN, _FILLING = "proven", "filling"
+_SWITCHED = "switched"
 _OF_PARKED = {"stream_id", "position", "reason", "since"}
 _LOCK_WAIT = "2s"
 _SQL = statements.load("eventstore.postgres")
@@ -187,8 +188,21 @@ async def are_writing(connection: Connection, transactions: list[str]) -> bool:
 
 
 async def begin_audit(connection: Connection) -> None:
-    """Demand no row of the audit for what earlier versions have erased, up to now."""
-    await connection.execute(_NEXT_SQL["next_audit_since"])
+    """Demand no row of the audit for what earlier versions have erased, up to now; only once."""
+    async with connection.transaction():
+        if await connection.fetchval(_NEXT_SQL["next_left"]) == _SWITCHED:
+            await connection.execute(_NEXT_SQL["next_audit_since"])
+            await connection.execute(_NEXT_SQL["next_audit_begun"])
+
+
+async def keeps_whole(connection: Connection) -> bool:
+    """Say whether deliveries are left to be taken apart, which earlier versions kept whole."""
+    return await connection.fetchval(_NEXT_SQL["next_left"]) is not None
+
+
+async def took_apart(connection: Connection) -> None:
+    """Note, as the owner, that none is left."""
+    await connection.execute(_NEXT_SQL["next_taken_apart"])
 
 
 async def switch(

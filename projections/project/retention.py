@@ -95,11 +95,12 @@ class Retention:
             erased = await self._erase(now - timedelta(days=self._days.deleted_users))
         if self._days.quarantine:
             before = now - timedelta(days=self._days.quarantine)
-            purged = await self._quarantine.purge(before)
-            if purged:
+            if due := await self._quarantine.count(before):
+                # First, so that nothing is gone without being accounted for.
                 reason = f"last seen {self._days.quarantine} days ago"
-                about: dict[str, str | int] = {"deliveries": purged}
+                about: dict[str, str | int] = {"deliveries": due}
                 await self._log.audit.write(Act("quarantine purge", _BY, reason, about))
+                purged = await self._quarantine.purge(before)
         if erased or purged:
             _log.info("retention", users_erased=erased, quarantine_purged=purged)
         return Swept(erased, purged)
@@ -108,13 +109,13 @@ class Retention:
         reason = f"deleted {self._days.deleted_users} days ago"
         erased = 0
         for partition in range(self._log.partitions):
-            done = _AT_ONCE
-            while done == _AT_ONCE:
+            done, full = 1, True
+            while done and full:
                 async with self._log.connection() as connection:
                     rows = await connection.fetch(
                         _SQL["deleted_before"], partition, before, _AT_ONCE
                     )
-                done = 0
+                done, full = 0, len(rows) == _AT_ONCE
                 for row in rows:
                     stream = Stream(
                         partition, row["stream_id"], row["application_id"], row["user_id"]

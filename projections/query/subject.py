@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from eventstore import read
-from eventstore.events import Kind
+from eventstore.errors import SealBrokenError
+from eventstore.events import Kind, Position
 from eventstore.postgres import statements
 from projections.query.formats import rfc3339
 from projections.query.search import EVER
@@ -17,6 +18,8 @@ from projections.query.users import Page
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    import asyncpg
 
     from eventstore.audit import Audited
     from eventstore.events import Stream
@@ -39,11 +42,13 @@ class Subject:
         self._quarantine = quarantine
         self._read_model = read_model
         self._stream = stream
+        # How much was found in the document that does not open, and is there without content.
+        self.unopened = 0
 
     async def exists(self) -> bool:
         """Say whether anything is held: events, or something in quarantine."""
         known = await self._log.knows(self._stream)
-        return known or bool(await self._quarantine.of_user(self._stream))
+        return known or await self._quarantine.has(self._stream)
 
     async def document(self) -> AsyncIterator[bytes]:
         """Yield the document.
@@ -51,7 +56,7 @@ class Subject:
         Its members: who it is about and when it was made; `user`, as `GET` answers it; `history`;
         `deliveries`, each event as the platform sent it; `quarantine`; `audit`, what was done about
         the user. Times are RFC 3339 in UTC. A delivery or body that is no UTF-8 is in base64, below
-        another name.
+        another name; null, if it does not open.
         """
         stream = self._stream
         about = {
@@ -97,20 +102,27 @@ class Subject:
             async with self._log.connection() as connection:
                 rows = await connection.fetch(_SQL["events_of_user"], *where, *after, _PAGE_ROWS)
             for row in rows:
-                event = read.open_event(row, stream.partition, self._log.keyring)
                 yield {
-                    "position": str(event.position),
-                    "event_type": Kind(event.kind).label,
-                    "occurred_at": rfc3339(event.occurred_at),
-                    "recorded_at": rfc3339(event.recorded_at),
-                    **_json_or_base64("delivery", event.payload),
+                    "position": str(Position(stream.partition, row["position"])),
+                    "event_type": Kind(row["kind"]).label,
+                    "occurred_at": rfc3339(row["occurred_at"]),
+                    "recorded_at": rfc3339(row["recorded_at"]),
+                    **_json_or_base64("delivery", self._payload(row)),
                 }
             if len(rows) < _PAGE_ROWS:
                 return
             after = rows[-1]["occurred_at"], rows[-1]["position"]
 
+    def _payload(self, row: asyncpg.Record) -> bytes | None:
+        try:
+            return read.open_event(row, self._stream.partition, self._log.keyring).payload
+        except SealBrokenError:
+            self.unopened += 1
+            return None
+
     async def _quarantined(self) -> AsyncIterator[object]:
-        for about, body in await self._quarantine.of_user(self._stream):
+        async for about, body in self._quarantine.of_user(self._stream):
+            self.unopened += body is None
             yield _held(about) | _text_or_base64("body", body)
 
     async def _audit(self) -> AsyncIterator[object]:
@@ -144,7 +156,9 @@ def _json_or_base64(name: str, payload: bytes | None) -> dict[str, Any]:
     return {name: msgspec.Raw(payload)}
 
 
-def _text_or_base64(name: str, body: bytes) -> dict[str, Any]:
+def _text_or_base64(name: str, body: bytes | None) -> dict[str, Any]:
+    if body is None:
+        return {name: None}
     try:
         return {name: body.decode()}
     except UnicodeDecodeError:

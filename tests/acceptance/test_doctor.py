@@ -158,6 +158,10 @@ DONE = {
         "INSERT INTO userlog.scrubs VALUES (0, 5, 1, now(), now())",
         ("comparison with the log", "broken", "a row differed", "--diff"),
     ),
+    "an upgrade that was killed after the switch": (
+        "COMMENT ON TABLE userlog.quarantine IS 'kept whole'",
+        ("upgrade", "warning", "not all taken apart", "userlog upgrade"),
+    ),
     "an unfinished upgrade": (
         "CREATE SCHEMA userlog_next; COMMENT ON SCHEMA userlog_next IS 'filling x'",
         ("upgrade", "warning", "unfinished", "userlog upgrade"),

@@ -28,6 +28,9 @@ INSERT INTO userlog.audit_head (partition, since) SELECT partition, position FRO
 ALTER TABLE userlog.quarantine ADD COLUMN stream_id uuid, ADD COLUMN application_id text,
     ADD COLUMN user_id text;
 
+-- What is still to be done after the switch: an interrupted upgrade goes on with that.
+COMMENT ON TABLE userlog.quarantine IS 'switched';
+
 CREATE INDEX quarantine_stream ON userlog.quarantine (partition, stream_id);
 
 -- No statistics of what an erasure has to reach, from now on; and what ANALYZE had left is removed, by

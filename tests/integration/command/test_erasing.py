@@ -17,7 +17,6 @@ from tests.support.database import connected
 from tests.support.deliveries import APP, delivery, encoded, entry, envelope
 from tests.support.events import BY
 from tests.support.processes import configured
-from tests.support.server import as_service
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +47,11 @@ async def filled(stack: Stack, users: int = 3) -> None:
     await catch_up(stack.log, 100)
 
 
+def stream_id(stack: Stack, user: str) -> str:
+    """Return what a list has of a user."""
+    return str(stack.log.stream(APP, user).stream_id)
+
+
 async def test_who_and_why(stack: Stack, terminal: Terminal) -> None:
     """The command's user and the reason are kept; the list names both, in order."""
     await filled(stack)
@@ -61,6 +65,15 @@ async def test_who_and_why(stack: Stack, terminal: Terminal) -> None:
     table = (await terminal._replace(columns=200).run("erasures")).out
     assert "ticket 1" in table
     assert "0:5" in table
+
+
+async def test_a_row_that_does_not_open(stack: Stack, terminal: Terminal) -> None:
+    """The list, which a restore needs, is written all the same."""
+    await filled(stack)
+    await stack.log.erase(stack.log.stream(APP, "u1"), BY)
+    await stack.admin.execute("UPDATE userlog.audit SET sealed = 'altered'")
+    (found,) = json.loads((await terminal.run("erasures", "--json")).out)
+    assert (found["user_id"], found["actor"]) == ("u1", None)
 
 
 async def test_erased_before_the_audit(stack: Stack, terminal: Terminal) -> None:
@@ -96,6 +109,32 @@ async def test_a_list_is_applied(stack: Stack, terminal: Terminal, tmp_path: Pat
     assert row.act.reason == "erased before at 0:9"
 
 
+@pytest.mark.parametrize("partitions", [1, 3], indirect=True)
+async def test_a_list_reaches_who_is_in_quarantine_alone(
+    stack: Stack, terminal: Terminal, tmp_path: Path
+) -> None:
+    """A restored log may have nothing else of who was erased."""
+    entries = [entry(f"q{n}", note="@") for n in range(3)]
+    body = encoded(envelope(entries)).replace(b'"@"', b'"\xff"')
+    assert (await stack.ingest.deliver(body)).quarantined == 3
+    path = tmp_path / "erasures.jsonl"
+    path.write_text(json.dumps({"position": "0:9", "stream_id": stream_id(stack, "q1")}))
+    done = await terminal.run("erase", "--from", str(path), "--yes", "--json")
+    assert (done.code, json.loads(done.out)["erased"]) == (0, 1)
+    assert await stack.log.is_erased(stack.log.stream(APP, "q1"))
+    assert await stack.quarantine.count() == 2
+
+
+async def test_a_list_from_elsewhere(stack: Stack, terminal: Terminal, tmp_path: Path) -> None:
+    """Another editor's line ends, mark and empty lines, and a user twice, don't matter."""
+    await filled(stack)
+    line = json.dumps({"position": "0:9", "stream_id": stream_id(stack, "u1")}).encode()
+    path = tmp_path / "erasures.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + (line + b"\r\n") * 600 + b"\r\n\n")
+    done = await terminal.run("erase", "--from", str(path), "--yes", "--json")
+    assert json.loads(done.out) == {"erased": 1, "already_erased": 0, "unknown": 0}
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"position":"0:1"}', "{}\n\xff", ""])
 async def test_what_is_no_list(stack: Stack, terminal: Terminal, tmp_path: Path, text: str) -> None:
     """It erases nobody, and the line is named; an empty one is a list of nobody."""
@@ -126,46 +165,6 @@ async def test_one_thing_at_a_time(terminal: Terminal, arguments: tuple[str, ...
     assert "Traceback" not in done.err
 
 
-async def test_scrub(stack: Stack, terminal: Terminal) -> None:
-    """All is done by an owner who may; an owner who may not gets what was not done, and why."""
-    await filled(stack)
-    done = await terminal.run("erase", "--scrub", "--yes")
-    assert done.code == 0, done.err
-    before = await stack.admin.fetchval("SELECT pg_relation_filenode('userlog.streams')")
-    done = await terminal.run("erase", "--scrub", "--yes", "--json")
-    assert json.loads(done.out) == {"undone": []}
-    assert before != await stack.admin.fetchval("SELECT pg_relation_filenode('userlog.streams')")
-    assert (await stack.ingest.deliver(delivery("u0", "update", 5))).accepted == 1
-
-
-async def test_scrub_without_the_right(stack: Stack, terminal: Terminal) -> None:
-    """The service's login may do nothing of it, and every step is named."""
-    await filled(stack)
-    there = terminal.where(USERLOG_OWNER_DATABASE_URL=as_service(stack.url))
-    done = await there.run("erase", "--scrub", "--yes")
-    assert done.code == FAILED
-    for what in ("userlog.streams", "userlog.keys", "pg_statistic", "checkpoint", "write-ahead"):
-        assert what in done.err
-    assert "Traceback" not in done.err
-
-
-async def test_a_table_that_is_read_for_long(
-    stack: Stack, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is tried again, and then named; appends are not held up for longer than one try."""
-    from eventstore.postgres import vacuum  # noqa: PLC0415 - only here
-
-    monkeypatch.setattr(vacuum, "_TRIES", 2)
-    monkeypatch.setattr(vacuum, "_PAUSE_S", 0.01)
-    await filled(stack)
-    async with connected(stack.url) as reader, reader.transaction():
-        await reader.fetch("SELECT * FROM userlog.streams")
-        done = await terminal.run("erase", "--scrub", "--yes")
-    assert done.code == FAILED
-    assert "userlog.streams: somebody reads or writes it for long" in done.err
-    assert "userlog.keys" not in done.err.partition("not done")[2]
-
-
 async def test_users_as_csv(stack: Stack, terminal: Terminal, tmp_path: Path) -> None:
     """Every user is a line, formulas are none, and the file is its owner's."""
     await filled(stack)
@@ -181,6 +180,19 @@ async def test_users_as_csv(stack: Stack, terminal: Terminal, tmp_path: Path) ->
     assert person["last_name"] == PERSON["last_name"]
     assert (person["email"], person["phone"]) == ("jo@example.com", "+919000000021")
     assert (found["x"]["first_name"], found["x"]["username"]) == ("-1", "'@x")
+
+
+async def test_lines_within_a_value(stack: Stack, terminal: Terminal) -> None:
+    """A value with line breaks or quotes in it is one cell."""
+    values = ["=a\nb", "\n=a", "\uff1da", "a\nb", "a\rb", "a\r\nb", 'a"\n"b', "a,b\n"]
+    for n, value in enumerate(values):
+        await stack.ingest.deliver(delivery(f"u{n}", first_name=value))
+    await catch_up(stack.log, 100)
+    done = await terminal.run("users", "export", "--columns", "user_id,first_name")
+    read = csv.reader(io.StringIO(done.out, newline=""))
+    found = dict(list(read)[1:])
+    assert [found[f"u{n}"].removeprefix("'") for n in range(len(values))] == values
+    assert [found[f"u{n}"][0] for n in range(4)] == ["'", "'", "'", "a"]
 
 
 async def test_users_of_one_application(stack: Stack, terminal: Terminal) -> None:
@@ -217,6 +229,8 @@ async def test_subject(stack: Stack, terminal: Terminal, tmp_path: Path) -> None
     found = json.loads(path.read_text())
     assert found["user"]["state"]["first_name"] == "=cmd()"
     assert [(one["action"], one["reason"]) for one in found["audit"]] == [("subject", "asked")]
+    done = await terminal.run("subject", APP, "u0", "--reason", "x" * 501)
+    assert done.code == WRONG_USE
     done = await terminal.run("subject", APP, "nobody", "--out", str(tmp_path / "none"))
     assert (done.code, (tmp_path / "none").exists()) == (FAILED, False)
 

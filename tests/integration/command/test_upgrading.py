@@ -16,9 +16,12 @@ import pytest
 
 from eventstore.errors import SchemaMovedError
 from eventstore.postgres import embedded, schema, upgrade
+from projections.rebuild.log_source import LogSource
+from projections.upgrade import Watcher, upgrade_schema
+from tests.conftest import MASTER_KEY
 from tests.support.commands import Terminal
 from tests.support.database import connected
-from tests.support.deliveries import APP, SAMPLES
+from tests.support.deliveries import APP, SAMPLES, delivery
 from tests.support.monitoring import run
 from tests.support.older import OLDEST, USERS, fill, install, older_database
 from tests.support.processes import Home, configured
@@ -26,8 +29,9 @@ from tests.support.serving import assert_problem, serving
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from tests.conftest import Stack
     from tests.support.nursery import Nursery
     from tests.support.server import Server
 
@@ -98,6 +102,27 @@ async def test_killed_while_filling(old_url: str, tmp_path: Path, nursery: Nurse
         0,
         f"upgraded: schema version {OLDEST} is {NOW} now",
     )
+
+
+async def test_killed_after_the_switch(
+    old_url: str, open_stack: Callable[[str], Awaitable[Stack]]
+) -> None:
+    """The next one begins the audit, and takes apart what an earlier version has kept whole."""
+    await upgrade_schema(LogSource(old_url, MASTER_KEY, None, 30), 1, Watcher())
+    async with connected(old_url) as admin:
+        await admin.execute("COMMENT ON TABLE userlog.quarantine IS 'switched'")
+        await admin.execute("UPDATE userlog.audit_head SET since = 0")
+        stack = await open_stack(old_url)
+        key = await stack.quarantine.put(delivery("late"), "not-json", "d")
+        where = Terminal(configured(old_url))
+        done = await where.run("upgrade")
+        assert done.code == 0
+        assert "is taken apart" in done.err
+        assert await stack.quarantine.show(key) is None
+        assert await stack.log.knows(stack.log.stream(APP, "late"))
+        assert (await where.run("upgrade")).err == ""
+        head = await admin.fetchval("SELECT position FROM userlog.log_head")
+        assert 0 < await admin.fetchval("SELECT since FROM userlog.audit_head") < head
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import asyncpg
 import msgspec
 import pytest
 
 from api.webhook.decode import decode
+from projections.project import retention as retention_module
 from projections.project.projector import catch_up
 from projections.project.retention import Days, Retention, Swept
 from tests.support.database import alter
@@ -81,6 +83,20 @@ async def test_restored_ones_are_not(stack: Stack) -> None:
     assert await retention.sweep() == Swept(0, 0)
 
 
+async def test_who_was_restored_keeps_nobody_else(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the first who are due wait for the projector, the rest goes in the same sweep."""
+    monkeypatch.setattr(retention_module, "_AT_ONCE", 4)
+    for n in range(12):
+        await recorded(stack, f"u{n}", "delete", 1)
+    for n in range(2):
+        await recorded(stack, f"u{n}", "update", 2, projected=False)
+    clock = Clock(T0 + 400 * DAY)
+    retention = Retention(stack.log, stack.quarantine, Days(30), clock)
+    assert await retention.sweep() == Swept(10, 0)
+
+
 async def test_a_wrong_clock_erases_nobody_early(stack: Stack) -> None:
     """A deletion that is dated years back and was recorded just now has its days before it."""
     await stack.ingest.deliver(delivery("u", "delete", -(10**11)))
@@ -118,6 +134,19 @@ async def test_the_quarantine_is_purged(stack: Stack) -> None:
     key = await stack.log.audit.key()
     assert key
     assert await stack.pool.fetchval("SELECT count(*) FROM userlog.audit") == 1
+
+
+async def test_nothing_is_purged_unaccounted(stack: Stack) -> None:
+    """The audit comes first: where it can't be written, all stays."""
+    await stack.quarantine.put(b"{", "not-json", "")
+    await stack.admin.execute("ALTER FUNCTION userlog.audit RENAME TO elsewhere")
+    clock = Clock(datetime.now(UTC) + 9 * DAY)
+    retention = Retention(stack.log, stack.quarantine, Days(0, 7), clock)
+    with pytest.raises(asyncpg.UndefinedFunctionError):
+        await retention.sweep()
+    assert await stack.quarantine.count() == 1
+    await stack.admin.execute("ALTER FUNCTION userlog.elsewhere RENAME TO audit")
+    assert await retention.sweep() == Swept(0, 1)
 
 
 async def test_off_unless_set(stack: Stack) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ from eventstore.audit import Act
 from projections.project.projector import catch_up
 from projections.query import subject
 from projections.query.subject import Subject
+from tests.support.database import alter
 from tests.support.deliveries import APP, delivery, encoded, entry, envelope
 from tests.support.events import BY
 
@@ -37,6 +39,39 @@ async def lived(stack: Stack, events: int = 7) -> None:
     await catch_up(stack.log, 100)
     for user in ("u", "other"):
         await stack.log.audit.write(Act("subject", BY, f"for {user}"), stack.log.stream(APP, user))
+
+
+async def test_what_does_not_open(stack: Stack) -> None:
+    """It is there without content, and counted; all else is there."""
+    await lived(stack)
+    u = stack.log.stream(APP, "u").stream_id
+    number = await stack.pool.fetchval(
+        "SELECT max(position) FROM userlog.events WHERE stream_id = $1", u
+    )
+    await alter(stack, number)
+    await stack.admin.execute("UPDATE userlog.quarantine SET body = 'altered'")
+    about = Subject(stack.log, stack.quarantine, stack.read_model, stack.log.stream(APP, "u"))
+    found = json.loads(b"".join([piece async for piece in about.document()]))
+    (unopened,) = [one for one in found["deliveries"] if one.get("delivery") is None]
+    assert unopened["position"] == f"0:{number}"
+    assert [one["body"] for one in found["quarantine"]] == [None]
+    assert (len(found["deliveries"]), about.unopened) == (7, 2)
+
+
+async def test_much_in_quarantine(stack: Stack) -> None:
+    """Bodies are read one after the other: a sender decides how many and how large they are."""
+    for n in range(40):
+        body = encoded(envelope([entry("u", first_name=f"{n}", note="@" + "x" * 500_000)]))
+        await stack.ingest.deliver(body.replace(b'"@', b'"\xff'))
+    about = Subject(stack.log, stack.quarantine, stack.read_model, stack.log.stream(APP, "u"))
+    tracemalloc.start()
+    try:
+        assert await about.exists()
+        size = sum([len(piece) async for piece in about.document()])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert size > 20_000_000 > 3 * peak
 
 
 @pytest.mark.parametrize("partitions", [1, 3], indirect=True)

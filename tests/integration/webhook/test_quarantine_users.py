@@ -62,6 +62,45 @@ async def test_a_conflict_is_its_user_s(stack: Stack) -> None:
     assert (erasure.quarantined, await bodies(stack)) == (1, {})
 
 
+@pytest.mark.parametrize("reason", ["not-json", "same-id-other-content"])
+async def test_kept_without_ids_by_an_earlier_version(stack: Stack, reason: str) -> None:
+    """Replayed, or sent again, a delivery of one user is theirs, once, and goes with them."""
+    conflict = encoded(envelope([entry("b1", first_name=NAME)], id="e1"))
+    body = together(bad("b1")) if reason == "not-json" else conflict
+    await stack.ingest.deliver(delivery("b1", event_id="e1"))
+    await stack.quarantine.put(body, reason, "d", {"user-agent": "a"})
+    await stack.quarantine.put(together(bad("b2")), "not-json", "d")
+    assert (await bodies(stack)).keys() == {None}
+    assert (await stack.ingest.deliver(body)).quarantined == 1
+    assert await stack.ingest.replay_all()
+    assert (await bodies(stack)) == {"b1": body, "b2": together(bad("b2"))}
+    assert await stack.quarantine.count() == 2
+    assert (await stack.log.erase(stack.log.stream(APP, "b1"), BY)).quarantined == 1
+    assert (await bodies(stack)).keys() == {"b2"}
+
+
+async def test_kept_without_ids_of_the_erased(stack: Stack) -> None:
+    """Of who was erased before the upgrade nothing is left."""
+    await stack.ingest.deliver(delivery("b1"))
+    await stack.quarantine.put(together(bad("b1")), "not-json", "d")
+    await stack.log.erase(stack.log.stream(APP, "b1"), BY)
+    assert await stack.ingest.replay_all()
+    assert (await bodies(stack), await stack.quarantine.count()) == ({}, 0)
+
+
+async def test_no_room_for_the_parts(stack: Stack) -> None:
+    """What could not be taken apart stays whole, the rest is done, and it is tried again."""
+    await stack.quarantine.put(together(bad("b1"), bad("b2")), "not-json", "d")
+    await stack.quarantine.put(delivery("good"), "not-json", "d")
+    stack.quarantine._bytes_max = 1
+    assert not await stack.ingest.replay_all()
+    assert (await bodies(stack)).keys() == {None}
+    assert await stack.quarantine.count() == 1
+    stack.quarantine._bytes_max = 1_000_000
+    assert await stack.ingest.replay_all()
+    assert (await bodies(stack)).keys() == {"b1", "b2"}
+
+
 @pytest.mark.parametrize("kind", ["update", "merge"])
 async def test_erasing_removes_what_is_theirs(stack: Stack, kind: str) -> None:
     """Also where the whole delivery could not be read for its type; others' stays."""

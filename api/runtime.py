@@ -128,7 +128,7 @@ async def prepare(
 
 
 async def take_apart(urls: Urls, settings: Settings, secrets: Secrets, watcher: Watcher) -> None:
-    """Do what an upgrade to schema version 5 or 6 has to do after the switch, if that is not done.
+    """Do what an upgrade to schema version 5 has to do after the switch, if that is not done.
 
     Versions before it have kept deliveries whole in quarantine, where no erasure reaches the users.
     """

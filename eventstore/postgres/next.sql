@@ -39,7 +39,7 @@ FROM pg_class c WHERE c.relnamespace = $1::text::regnamespace AND c.relkind IN (
     AND c.relname <> 'own_keys'
 ORDER BY c.oid;
 
--- [next_left] What an upgrade to version 5 or 6 has still to do: 'switched', the audit has to begin;
+-- [next_left] What an upgrade to version 5 has still to do: 'switched', the audit has to begin;
 -- 'kept whole', deliveries in quarantine are to be taken apart; null, nothing.
 SELECT obj_description('userlog.quarantine'::regclass, 'pg_class');
 

@@ -549,7 +549,10 @@ BEGIN
             item.reason, item.detail, in_headers, item.bytes, item.data_key, item.body)
         ON CONFLICT (partition, id) DO UPDATE
         SET last_seen = excluded.last_seen, times_seen = q.times_seen + 1,
-            reason = excluded.reason, detail = excluded.detail, headers = excluded.headers
+            reason = excluded.reason, detail = excluded.detail, headers = excluded.headers,
+            stream_id = coalesce(q.stream_id, excluded.stream_id),
+            application_id = coalesce(q.application_id, excluded.application_id),
+            user_id = coalesce(q.user_id, excluded.user_id)
         RETURNING q.times_seen INTO seen;
         IF seen = 1 THEN
             new_deliveries := new_deliveries + 1;
@@ -846,4 +849,4 @@ INSERT INTO userlog.checkpoints (partition, generation) VALUES (0, 1);
 -- [end]
 
 -- The digest is that of eventstore/postgres/schema.py; a test recomputes it.
-INSERT INTO userlog.meta (schema_version, digest, partitions) VALUES (5, '9ad6456475420026', 1);
+INSERT INTO userlog.meta (schema_version, digest, partitions) VALUES (5, 'f9dfe7ed488c373c', 1);

@@ -258,7 +258,10 @@ BEGIN
             item.reason, item.detail, in_headers, item.bytes, item.data_key, item.body)
         ON CONFLICT (partition, id) DO UPDATE
         SET last_seen = excluded.last_seen, times_seen = q.times_seen + 1,
-            reason = excluded.reason, detail = excluded.detail, headers = excluded.headers
+            reason = excluded.reason, detail = excluded.detail, headers = excluded.headers,
+            stream_id = coalesce(q.stream_id, excluded.stream_id),
+            application_id = coalesce(q.application_id, excluded.application_id),
+            user_id = coalesce(q.user_id, excluded.user_id)
         RETURNING q.times_seen INTO seen;
         IF seen = 1 THEN
             new_deliveries := new_deliveries + 1;
@@ -282,4 +285,4 @@ REVOKE EXECUTE ON FUNCTION userlog.audit, userlog.erase, userlog.quarantine_put 
 
 GRANT EXECUTE ON FUNCTION userlog.audit, userlog.erase, userlog.quarantine_put TO userlog_app;
 
-UPDATE userlog.meta SET schema_version = 5, digest = '9ad6456475420026';
+UPDATE userlog.meta SET schema_version = 5, digest = 'f9dfe7ed488c373c';

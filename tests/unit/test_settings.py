@@ -286,3 +286,15 @@ def test_loopback(host: str, local: bool) -> None:
 def test_traces_are_asked_for(environ: dict[str, str], wanted: bool) -> None:
     """Traces are made when one of OpenTelemetry's own variables asks for them."""
     assert traces_wanted(environ) is wanted
+
+
+@pytest.mark.parametrize("url", ["ftp://host/x", "host/x", "http://", "https:// host", "http:host"])
+def test_where_heads_are_posted(url: str) -> None:
+    """Only an http or https URL is taken, and it is shown nowhere: it may have a password in it."""
+    with pytest.raises(SettingsError, match="USERLOG_SIGNED_HEADS_URL is no http or https URL"):
+        load({"USERLOG_SIGNED_HEADS_URL": url})
+    good = "https://user:pass@host:8443/heads?x=1"
+    settings, _ = load({"USERLOG_SIGNED_HEADS_URL": good})
+    assert settings.signed_heads_url == good
+    assert shown(settings, "signed_heads_url") == "set, hidden"
+    assert shown(load({})[0], "signed_heads_url") == "not set"

@@ -75,8 +75,13 @@ async def _postmaster(url: str) -> int:
     connection = await asyncpg.connect(url)
     backend = await connection.fetchval("SELECT pg_backend_pid()")
     await connection.execute("VACUUM ANALYZE")
-    status = Path(f"/proc/{backend}/status").read_text(encoding="utf-8")
+    parent = _parent(backend)
     await connection.close()
+    return parent
+
+
+def _parent(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return int(status.partition("PPid:")[2].split()[0])
 
 

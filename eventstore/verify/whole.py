@@ -123,12 +123,15 @@ async def verify(  # noqa: PLR0913 - what it is held against, and how it is done
 
 
 async def verify_part(log: EventLog, part: Part, counted: Callable[[int], None]) -> Finding | None:
-    """Verify a part of a partition."""
+    """Verify a part of a partition; MasterKeyMovedError if its master key is not held any more."""
     async with log.connection() as connection:
         match part:
             case Events(after, until, head):
                 between = (after, until)
-                return await verify_events(connection, log.keyring, between, head, counted)
+                found = await verify_events(connection, log.keyring, between, head, counted)
+                if found:  # under a master key that is not held, nothing opens
+                    await log.check_master_key(connection)
+                return found
             case Users(partition, first, last):
                 between_ids = (first, last)
                 return await verify_users(

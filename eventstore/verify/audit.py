@@ -33,6 +33,13 @@ async def verify_audit(connection: Connection, log: EventLog, partition: int) ->
     async with aclosing(_audit_problems(connection, log, partition)) as problems:
         async for number, problem in problems:
             return Finding(Position(partition, number), problem, "audit row")
+    copied = await connection.fetchval(_SQL["copied_audit"], partition)
+    if copied is not None:
+        return Finding(Position(partition, copied), "is a copy of another row", "audit row")
+    row = await connection.fetchrow(_SQL["audit_since"], partition)
+    if row is not None and row["latest"] is not None and row["since"] > row["latest"]:
+        at = Position(partition, row["since"])
+        return Finding(at, "is where the audit is said to begin, and it began before", "head")
     row = await connection.fetchrow(_SQL["unaudited_erasure"], partition)
     if row is not None and row["position"] is not None:
         at = Position(partition, row["position"])
@@ -84,10 +91,10 @@ def _opens(key: DataKey | None, row: asyncpg.Record) -> bool:
     if key is None:
         return False
     try:
-        open_act(key, row)
+        act = open_act(key, row)
     except (SealBrokenError, msgspec.DecodeError):
         return False
-    return True
+    return (act.action == "erase") == (row["position"] is not None)
 
 
 def _audit_chain(before: bytes, row: asyncpg.Record) -> bytes:

@@ -64,6 +64,19 @@ async def verify_events(
     return walk.end(head) if head else None
 
 
+async def verify_no_copies(connection: Connection, partition: int) -> Finding | None:
+    """Look whether an event is there twice: a copy opens as well, and can be dated otherwise.
+
+    An index lets none be, unless somebody has taken it away.
+    """
+    if await connection.fetchval(_SQL["is_unique"]):
+        return None
+    number: int | None = await connection.fetchval(_SQL["copied_event"], partition)
+    if number is None:
+        return None
+    return Finding(Position(partition, number), "is a copy of an event before it")
+
+
 class _Walk:
     """Goes through a partition event by event."""
 

@@ -62,7 +62,12 @@ async def verify_signed(
         return Finding(at, f"was signed, and the log ends at {head.position}", "signed head")
     where = (at.partition, at.number, signed.audit_number)
     row = await connection.fetchrow(_SQL["chains_at"], *where)
-    return _compared(signed, row)
+    if (finding := _compared(signed, row)) or not row:
+        return finding
+    if (row["since"] or 0) > at.number:
+        problem = f"was signed, and the audit is said to have begun later, at {row['since']}"
+        return Finding(at, problem, "signed head")
+    return None
 
 
 def _compared(signed: SignedHead, row: asyncpg.Record | None) -> Finding | None:
@@ -102,9 +107,9 @@ def _judged(log: EventLog, key: SigningKey | None, row: asyncpg.Record) -> Signe
     if key is None:
         raise signed_heads.ForgedError("was signed, and the log has no key that did it")
     signed = key.public.check(row["note"])
-    said = (*signed.position, signed.audit_number, signed.log_id, signed.partitions)
-    row_says = (row["partition"], row["position"], row["audit_number"])
-    if said != (*row_says, log.log_id, log.partitions):
+    said = (*signed.position, signed.audit_number, signed.signed_at)
+    row_says = (row["partition"], row["position"], row["audit_number"], row["signed_at"])
+    if (said, signed.log_id, signed.partitions) != (row_says, log.log_id, log.partitions):
         raise signed_heads.ForgedError("says something else than its row")
     return signed
 

@@ -26,7 +26,7 @@ from eventstore.events import Position
 from eventstore.postgres import statements
 from eventstore.read import Head
 from eventstore.verify.audit import verify_audit
-from eventstore.verify.events import verify_events
+from eventstore.verify.events import verify_events, verify_no_copies
 from eventstore.verify.finding import Finding, Note
 from eventstore.verify.heads import verify_beyond, verify_note, verify_signed, verify_stored
 from eventstore.verify.users import verify_users
@@ -189,7 +189,8 @@ async def _rest(
     if head is None:
         problem = "is missing: the log was made with this partition, and its head is gone"
         return Finding(Position(partition, 0), problem, "head")
-    finding = await verify_beyond(connection, partition)
+    finding = await verify_no_copies(connection, partition)
+    finding = finding or await verify_beyond(connection, partition)
     for note in against.notes:
         if note.position.partition == partition:
             finding = finding or await verify_note(connection, head, note)
@@ -208,6 +209,11 @@ async def _strange(
         if partition >= log.partitions:
             problem = "is of a partition that the log was not made with"
             yield Finding(head.position, problem, "head")
+    outermost = await connection.fetchrow(_SQL["outermost"])
+    for partition in outermost or ():
+        if partition is not None and not 0 <= partition < log.partitions and partition not in heads:
+            problem = "is of a partition that the log was not made with, and something is in it"
+            yield Finding(Position(partition, 0), problem, "head")
     noted = [note.position for note in against.notes]
     signed = [one.position for one in (*against.signed, *against.since.values())]
     for what, positions in (("noted", noted), ("signed", signed)):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,8 +19,6 @@ from tests.support.deliveries import delivery
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.support.processes import Home
 
 
@@ -176,6 +177,27 @@ async def test_since(home: Home, tmp_path: Path, workers: str) -> None:
         done = await home.run("verify", *options, "--workers", workers, "--json")
         (found,) = json.loads(done.out)["findings"]
         assert (done.code, found["position"]) == (1, position)
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that one has started."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+async def test_worker_killed(home: Home) -> None:
+    """As soon as it is there: one sentence says so."""
+    assert (await home.run("init")).code == 0
+    process = await home.start("verify", "--workers", "2")
+
+    async def workers() -> list[int]:
+        return children(process.pid)
+
+    os.kill((await until(workers))[0], signal.SIGKILL)
+    _, err = await process.communicate()
+    assert process.returncode == 1
+    assert "was ended by signal 9" in err.decode()
+    assert len(err.splitlines()) == 1, err
 
 
 async def test_wrong_use(home: Home, tmp_path: Path) -> None:

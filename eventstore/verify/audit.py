@@ -13,7 +13,7 @@ from eventstore.audit import open_act
 from eventstore.errors import SealBrokenError
 from eventstore.events import Position
 from eventstore.postgres import statements
-from eventstore.verify.events import NO_CHAIN, PAGE_ROWS, microseconds
+from eventstore.verify.events import NO_CHAIN, PAGE_ROWS
 from eventstore.verify.finding import Finding
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _opens(key: DataKey | None, row: asyncpg.Record) -> bool:
 
 def _audit_chain(before: bytes, row: asyncpg.Record) -> bytes:
     """Hash a row of the audit as audit() does."""
-    placed = struct.pack(">iqq", row["partition"], row["number"], microseconds(row["recorded_at"]))
+    placed = struct.pack(">iq", row["partition"], row["number"]) + row["recorded"]
     stream_id = row["stream_id"].bytes if row["stream_id"] else bytes(16)
     position = struct.pack(">q", row["position"] or 0)
     return hashlib.sha256(before + placed + stream_id + position + row["sealed"]).digest()

@@ -8,7 +8,7 @@ from eventstore import signed_heads
 from eventstore.errors import SealBrokenError
 from eventstore.events import Position
 from eventstore.postgres import statements
-from eventstore.verify.events import NO_CHAIN, PAGE_ROWS
+from eventstore.verify.events import NO_CHAIN, PAGE_ROWS, sent
 from eventstore.verify.finding import Finding
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ def _judged(log: EventLog, key: SigningKey | None, row: asyncpg.Record) -> Signe
     if key is None:
         raise signed_heads.ForgedError("was signed, and the log has no key that did it")
     signed = key.public.check(row["note"])
-    said = (*signed.position, signed.audit_number, signed.signed_at)
-    row_says = (row["partition"], row["position"], row["audit_number"], row["signed_at"])
+    said = (*signed.position, signed.audit_number, sent(signed.signed_at))
+    row_says = (row["partition"], row["position"], row["audit_number"], row["signed"])
     if (said, signed.log_id, signed.partitions) != (row_says, log.log_id, log.partitions):
         raise signed_heads.ForgedError("says something else than its row")
     return signed

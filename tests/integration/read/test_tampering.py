@@ -242,6 +242,32 @@ TAMPERING: dict[str, tuple[str, str]] = {
         "UPDATE userlog.events SET kind = 3 WHERE partition = 1 AND position = 2",
         "event 1:2 was altered",
     ),
+    "an event's time changed to one that no calendar has": (
+        (
+            "UPDATE userlog.events SET occurred_at = '4713-01-01 BC', recorded_at = 'infinity'"
+            " WHERE partition = 1 AND position = 2"
+        ),
+        "event 1:2 was altered",
+    ),
+    "the same in the audit": (
+        "UPDATE userlog.audit SET recorded_at = '4713-01-01 BC' WHERE partition = 1",
+        "audit row 1:1 was altered",
+    ),
+    "an event put before the first": (
+        (
+            "INSERT INTO userlog.events SELECT partition, kind, 0, stream_id, occurred_at,"
+            " recorded_at, substring(sha256(identity) FROM 1 FOR 16), digest, leaf, payload, chain"
+            " FROM userlog.events WHERE partition = 1 AND position = 1"
+        ),
+        "event 1:0 lies beyond",
+    ),
+    "a row of the audit put before the first": (
+        (
+            "INSERT INTO userlog.audit SELECT partition, 0, recorded_at, stream_id, NULL, '', chain"
+            " FROM userlog.audit WHERE partition = 1 AND number = 1"
+        ),
+        "audit row 1:0 lies beyond",
+    ),
     "an event's time changed": (
         "UPDATE userlog.events SET occurred_at = 'epoch' WHERE partition = 1 AND position = 2",
         "event 1:2 was altered",

@@ -81,11 +81,11 @@ class HeadSigner:
                 pass  # the projector logs it
             except (LogError, OSError, FileRefusedError) as error:
                 if said != str(error):
-                    _log.error("heads can't be signed", problem=str(error))
+                    _log.error("heads can't be signed or kept", problem=str(error))
                 said = str(error)
             except Exception as error:  # noqa: BLE001 - it must not end in silence
                 if said != repr(error):
-                    _log.error("heads can't be signed", exc_info=error)
+                    _log.error("heads can't be signed or kept", exc_info=error)
                 said = repr(error)
             await asyncio.sleep(_LOOK_S)
 

@@ -41,7 +41,10 @@ if TYPE_CHECKING:
 _SQL = statements.load("eventstore")
 _ED25519 = b"\x01"
 _HASH_BYTES = 4
+_KEY_BYTES = 32
 _SIGNATURE = "\u2014 "
+# A line that no file has, behind the last.
+_END = "\n"
 _TEXT = re.compile(
     r"userlog/(?P<log_id>[0-9a-f-]{36})/(?P<partition>[0-9]{1,4})\n"
     r"(?P<number>[0-9]{1,18})\n(?P<chain>[A-Za-z0-9+/]{43}=)\n"
@@ -126,8 +129,11 @@ class PublicKey:
     def parse(cls, text: str) -> Self:
         """Read what `str` wrote; ValueError for anything else."""
         found = _KEY.fullmatch(text.strip())
-        decoded = base64.b64decode(found["key"], validate=True) if found else b""
-        if found is None or decoded[:1] != _ED25519:
+        try:
+            decoded = base64.b64decode(found["key"], validate=True) if found else b""
+        except binascii.Error:
+            decoded = b""
+        if found is None or decoded[:1] != _ED25519 or len(decoded) != 1 + _KEY_BYTES:
             raise ValueError("no public key of `userlog signed-heads --public-key`")
         made = cls(found["name"], decoded[1:])
         if made.key_hash.hex() != found["hash"]:
@@ -144,24 +150,25 @@ class PublicKey:
         found = _NOTE.fullmatch(note)
         if found is None:
             raise ForgedError("is no signed note")
-        for line in found["signatures"].splitlines():
-            name, _, signature = line.removeprefix(_SIGNATURE).rpartition(" ")
-            if name == self.name and self._has_signed(found["text"], signature):
-                head = SignedHead.read(found["text"])
-                if key_name(head.log_id) != name:
-                    raise ForgedError("is of another log than its key")
-                return head
-        raise ForgedError(f"has no good signature of {self.name}")
-
-    def _has_signed(self, text: str, signature: str) -> bool:
+        signature = next(filter(None, map(self._ours, found["signatures"].split("\n"))), None)
         try:
-            decoded = base64.b64decode(signature, validate=True)
-            if decoded[:_HASH_BYTES] != self.key_hash:
-                return False
-            self._key.verify(decoded[_HASH_BYTES:], text.encode())
-        except (binascii.Error, InvalidSignature):
-            return False
-        return True
+            self._key.verify(signature or b"", found["text"].encode())
+        except InvalidSignature:
+            raise ForgedError(f"has no good signature of {self.name}") from None
+        head = SignedHead.read(found["text"])
+        if key_name(head.log_id) != self.name:
+            raise ForgedError("is of another log than its key")
+        return head
+
+    def _ours(self, line: str) -> bytes | None:
+        """Return the signature of a line; None if it says that it is another key's."""
+        name, _, encoded = line.removeprefix(_SIGNATURE).rpartition(" ")
+        try:
+            decoded = base64.b64decode(encoded, validate=True)
+        except ValueError:
+            return None
+        ours = (name, decoded[:_HASH_BYTES]) == (self.name, self.key_hash)
+        return decoded[_HASH_BYTES:] if ours else None
 
 
 class SigningKey:
@@ -180,9 +187,27 @@ class SigningKey:
 
 
 def notes_in(text: str) -> list[str]:
-    """Return the notes of a file, one after the other; ForgedError if it is anything else."""
-    notes = [found[0] for found in _NOTE.finditer(text)]
-    if not notes or "".join(notes).rstrip("\n") != text.rstrip("\n"):
+    """Return the notes of a file, one after the other; ForgedError if it is anything else.
+
+    Empty lines may lie between them. It takes one look at each line, whatever the file is.
+    """
+    notes: list[str] = []
+    said: list[str] = []
+    signatures: list[str] = []
+    ended = False  # the text, by an empty line
+    for line in (*text.split("\n"), _END):
+        if not line:
+            ended = ended or bool(said)
+        elif ended and line.startswith(_SIGNATURE):
+            signatures.append(line)
+        elif signatures:
+            notes.append("\n".join((*said, "", *signatures, "")))
+            said, signatures, ended = [line], [], False
+        elif ended:
+            break
+        else:
+            said.append(line)
+    if not notes or said != [_END]:
         raise ForgedError("is no file of signed heads, or it was cut")
     return notes
 

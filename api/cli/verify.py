@@ -63,11 +63,18 @@ def verify_command(
         log = runtime.log
         key = given
         if key is None and (signed_head or since):
-            key = (await signed_heads.signing_key(log)).public
+            known = await signed_heads.known_key(log)
+            if known is None:
+                raise FailedError("the log has no key that signed anything; give --public-key KEY")
+            key = known.public
         signed = [one for path in signed_head or [] for one in _read(path, key)]
-        after = {} if since is None else {one.position.partition: one for one in _read(since, key)}
+        trusted = [] if since is None else _read(since, key)
+        # Of several the newest, and all have to hold.
+        after = {
+            one.position.partition: one
+            for one in sorted(trusted, key=lambda one: (one.position, one.audit_number))
+        }
         run = in_processes(log, runtime.source, workers) if workers > 1 else None
-        trusted = {one.position for one in after.values()}
         ends = sum(head.position.number for head in await log.heads())
         counted = 0
         with progress("verifying") as update:
@@ -80,11 +87,11 @@ def verify_command(
             found = await verify(
                 log,
                 progress=count,
-                against=Against(notes, signed, after),
+                against=Against(notes, [*signed, *trusted], after),
                 pieces=workers * PARTS_EACH if workers > 1 else 1,
                 run=run,
             )
-        return found, max(0, ends - sum(one.number for one in trusted)), counted
+        return found, max(0, ends - sum(one.position.number for one in after.values())), counted
 
     findings, events, rows = with_runtime(work)
     if json:
@@ -127,15 +134,18 @@ def signed_heads_command(
     if key is not None:
         raise UsageError("a KEY is for --check FILE")
 
-    async def work(runtime: Runtime) -> tuple[str, list[signed_heads.StoredHead]]:
+    async def work(runtime: Runtime) -> tuple[str | None, list[signed_heads.StoredHead]]:
         log = runtime.log
         if sign:
             await signed_heads.sign(log, 1, _AT_ONCE)
-        return str((await signed_heads.signing_key(log)).public), await signed_heads.newest(log)
+        # Only who asks for a key gets one made.
+        find = signed_heads.signing_key if public_key else signed_heads.known_key
+        ours = await find(log)
+        return str(ours.public) if ours else None, await signed_heads.newest(log)
 
     ours, found = with_runtime(work)
     if public_key:
-        output.plain(ours)
+        output.plain(f"{ours}")
         return
     if not found:
         raise FailedError("no head has been signed yet; --sign signs the present ones")
@@ -157,7 +167,7 @@ def _public_key(text: str) -> PublicKey:
 def _read(path: Path, key: PublicKey | None) -> list[SignedHead]:
     assert key is not None, "asked for before"  # noqa: S101
     with line_files.naming(path):
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
     try:
         return list(read_signed(text, key))
     except ForgedError as error:

@@ -13,7 +13,7 @@ from eventstore.audit import open_act
 from eventstore.errors import SealBrokenError
 from eventstore.events import Position
 from eventstore.postgres import statements
-from eventstore.verify.events import NO_CHAIN, PAGE_ROWS, microseconds
+from eventstore.verify.events import NO_CHAIN, PAGE_ROWS
 from eventstore.verify.finding import Finding
 
 if TYPE_CHECKING:
@@ -33,6 +33,13 @@ async def verify_audit(connection: Connection, log: EventLog, partition: int) ->
     async with aclosing(_audit_problems(connection, log, partition)) as problems:
         async for number, problem in problems:
             return Finding(Position(partition, number), problem, "audit row")
+    copied = await connection.fetchval(_SQL["copied_audit"], partition)
+    if copied is not None:
+        return Finding(Position(partition, copied), "is a copy of another row", "audit row")
+    row = await connection.fetchrow(_SQL["audit_since"], partition)
+    if row is not None and row["latest"] is not None and row["since"] > row["latest"]:
+        at = Position(partition, row["since"])
+        return Finding(at, "is where the audit is said to begin, and it began before", "head")
     row = await connection.fetchrow(_SQL["unaudited_erasure"], partition)
     if row is not None and row["position"] is not None:
         at = Position(partition, row["position"])
@@ -84,15 +91,15 @@ def _opens(key: DataKey | None, row: asyncpg.Record) -> bool:
     if key is None:
         return False
     try:
-        open_act(key, row)
+        act = open_act(key, row)
     except (SealBrokenError, msgspec.DecodeError):
         return False
-    return True
+    return (act.action == "erase") == (row["position"] is not None)
 
 
 def _audit_chain(before: bytes, row: asyncpg.Record) -> bytes:
     """Hash a row of the audit as audit() does."""
-    placed = struct.pack(">iqq", row["partition"], row["number"], microseconds(row["recorded_at"]))
+    placed = struct.pack(">iq", row["partition"], row["number"]) + row["recorded"]
     stream_id = row["stream_id"].bytes if row["stream_id"] else bytes(16)
     position = struct.pack(">q", row["position"] or 0)
     return hashlib.sha256(before + placed + stream_id + position + row["sealed"]).digest()

@@ -31,6 +31,8 @@ PAGE_ROWS = 2_000
 NO_CHAIN = bytes(32)
 _LEAF_BYTES = 8
 _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+# When the head of a partition without events says that it was recorded.
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -46,7 +48,7 @@ async def verify_events(
     `counted` is called with how many, after each page.
     """
     after, until = between
-    before = await connection.fetchrow(_SQL["batch_end"], *after)
+    before = await connection.fetchrow(_SQL["batch_end"], *after) if after.number else None
     if after.number and (before is None or before["chain"] is None):
         return Finding(after, "is missing, or not the last event of a batch, as it was")
     walk = _Walk(after.partition, keyring, before)
@@ -64,6 +66,19 @@ async def verify_events(
     return walk.end(head) if head else None
 
 
+async def verify_no_copies(connection: Connection, partition: int) -> Finding | None:
+    """Look whether an event is there twice: a copy opens as well, and can be dated otherwise.
+
+    An index lets none be, unless somebody has taken it away.
+    """
+    if await connection.fetchval(_SQL["is_unique"]):
+        return None
+    number: int | None = await connection.fetchval(_SQL["copied_event"], partition)
+    if number is None:
+        return None
+    return Finding(Position(partition, number), "is a copy of an event before it")
+
+
 class _Walk:
     """Goes through a partition event by event."""
 
@@ -71,7 +86,7 @@ class _Walk:
         """Begin behind an event that a batch ended with; None: at the beginning."""
         self._partition = partition
         self._keyring = keyring
-        self._recorded_at: datetime | None = before["recorded_at"] if before else None
+        self._recorded: bytes = before["recorded"] if before else sent(_NEVER)
         self._chain: bytes = before["chain"] if before else NO_CHAIN
         self._leaves: list[bytes] = []
         self.position: int = before["position"] if before else 0
@@ -85,10 +100,12 @@ class _Walk:
         leaf = _leaf(self._partition, row)
         if leaf[:_LEAF_BYTES] != row["leaf"]:
             yield "was altered after it had been appended"
-        if self._recorded_at is not None and row["recorded_at"] < self._recorded_at:
+        if int.from_bytes(row["recorded"], signed=True) < int.from_bytes(
+            self._recorded, signed=True
+        ):
             yield "was recorded before the event in front of it"
         yield from self._opens(row)
-        self._recorded_at = row["recorded_at"]
+        self._recorded = row["recorded"]
         self._leaves.append(leaf)
         if row["chain"] is not None:
             yield from self._close_batch(row["chain"])
@@ -125,7 +142,7 @@ class _Walk:
             return Finding(
                 head.position, "is the head, but the chain of hashes does not lead to it"
             )
-        if self._recorded_at is not None and self._recorded_at != head.recorded_at:
+        if self._recorded != sent(head.recorded_at):
             return Finding(head.position, "was not recorded when the head says")
         return None
 
@@ -133,12 +150,11 @@ class _Walk:
 def _leaf(partition: int, row: asyncpg.Record) -> bytes:
     """Hash an event as append() does."""
     placed = struct.pack(">iq", partition, row["position"]) + row["stream_id"].bytes
-    times = struct.pack(
-        ">hqq", row["kind"], microseconds(row["occurred_at"]), microseconds(row["recorded_at"])
-    )
+    times: bytes = struct.pack(">h", row["kind"]) + row["occurred"] + row["recorded"]
     sealed: bytes = row["identity"] + row["digest"] + row["payload"]
     return hashlib.sha256(placed + times + sealed).digest()
 
 
-def microseconds(time: datetime) -> int:
-    return (time - _POSTGRES_EPOCH) // _MICROSECOND
+def sent(time: datetime) -> bytes:
+    """Return a time as timestamptz_send() does; of an infinity, which has no time zone, nothing."""
+    return struct.pack(">q", (time - _POSTGRES_EPOCH) // _MICROSECOND) if time.tzinfo else b""

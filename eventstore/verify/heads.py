@@ -8,7 +8,7 @@ from eventstore import signed_heads
 from eventstore.errors import SealBrokenError
 from eventstore.events import Position
 from eventstore.postgres import statements
-from eventstore.verify.events import NO_CHAIN, PAGE_ROWS
+from eventstore.verify.events import NO_CHAIN, PAGE_ROWS, sent
 from eventstore.verify.finding import Finding
 
 if TYPE_CHECKING:
@@ -62,7 +62,12 @@ async def verify_signed(
         return Finding(at, f"was signed, and the log ends at {head.position}", "signed head")
     where = (at.partition, at.number, signed.audit_number)
     row = await connection.fetchrow(_SQL["chains_at"], *where)
-    return _compared(signed, row)
+    if (finding := _compared(signed, row)) or not row:
+        return finding
+    if (row["since"] or 0) > at.number:
+        problem = f"was signed, and the audit is said to have begun later, at {row['since']}"
+        return Finding(at, problem, "signed head")
+    return None
 
 
 def _compared(signed: SignedHead, row: asyncpg.Record | None) -> Finding | None:
@@ -75,21 +80,22 @@ def _compared(signed: SignedHead, row: asyncpg.Record | None) -> Finding | None:
     return None
 
 
-async def verify_stored(connection: Connection, log: EventLog, partition: int) -> Finding | None:
+async def verify_stored(connection: Connection, log: EventLog, head: Head) -> Finding | None:
     """Demand that all signed heads of a partition that are kept hold."""
     try:
         key = await signed_heads.known_key(log)
     except SealBrokenError as error:
         problem = f"can't be judged, nor any other: {error}"
-        return Finding(Position(partition, 0), problem, "signed head")
-    async for row in _stored(connection, partition):
+        return Finding(Position(head.position.partition, 0), problem, "signed head")
+    async for row in _stored(connection, head.position.partition):
         try:
             signed = _judged(log, key, row)
         except signed_heads.ForgedError as error:
             at = Position(row["partition"], row["position"])
             return Finding(at, f"is forged: it {error}", "signed head")
-        if signed.position.number > row["head"]:  # of now: it may have moved, and been signed
-            problem = f"was signed, and the log ends at {row['partition']}:{row['head']}"
+        # Not one that was appended and signed since the head was read.
+        if signed.position > head.position and row["chain"] is None:
+            problem = f"was signed, and the log ends at {head.position}"
             return Finding(signed.position, problem, "signed head")
         if finding := _compared(signed, row):
             return finding
@@ -101,9 +107,9 @@ def _judged(log: EventLog, key: SigningKey | None, row: asyncpg.Record) -> Signe
     if key is None:
         raise signed_heads.ForgedError("was signed, and the log has no key that did it")
     signed = key.public.check(row["note"])
-    said = (*signed.position, signed.audit_number, signed.log_id, signed.partitions)
-    row_says = (row["partition"], row["position"], row["audit_number"])
-    if said != (*row_says, log.log_id, log.partitions):
+    said = (*signed.position, signed.audit_number, sent(signed.signed_at))
+    row_says = (row["partition"], row["position"], row["audit_number"], row["signed"])
+    if (said, signed.log_id, signed.partitions) != (row_says, log.log_id, log.partitions):
         raise signed_heads.ForgedError("says something else than its row")
     return signed
 

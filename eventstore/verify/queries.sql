@@ -1,7 +1,9 @@
 -- The statements of verify.
 
--- [verify_page] The log of one partition after a position and up to another, as it is stored.
-SELECT e.position, e.kind, e.stream_id, e.occurred_at, e.recorded_at, e.identity, e.digest, e.leaf,
+-- [verify_page] The log of one partition after a position and up to another, as it is stored. Times are
+-- the bytes that are hashed, since somebody may have put some there that no calendar has.
+SELECT e.position, e.kind, e.stream_id, timestamptz_send(e.occurred_at) AS occurred,
+    timestamptz_send(e.recorded_at) AS recorded, e.identity, e.digest, e.leaf,
     e.payload, e.chain, s.stream_id IS NOT NULL AS has_stream, s.key_id, s.data_key,
     s.erased_position
 FROM userlog.events e
@@ -34,28 +36,52 @@ SELECT position FROM userlog.events
 WHERE partition = $1 AND position >= $2 AND position < $3 AND chain IS NOT NULL
 ORDER BY position LIMIT 1;
 
--- [beyond_head] The first event behind the head, which append() never leaves there.
-SELECT min(e.position) FROM userlog.log_head h
-JOIN userlog.events e ON e.partition = h.partition AND e.position > h.position
-WHERE h.partition = $1;
+-- [beyond_head] The first event before the first position or behind the head, where append() leaves none.
+SELECT coalesce(
+    (SELECT min(e.position) FROM userlog.events e WHERE e.partition = $1 AND e.position < 1),
+    (SELECT min(e.position) FROM userlog.log_head h
+        JOIN userlog.events e ON e.partition = h.partition AND e.position > h.position
+        WHERE h.partition = $1));
+
+-- [outermost] The first and the last partition in which there is something.
+SELECT least((SELECT min(partition) FROM userlog.events),
+        (SELECT min(partition) FROM userlog.streams),
+        (SELECT min(partition) FROM userlog.audit)) AS first,
+    greatest((SELECT max(partition) FROM userlog.events),
+        (SELECT max(partition) FROM userlog.streams),
+        (SELECT max(partition) FROM userlog.audit)) AS last;
+
+-- [is_unique] Whether an index is there that lets no event be in a partition twice.
+SELECT EXISTS (
+    SELECT FROM pg_index i WHERE i.indrelid = 'userlog.events'::regclass
+        AND i.indisunique AND i.indisvalid AND i.indisready AND i.indpred IS NULL
+        AND (SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_attribute a
+            WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)) = '{identity,partition}');
+
+-- [copied_event] The first event of a partition that was there before.
+SELECT min(c.position) FROM (
+    SELECT max(position) AS position FROM userlog.events WHERE partition = $1
+    GROUP BY identity HAVING count(*) > 1) c;
 
 -- [batch_end] An event, and the hash over everything up to it, if a batch ended there.
-SELECT position, recorded_at, chain FROM userlog.events WHERE partition = $1 AND position = $2;
+SELECT position, timestamptz_send(recorded_at) AS recorded, chain FROM userlog.events
+WHERE partition = $1 AND position = $2;
 
 -- [checkpoint_beyond] A projection's checkpoint that is behind the head.
 SELECT max(c.position) FROM userlog.checkpoints c
 JOIN userlog.log_head h ON h.partition = c.partition AND c.position > h.position
 WHERE c.partition = $1;
 
--- [chains_at] The hashes over everything up to an event, and up to a row of the audit.
-SELECT (SELECT chain FROM userlog.events WHERE partition = $1 AND position = $2) AS chain,
+-- [chains_at] The hashes over everything up to an event, and up to a row of the audit, and where the
+-- audit began.
+SELECT (SELECT since FROM userlog.audit_head WHERE partition = $1) AS since,
+    (SELECT chain FROM userlog.events WHERE partition = $1 AND position = $2) AS chain,
     (SELECT chain FROM userlog.audit WHERE partition = $1 AND number = $3) AS audit_chain;
 
--- [signed_page] Signed heads of a partition after one, and head and hashes that are there now.
-SELECT s.partition, s.position, s.audit_number, s.note, e.chain, a.chain AS audit_chain,
-    h.position AS head
+-- [signed_page] Signed heads of a partition after one, and the hashes that are there now.
+SELECT s.partition, s.position, s.audit_number, timestamptz_send(s.signed_at) AS signed, s.note,
+    e.chain, a.chain AS audit_chain
 FROM userlog.signed_heads s
-JOIN userlog.log_head h ON h.partition = s.partition
 LEFT JOIN userlog.events e ON e.partition = s.partition AND e.position = s.position
 LEFT JOIN userlog.audit a ON a.partition = s.partition AND a.number = s.audit_number
 WHERE s.partition = $1 AND (s.position, s.audit_number) > ($2::bigint, $3::bigint)
@@ -63,7 +89,7 @@ ORDER BY s.position, s.audit_number LIMIT $4;
 
 -- [signed_elsewhere] Signed heads of partitions that there are not.
 SELECT partition, min(position) AS position FROM userlog.signed_heads
-WHERE partition >= $1 GROUP BY partition ORDER BY partition;
+WHERE partition >= $1 OR partition < 0 GROUP BY partition ORDER BY partition;
 
 -- [verified] Note what was found of a partition up to a position.
 INSERT INTO userlog.verifications (partition, position, passed) VALUES ($1, $2, $3)
@@ -71,13 +97,29 @@ ON CONFLICT (partition) DO UPDATE
 SET position = excluded.position, passed = excluded.passed, verified_at = excluded.verified_at;
 
 -- [audit_page] The audit of one partition after a number and up to another, as it is stored.
-SELECT partition, number, recorded_at, stream_id, position, sealed, chain FROM userlog.audit
+SELECT partition, number, timestamptz_send(recorded_at) AS recorded, stream_id, position, sealed, chain FROM userlog.audit
 WHERE partition = $1 AND number > $2 AND number <= $3 ORDER BY number;
 
--- [beyond_audit_head] The first row behind the end of the audit, which audit() never leaves there.
-SELECT min(a.number) FROM userlog.audit_head h
-JOIN userlog.audit a ON a.partition = h.partition AND a.number > h.number
-WHERE h.partition = $1;
+-- [beyond_audit_head] The first row before the first number or behind the end of the audit, where
+-- audit() leaves none.
+SELECT coalesce(
+    (SELECT min(a.number) FROM userlog.audit a WHERE a.partition = $1 AND a.number < 1),
+    (SELECT min(a.number) FROM userlog.audit_head h
+        JOIN userlog.audit a ON a.partition = h.partition AND a.number > h.number
+        WHERE h.partition = $1));
+
+-- [copied_audit] The first row that holds what another one holds. Each is sealed with a nonce of its own.
+SELECT min(c.number) FROM (
+    SELECT max(number) AS number FROM userlog.audit WHERE partition = $1
+    GROUP BY sealed HAVING count(*) > 1) c;
+
+-- [audit_since] Where the audit began, and what it was not behind: the end of the log, its own first
+-- erasure, and the first signed head.
+SELECT h.since, least(
+    (SELECT min(position) FROM userlog.log_head WHERE partition = $1),
+    (SELECT min(position) - 1 FROM userlog.audit WHERE partition = $1),
+    (SELECT min(position) FROM userlog.signed_heads WHERE partition = $1)) AS latest
+FROM userlog.audit_head h WHERE h.partition = $1;
 
 -- [audit_head] The end of the audit in a partition.
 SELECT number, chain FROM userlog.audit_head WHERE partition = $1;

@@ -26,7 +26,7 @@ from eventstore.events import Position
 from eventstore.postgres import statements
 from eventstore.read import Head
 from eventstore.verify.audit import verify_audit
-from eventstore.verify.events import verify_events
+from eventstore.verify.events import verify_events, verify_no_copies
 from eventstore.verify.finding import Finding, Note
 from eventstore.verify.heads import verify_beyond, verify_note, verify_signed, verify_stored
 from eventstore.verify.users import verify_users
@@ -123,12 +123,15 @@ async def verify(  # noqa: PLR0913 - what it is held against, and how it is done
 
 
 async def verify_part(log: EventLog, part: Part, counted: Callable[[int], None]) -> Finding | None:
-    """Verify a part of a partition."""
+    """Verify a part of a partition; MasterKeyMovedError if its master key is not held any more."""
     async with log.connection() as connection:
         match part:
             case Events(after, until, head):
                 between = (after, until)
-                return await verify_events(connection, log.keyring, between, head, counted)
+                found = await verify_events(connection, log.keyring, between, head, counted)
+                if found:  # under a master key that is not held, nothing opens
+                    await log.check_master_key(connection)
+                return found
             case Users(partition, first, last):
                 between_ids = (first, last)
                 return await verify_users(
@@ -186,14 +189,15 @@ async def _rest(
     if head is None:
         problem = "is missing: the log was made with this partition, and its head is gone"
         return Finding(Position(partition, 0), problem, "head")
-    finding = await verify_beyond(connection, partition)
+    finding = await verify_no_copies(connection, partition)
+    finding = finding or await verify_beyond(connection, partition)
     for note in against.notes:
         if note.position.partition == partition:
             finding = finding or await verify_note(connection, head, note)
     for signed in (*against.signed, *against.since.values()):
         if signed.position.partition == partition:
             finding = finding or await verify_signed(connection, log, head, signed)
-    finding = finding or await verify_stored(connection, log, partition)
+    finding = finding or await verify_stored(connection, log, head)
     return finding or await verify_audit(connection, log, partition)
 
 
@@ -205,6 +209,11 @@ async def _strange(
         if partition >= log.partitions:
             problem = "is of a partition that the log was not made with"
             yield Finding(head.position, problem, "head")
+    outermost = await connection.fetchrow(_SQL["outermost"])
+    for partition in outermost or ():
+        if partition is not None and not 0 <= partition < log.partitions and partition not in heads:
+            problem = "is of a partition that the log was not made with, and something is in it"
+            yield Finding(Position(partition, 0), problem, "head")
     noted = [note.position for note in against.notes]
     signed = [one.position for one in (*against.signed, *against.since.values())]
     for what, positions in (("noted", noted), ("signed", signed)):

@@ -50,7 +50,8 @@ async def _run(assignment: Assignment, take: Callable[[Report], None]) -> None:
     assert process.stdin  # noqa: S101 - a pipe was asked for
     assert process.stdout  # noqa: S101 - likewise
     try:
-        process.stdin.write(msgspec.json.encode(assignment) + b"\n")
+        with contextlib.suppress(RuntimeError):  # it has ended already; how, is said below
+            process.stdin.write(msgspec.json.encode(assignment) + b"\n")
         async for line in process.stdout:
             report: Report = msgspec.json.decode(line, type=Report)
             if isinstance(report, Failed):

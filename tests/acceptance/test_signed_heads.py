@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,8 +19,6 @@ from tests.support.deliveries import delivery
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.support.processes import Home
 
 
@@ -108,7 +109,7 @@ async def test_judged_with_nothing_but_a_key(home: Home, tmp_path: Path) -> None
     forged = tmp_path / "forged"
     forged.write_text(good.read_text().replace("\n1\n", "\n2\n"))
     cut = tmp_path / "cut"
-    cut.write_text(good.read_text()[:-9])
+    cut.write_text(good.read_text().partition("\u2014")[0])
     empty = tmp_path / "empty"
     empty.mkdir()
 
@@ -136,6 +137,25 @@ async def test_judged_with_nothing_but_a_key(home: Home, tmp_path: Path) -> None
     assert list(empty.iterdir()) == []
 
 
+async def test_since_several(home: Home, tmp_path: Path) -> None:
+    """Of a file that grew, the newest of each partition counts; all have to hold."""
+    files = [tmp_path / "older", tmp_path / "newer"]
+    async with home.serving() as service:
+        for n, file in enumerate(files):
+            await service.post(delivery("u", "update", n), home.secret)
+            assert (await home.run("signed-heads", "--sign", "--out", str(file))).code == 0
+    both = tmp_path / "both"
+    both.write_text(f"\ufeff{files[1].read_text()}\n{files[0].read_text()}", newline="\r\n")
+    since = await home.json("verify", "--since", str(both))
+    assert since == {"events": 0, "rows": 1, "findings": []}
+    async with home.database() as database:
+        await database.execute("SET session_replication_role = replica")
+        await database.execute("UPDATE userlog.events SET chain = NULL WHERE position = 1")
+        await database.execute("DELETE FROM userlog.signed_heads")
+    done = await home.run("verify", "--since", str(both))
+    assert (done.code, "0:1 has another hash than was signed" in done.err) == (1, True)
+
+
 @pytest.mark.parametrize("workers", ["1", "3"])
 async def test_since(home: Home, tmp_path: Path, workers: str) -> None:
     """Only what came after a signed head is read, and the users; in several processes too."""
@@ -159,6 +179,27 @@ async def test_since(home: Home, tmp_path: Path, workers: str) -> None:
         assert (done.code, found["position"]) == (1, position)
 
 
+def children(pid: int) -> list[int]:
+    """Return the processes that one has started."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+async def test_worker_killed(home: Home) -> None:
+    """As soon as it is there: one sentence says so."""
+    assert (await home.run("init")).code == 0
+    process = await home.start("verify", "--workers", "2")
+
+    async def workers() -> list[int]:
+        return children(process.pid)
+
+    os.kill((await until(workers))[0], signal.SIGKILL)
+    _, err = await process.communicate()
+    assert process.returncode == 1
+    assert "was ended by signal 9" in err.decode()
+    assert len(err.splitlines()) == 1, err
+
+
 async def test_wrong_use(home: Home, tmp_path: Path) -> None:
     """It is said what is missing, and nothing is taken for good that is not."""
     file = tmp_path / "file"
@@ -169,9 +210,13 @@ async def test_wrong_use(home: Home, tmp_path: Path) -> None:
         (("signed-heads", "x"), 2),
         (("signed-heads",), 1),
         (("verify", "--signed-head", str(file)), 1),
+        (("verify", "--since", str(file)), 1),
         (("verify", "--since", str(tmp_path / "none")), 1),
         (("verify", "--workers", "0"), 2),
     ):
         done: Any = await home.run(*arguments)
         assert done.code == code, (arguments, done.err)
         assert "Traceback" not in done.err
+    async with home.database() as database:
+        key = "SELECT count(*) FROM userlog.keys WHERE name = 'signing'"
+        assert await database.fetchval(key) == 0, "verify makes none"

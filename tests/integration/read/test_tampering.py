@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from eventstore import signed_heads
+from eventstore.audit import Act
 from eventstore.signed_heads import PublicKey, SignedHead
 from eventstore.verify.finding import Note
 from eventstore.verify.whole import Against, verify, verify_part
@@ -41,6 +42,7 @@ async def filled(stack: Stack) -> list[SignedHead]:
             for partition in range(3):
                 await stack.log.erase(one_of(stack, partition), BY, "asked for it")
         elif turn == 1:
+            await stack.log.audit.write(Act("subject", BY), one_of(stack, 1, 1))
             await signed_heads.sign(stack.log, 1, AT_ONCE)
     await catch_up(stack.log, 1000)
     key = await signed_heads.signing_key(stack.log)
@@ -125,9 +127,36 @@ NO_SIGNED = "DELETE FROM userlog.signed_heads"
 NO_CHECKPOINTS = "UPDATE userlog.checkpoints SET position = 0"
 NO_AUDIT = (
     "DELETE FROM userlog.audit WHERE partition = 1;"
-    "UPDATE userlog.audit_head SET number = 0, chain = decode(repeat('00', 32), 'hex'), since = 999"
-    " WHERE partition = 1"
+    "UPDATE userlog.audit_head SET number = 0, chain = decode(repeat('00', 32), 'hex'), since ="
+    " (SELECT position FROM userlog.log_head WHERE partition = 1) WHERE partition = 1"
 )
+# A user erased by hand, as erase() does it, with this in the audit; keys and names are not needed.
+ERASE = (
+    "SELECT userlog.erase(1, h.fingerprint, NULL, s.stream_id, 5, decode(repeat('01', 16), 'hex'),"
+    " decode(repeat('01', 8), 'hex'), s.application_id, s.user_id, NULL, {}) FROM userlog.streams s"
+    " JOIN userlog.log_head h ON h.partition = 1"
+    " WHERE s.partition = 1 AND s.data_key IS NOT NULL {} LIMIT 1"
+)
+# An old event once more, dated otherwise: it opens, and the chain goes on.
+COPY = """
+DROP INDEX userlog.events_identity;
+WITH event AS (
+    SELECT e.*, h.position + 1 AS at, h.chain AS before, h.recorded_at AS now
+    FROM userlog.log_head h JOIN userlog.events e ON e.partition = 1 AND e.position = 1
+    WHERE h.partition = 1
+), hashed AS (
+    SELECT *, sha256(int4send(1) || int8send(at) || uuid_send(stream_id) || int2send(3::smallint)
+        || timestamptz_send(now) || timestamptz_send(now) || identity || digest || payload) AS hash
+    FROM event
+), copied AS (
+    INSERT INTO userlog.events (partition, kind, position, stream_id, occurred_at, recorded_at,
+        identity, digest, leaf, payload, chain)
+    SELECT 1, 3, at, stream_id, now, now, identity, digest, substring(hash FROM 1 FOR 8), payload,
+        sha256(before || hash) FROM hashed RETURNING position, chain
+)
+UPDATE userlog.log_head h SET position = c.position, chain = c.chain FROM copied c
+WHERE h.partition = 1
+"""
 
 TAMPERING: dict[str, tuple[str, str]] = {
     "a user renamed": (names(0).format("user_id = 'somebody'"), "belongs to a user whose names"),
@@ -213,6 +242,32 @@ TAMPERING: dict[str, tuple[str, str]] = {
         "UPDATE userlog.events SET kind = 3 WHERE partition = 1 AND position = 2",
         "event 1:2 was altered",
     ),
+    "an event's time changed to one that no calendar has": (
+        (
+            "UPDATE userlog.events SET occurred_at = '4713-01-01 BC', recorded_at = 'infinity'"
+            " WHERE partition = 1 AND position = 2"
+        ),
+        "event 1:2 was altered",
+    ),
+    "the same in the audit": (
+        "UPDATE userlog.audit SET recorded_at = '4713-01-01 BC' WHERE partition = 1",
+        "audit row 1:1 was altered",
+    ),
+    "an event put before the first": (
+        (
+            "INSERT INTO userlog.events SELECT partition, kind, 0, stream_id, occurred_at,"
+            " recorded_at, substring(sha256(identity) FROM 1 FOR 16), digest, leaf, payload, chain"
+            " FROM userlog.events WHERE partition = 1 AND position = 1"
+        ),
+        "event 1:0 lies beyond",
+    ),
+    "a row of the audit put before the first": (
+        (
+            "INSERT INTO userlog.audit SELECT partition, 0, recorded_at, stream_id, NULL, '', chain"
+            " FROM userlog.audit WHERE partition = 1 AND number = 1"
+        ),
+        "audit row 1:0 lies beyond",
+    ),
     "an event's time changed": (
         "UPDATE userlog.events SET occurred_at = 'epoch' WHERE partition = 1 AND position = 2",
         "event 1:2 was altered",
@@ -256,6 +311,41 @@ TAMPERING: dict[str, tuple[str, str]] = {
     "the audit removed with its head, as if it had begun later": (
         NO_AUDIT,
         "does not hold for the audit",
+    ),
+    "an event copied to the end, and dated otherwise": (COPY, "is a copy of an event before it"),
+    "a user erased by hand": (ERASE.format("''", ""), "is not what userlog wrote"),
+    "the same, with what the audit has of another act": (
+        ERASE.format(
+            "(SELECT sealed FROM userlog.audit WHERE stream_id = s.stream_id)",
+            "AND s.stream_id IN (SELECT stream_id FROM userlog.audit WHERE position IS NULL)",
+        ),
+        "is not what userlog wrote",
+    ),
+    "the same, and the audit said to begin behind it": (
+        ERASE.format("''", "") + ";DELETE FROM userlog.audit WHERE partition = 1 AND number > 2;"
+        "UPDATE userlog.audit_head h SET number = 2, chain = a.chain, since = l.position"
+        " FROM userlog.audit a, userlog.log_head l WHERE h.partition = 1 AND l.partition = 1"
+        " AND a.partition = 1 AND a.number = 2",
+        "is where the audit is said to begin",
+    ),
+    "a row of the audit copied": (
+        (
+            "SELECT userlog.audit(1, stream_id, NULL, sealed) FROM userlog.audit"
+            " WHERE partition = 1 AND position IS NULL"
+        ),
+        "is a copy of another row",
+    ),
+    "events put into a partition that there is not": (
+        (
+            "INSERT INTO userlog.events SELECT 7, kind, position, stream_id, occurred_at,"
+            " recorded_at, identity, digest, leaf, payload, chain FROM userlog.events"
+            " WHERE partition = 1"
+        ),
+        "partition that the log was not made with",
+    ),
+    "a signed head dated later, so that none follows": (
+        "UPDATE userlog.signed_heads SET signed_at = '2999-01-01'",
+        "is forged",
     ),
     "a signed head altered": (
         "UPDATE userlog.signed_heads SET note = replace(note, 'partitions 3', 'partitions 4')",

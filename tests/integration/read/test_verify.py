@@ -71,7 +71,10 @@ INSERT = """
 MOVE_HEAD = "UPDATE userlog.log_head SET position = 13"
 FLIP = "payload = set_byte(payload, 20, 255 - get_byte(payload, 20)) WHERE position = 7"
 FORGET = "DELETE FROM userlog.streams WHERE user_id = '0'"
-SPOIL = "UPDATE userlog.streams SET data_key = set_byte(data_key, 20, 1) WHERE user_id = '1'"
+SPOIL = (
+    "UPDATE userlog.streams SET data_key = set_byte(data_key, 20, 255 - get_byte(data_key, 20))"
+    " WHERE user_id = '1'"
+)
 TAMPERING = {
     "payload byte": ([UPDATE + FLIP], 7, "altered"),
     "kind": ([UPDATE + "kind = 1 WHERE position = 6"], 6, "altered"),

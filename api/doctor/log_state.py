@@ -123,9 +123,9 @@ def _quarantine(whole: asyncpg.Record, settings: Settings) -> Finding:
 
 def _retention(settings: Settings) -> Finding:
     users, kept = settings.erase_deleted_after_days, settings.quarantine_purge_after_days
-    erased = f"{counted(users, 'day')} after their deletion" if users else "never by themselves"
-    purged = f"{counted(kept, 'day')} after it came last" if kept else "never by itself"
-    return ok("retention", f"users are erased {erased}, the quarantine is purged {purged}")
+    erased = f"erased after {counted(users, 'day')}" if users else "kept"
+    purged = f"purged {counted(kept, 'day')} after it came last" if kept else "kept"
+    return ok("retention", f"deleted users are {erased}, the quarantine is {purged}")
 
 
 def _scrub(whole: asyncpg.Record, now: datetime) -> Finding:
